@@ -62,7 +62,7 @@ class SiteSettings(Document):
         credential: a file with the site's credential for the catalog; without it the site sees what is public.
         policy: the acceptance policy's file; without one everything is refused.
         blocked: the site's block list; it need not be there.
-        rights: who may ask for what; without it nobody but the operator may.
+        rights: who may ask for what; without it only the operator may.
         issuers: whose tokens are believed; without it no token is.
         issuers_ca: PEM file of the CAs by which token issuers' servers are believed, instead of those of this system.
         audience: what tokens must be made for; empty for the URL that the site calls itself.

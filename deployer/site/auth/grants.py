@@ -1,6 +1,6 @@
 """Who may do what at a site: grants, and what they say to a principal, an action and an owner. Pure.
 
-TOML, strict, default deny: what no grant allows is refused, and an empty file lets in nobody but the operator. A grant
+TOML, strict, default deny: what no grant allows is refused, and an empty file lets in only the operator. A grant
 names people by what was proved of them (issuer, VO, groups, roles, subject), what they may do, and to whose machines.
 A token that carries capabilities may do no more than these say, and then its groups count for nothing (WLCG Common JWT
 Profile, "Capability based authorization": a token's capabilities come before its groups).

@@ -80,7 +80,7 @@ def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys
     seen = peek_token(text)
     issuer = issuers.find(seen.claims.get("iss"))
     if issuer is None:
-        raise NotAuthenticated(f"the issuer {_shown(seen.claims.get('iss'))}is not trusted here")
+        raise NotAuthenticated(f"the issuer {_shown(seen.claims.get('iss'))} is not trusted here")
     algorithm, kid = seen.header.get("alg"), seen.header.get("kid")
     if algorithm not in issuer.algorithms:
         raise NotAuthenticated(f"tokens of {issuer.issuer} signed with {_shown(algorithm)} do not count")

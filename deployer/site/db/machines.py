@@ -216,7 +216,7 @@ def _page(
 def parse_cursor(after: str) -> int:
     """Where a list goes on, as an earlier page said; Misused if none did."""
     if not (after.isascii() and after.isdigit() and len(after) <= MAX_DIGITS):
-        raise Misused(f"{after[:40]!r}is not a valid pagination token; use `next` from the previous page")
+        raise Misused(f"{after[:40]!r} is not a valid pagination token; use `next` from the previous page")
     return int(after)
 
 

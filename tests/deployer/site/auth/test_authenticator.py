@@ -141,10 +141,10 @@ def test_every_refusal_is_the_same_and_its_reason_is_in_the_log_alone(
     signer = world.served.signer
     tokens = {
         "has expired": bearer(signer.token(now(), iat=1, exp=3600)),
-        "is not believed here": bearer(signer.token(now(), iss="https://evil.example.org")),
+        "is not trusted here": bearer(signer.token(now(), iss="https://evil.example.org")),
         "signature": bearer(signer.token(now())[:-9] + "AAAAAAAA"),
         "is for https://else": bearer(signer.token(now(), aud="https://else.example.org")),
-        "no signed token": bearer("hunter2"),
+        "not a signed JWT": bearer("hunter2"),
         "is no bearer token": ["Basic YW5uOmh1bnRlcjI="],
         "more than one Authorization": [*bearer(signer.token(now())), "Bearer x"],
     }

@@ -245,8 +245,8 @@ BASE = '[[grant]]\nname = "g"\nvo = "star"\nactions = ["read"]\n'
         (BASE.replace('["read"]', "[]"), "actions"),
         (BASE.replace('"read"', '"reed"'), "actions"),
         (BASE.replace('"read"', '"agent"'), "cannot be granted"),
-        (BASE.replace('vo = "star"\n', ""), "says of nobody who they are"),
-        (BASE.replace('vo = "star"\n', 'roles = ["x"]\n'), "says of nobody who they are"),
+        (BASE.replace('vo = "star"\n', ""), "does not say whom it is for"),
+        (BASE.replace('vo = "star"\n', 'roles = ["x"]\n'), "does not say whom it is for"),
         (BASE + 'subjects = ["ann"]\n', "give it their issuer"),
         (BASE.replace("read", "deploy"), r"say how much, in \[grant.each\]"),
         (BASE + EACH, "does not let anybody deploy"),
@@ -281,13 +281,13 @@ def test_a_file_that_is_not_there_grants_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        ("", "nobody but the operator"),
+        ("", "only the operator"),
         (
             BASE.replace("read", "deploy") + '[grant.each]\nmachines = 1\ncores = 1\nmemory = "1GiB"\n',
             "each.lifetime is 0",
         ),
         (BASE.replace("read", "deploy") + EACH + "[grant.together]\nmachines = 9\n", "together.cores is 0"),
-        (BASE.replace("read", "deploy") + EACH, "cannot see or end what they have deployed"),
+        (BASE.replace("read", "deploy") + EACH, "cannot see or delete their own deployments"),
         (BASE + 'over = "all"\n', "every member of star reaches everybody's machines"),
         (
             BASE.replace('vo = "star"', 'issuer = "https://x"').replace("read", "deploy")

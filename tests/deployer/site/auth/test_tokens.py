@@ -111,7 +111,7 @@ def test_tokens_that_count(what: str, changes: dict[str, Any], expected: dict[st
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     *((f"no {name}", {name: None}, f"lacks the claim {name}") for name in ("sub", "aud", "exp", "iat", "jti")),
-    ("no issuer", {"iss": None}, "issuer None is not believed"),
+    ("no issuer", {"iss": None}, "issuer None is not trusted"),
     ("no version", {"wlcg__ver": None}, "neither wlcg.ver nor ver"),
     ("a version that is a number", {"wlcg__ver": 1.0}, "wlcg.ver is not 1.x"),
     ("another version", {"wlcg__ver": "2.0"}, "wlcg.ver is not 1.x"),
@@ -133,32 +133,32 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("not good yet", {"nbf": 61}, "not good yet"),
     ("good for too long", {"exp": 6 * 3600 + 1}, "more than the 21600"),
     ("ended before it began", {"exp": -1}, "ends before it begins"),
-    ("a time that is a text", {"exp": "tomorrow"}, "exp is no time"),
-    ("a time that is true", {"iat": True}, "iat is no time"),
-    ("a time without end", {"exp": 1e300}, "exp is no time"),
+    ("a time that is a text", {"exp": "tomorrow"}, "exp is not a valid time"),
+    ("a time that is true", {"iat": True}, "iat is not a valid time"),
+    ("a time without end", {"exp": 1e300}, "exp is not a valid time"),
     ("an empty subject", {"sub": ""}, "sub is not"),
     ("a subject that is too long", {"sub": "a" * 256}, "sub is not"),
     ("a subject with a line break", {"sub": "ann\nbob"}, "sub is not"),
     ("a subject beyond ASCII", {"sub": "änn"}, "sub is not"),
     ("a subject that is a number", {"sub": 7}, "sub is not"),
-    ("an empty jti", {"jti": ""}, "jti is no text"),
-    ("a jti that is a number", {"jti": 7}, "jti is no text"),
-    ("groups that are a text", {"wlcg__groups": "/star"}, "wlcg.groups is no list"),
-    ("a group that is none", {"wlcg__groups": ["star"]}, "something that is no group"),
-    ("a group with an empty name", {"wlcg__groups": ["/star//a"]}, "something that is no group"),
-    ("a group that goes up", {"wlcg__groups": ["/star/.."]}, "something that is no group"),
-    ("a group with a role of VOMS", {"wlcg__groups": ["/star/Role=admin"]}, "something that is no group"),
-    ("a group that is a number", {"wlcg__groups": [7]}, "something that is no group"),
-    ("too many groups", {"wlcg__groups": ["/a"] * 1001}, "no list of at most 1000"),
-    ("scopes that are a list", {"scope": ["compute.create"]}, "scope is no text"),
+    ("an empty jti", {"jti": ""}, "jti is not a string"),
+    ("a jti that is a number", {"jti": 7}, "jti is not a string"),
+    ("groups that are a text", {"wlcg__groups": "/star"}, "wlcg.groups is not a list"),
+    ("a group that is none", {"wlcg__groups": ["star"]}, "contains an invalid group"),
+    ("a group with an empty name", {"wlcg__groups": ["/star//a"]}, "contains an invalid group"),
+    ("a group that goes up", {"wlcg__groups": ["/star/.."]}, "contains an invalid group"),
+    ("a group with a role of VOMS", {"wlcg__groups": ["/star/Role=admin"]}, "contains an invalid group"),
+    ("a group that is a number", {"wlcg__groups": [7]}, "contains an invalid group"),
+    ("too many groups", {"wlcg__groups": ["/a"] * 1001}, "not a list of at most 1000"),
+    ("scopes that are a list", {"scope": ["compute.create"]}, "scope is not a string"),
     ("a storage capability without a path", {"scope": "storage.read"}, "scope storage.read has no path"),
     ("a storage capability with an empty path", {"scope": "storage.read:"}, "has no path"),
     ("a storage capability with a relative path", {"scope": "storage.modify:foo"}, "has no path"),
     ("a SciToken's storage without a path", SCITOKEN | {"scope": "write"}, "scope write has no path"),
     ("too many scopes", {"scope": "a " * 1001}, "more than 1000 scopes"),
-    ("another issuer", {"iss": "https://evil.example.org/"}, "is not believed here"),
-    ("the issuer without its slash", {"iss": STAR[:-1]}, "is not believed here"),
-    ("the issuer in a list", {"iss": [STAR]}, "is not believed here"),
+    ("another issuer", {"iss": "https://evil.example.org/"}, "is not trusted here"),
+    ("the issuer without its slash", {"iss": STAR[:-1]}, "is not trusted here"),
+    ("the issuer in a list", {"iss": [STAR]}, "is not trusted here"),
 ]
 
 
@@ -172,7 +172,7 @@ def test_tokens_that_do_not_count(what: str, changes: dict[str, Any], reason: st
 
 def test_nobodys_keys_are_asked_for_before_the_issuer_is_found() -> None:
     keys = Held(public_jwk(KEY, "k1"))
-    with pytest.raises(NotAuthenticated, match="not believed"):
+    with pytest.raises(NotAuthenticated, match="not trusted"):
         verified(ANN.token(NOW, iss="https://169.254.169.254/"), keys=keys)
     assert keys.asked == []
 
@@ -204,7 +204,7 @@ FORGED: list[tuple[str, Callable[[], str], str]] = [
         lambda: _other(ANN.token(NOW), 1, lambda c: c.update(sub="bob")),
         "sig",
     ),
-    ("no signature", lambda: ANN.token(NOW).rpartition(".")[0] + ".", "no signed token"),
+    ("no signature", lambda: ANN.token(NOW).rpartition(".")[0] + ".", "not a signed JWT"),
     ("a signature of nothing", lambda: ANN.token(NOW).rpartition(".")[0] + ".AAAA", "signature"),
     ("no algorithm", lambda: _other(ANN.token(NOW), 0, lambda h: h.update(alg="none")), "signed with 'none'"),
     ("no algorithm, in capitals", lambda: _other(ANN.token(NOW), 0, lambda h: h.update(alg="NONE")), "'NONE'"),
@@ -230,15 +230,15 @@ FORGED: list[tuple[str, Callable[[], str], str]] = [
         lambda: OTHER.token(NOW, header={"jwk": public_jwk(OTHER.key, "k1"), "jku": "https://evil.example.org/"}),
         "signature",
     ),
-    ("nothing", str, "no signed token"),
-    ("two parts", lambda: "a.b", "no signed token"),
-    ("five parts, as an encrypted one has", lambda: "a.b.c.d.e", "no signed token"),
-    ("something that is not base64", lambda: "a!.b.c", "no signed token"),
-    ("a header that is no JSON", lambda: "YQ.YQ.YQ", "no signed token that can be read"),
+    ("nothing", str, "not a signed JWT"),
+    ("two parts", lambda: "a.b", "not a signed JWT"),
+    ("five parts, as an encrypted one has", lambda: "a.b.c.d.e", "not a signed JWT"),
+    ("something that is not base64", lambda: "a!.b.c", "not a signed JWT"),
+    ("a header that is no JSON", lambda: "YQ.YQ.YQ", "not a signed JWT that can be read"),
     ("claims that are a list", lambda: jwt.api_jws.encode(b"[]", KEY, "ES256", headers={"kid": "k1"}), "can be read"),
-    ("a line break behind it", lambda: ANN.token(NOW) + "\n", "no signed token"),
+    ("a line break behind it", lambda: ANN.token(NOW) + "\n", "not a signed JWT"),
     ("more than anybody needs", lambda: ANN.token(NOW, pad="x" * MAX_TOKEN), "more than the 16384 allowed"),
-    ("a header nested too deep", lambda: f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.YQ.YQ", "no signed token"),
+    ("a header nested too deep", lambda: f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.YQ.YQ", "not a signed JWT"),
 ]
 
 
