@@ -1,9 +1,9 @@
-"""The site's own CA: it says which key is which node's, which is the service's, and which a guest's. The door to the library.
+"""The site's own CA: it certifies the keys of nodes, guests and the service. The door to the library.
 
-One P-256 key, kept with what the site remembers. Nodes, guests and commands believe the site by its certificate alone,
-whose SHA-256 is its fingerprint. Nobody's private key travels: a request (PKCS #10) proves that its sender has one, and
-of a request only the key counts, never a name that stands in it. Certificates end by themselves; a node that was removed
-is refused by what the site remembers of it, so there are no revocation lists.
+One P-256 key, kept in the site's database. Nodes, guests and commands trust the site by this certificate alone,
+whose SHA-256 is its fingerprint. No private key travels: a request (PKCS #10) proves that its sender has one, and
+only the key of a request counts, never a name in it. Certificates expire; a node that was removed
+is refused by the site's database, so there are no revocation lists.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from signer.x509.authority import (
 )
 
 NODE = "node"
-"""The organizational unit of node certificates: what tells them from a guest's or the service's."""
+"""The organizational unit of node certificates, which distinguishes them from a guest's or the service's."""
 
 HOST = "host"
 """The organizational unit of guests' certificates."""
@@ -42,7 +42,7 @@ class CertificateAuthority(X509Authority):
 
     @classmethod
     def make(cls, now: datetime) -> Self:
-        """A new one, named with a random number so that two sites are never taken for one."""
+        """Make a new CA, named with a random number so that two sites are never confused."""
         return cls.named(f"Partita site {secrets.token_hex(8)}", now)
 
     @property
@@ -51,13 +51,13 @@ class CertificateAuthority(X509Authority):
         return fingerprint(self.certificate)
 
     def node(self, request: str, uuid: str, now: datetime, life: timedelta) -> str:
-        """A node's certificate (PEM), good for `life`: its UUID is the CN, and the name by which other nodes know it as a server.
+        """A node's certificate (PEM), valid for `life`: its UUID is the CN, and its name as a server of other nodes.
 
         Args:
             request: PKCS #10, PEM; only its key counts, and that its sender has the private one.
 
         Raises:
-            Misused: the request is none, its key is too weak, or it is not signed with it.
+            Misused: not a certificate request, its key is too weak, or it is not signed with it.
         """
         return self.sign(_asked(request), subject_name(uuid, NODE), (uuid,), now, life, CLIENT_AND_SERVER)
 
@@ -72,7 +72,7 @@ class CertificateAuthority(X509Authority):
         return CertificateKeyPair(signed.encode(), private_pem(key))
 
     def node_of(self, chain: Sequence[bytes], now: datetime) -> str | None:
-        """The UUID of the node that shows a certificate chain (DER, its own first), or None if it is no node of ours."""
+        """The UUID of the node that presents a certificate chain (DER, its own first), or None if it is not this site's node."""
         if not chain or not self.issued(chain[0], now):
             return None
         subject = x509.load_der_x509_certificate(chain[0]).subject
@@ -88,7 +88,7 @@ def create_request() -> tuple[bytes, str]:
 
 
 def request_for(key: bytes) -> str:
-    """A request for a certificate for a private key (PEM); Misused if that is none of ours."""
+    """A request for a certificate for a private key (PEM); Misused if that is not a P-256 key."""
     try:
         private = serialization.load_pem_private_key(key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
@@ -110,7 +110,7 @@ def fingerprint(certificates: bytes) -> str:
 
 
 def last_certificate(chain: bytes) -> bytes:
-    """The last certificate of a chain (PEM) that a server shows, by which the others are believed; Misused if none."""
+    """The last certificate of a server's chain (PEM), which vouches for the others; Misused if there is none."""
     try:
         return x509.load_pem_x509_certificates(chain)[-1].public_bytes(serialization.Encoding.PEM)
     except ValueError as exc:
@@ -118,7 +118,7 @@ def last_certificate(chain: bytes) -> bytes:
 
 
 def first_certificate(chain: bytes) -> bytes:
-    """The first certificate of a chain (PEM): a server's own. Misused if none."""
+    """The first certificate of a chain (PEM): a server's own. Misused if there is none."""
     try:
         return x509.load_pem_x509_certificates(chain)[0].public_bytes(serialization.Encoding.PEM)
     except ValueError as exc:
@@ -126,13 +126,13 @@ def first_certificate(chain: bytes) -> bytes:
 
 
 def needs_renewal(certificate: bytes, now: datetime) -> bool:
-    """Whether it is time for a fresh certificate instead of this one (PEM): a third of its time, or less, is left."""
+    """Whether a certificate (PEM) is due for renewal: a third of its validity, or less, is left."""
     begins, ends = validity_period(certificate)
     return ends - now <= (ends - begins) / 3
 
 
 def is_server_certificate(certificate: bytes) -> bool:
-    """Whether a node can listen with a certificate (PEM): one that was given by an older site says who asks, and no more."""
+    """Whether a certificate (PEM) has serverAuth, so that a node can listen with it: one from an older site has only clientAuth."""
     try:
         found = x509.load_pem_x509_certificate(certificate)
         return ExtendedKeyUsageOID.SERVER_AUTH in found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -141,7 +141,7 @@ def is_server_certificate(certificate: bytes) -> bool:
 
 
 def validity_period(certificate: bytes) -> tuple[datetime, datetime]:
-    """From when to when a certificate (PEM) holds, UTC; Misused if it is none."""
+    """The first and last time of a certificate's (PEM) validity, UTC; Misused if it is not a certificate."""
     try:
         found = x509.load_pem_x509_certificate(certificate)
     except ValueError as exc:

@@ -1,8 +1,8 @@
-"""Who is at the other end of a connection, as far as the connection itself proves it; uvicorn is told to look.
+"""The peer of a connection, as far as the connection itself proves it: a protocol for uvicorn.
 
-uvicorn does not hand client certificates to an application. This module's protocol looks once per connection, when the
-handshake is over, and puts what it finds into the scope of each request: nothing that a request says can change it.
-A resumed TLS session proves no chain again, so it counts as one without a certificate.
+uvicorn does not hand client certificates to an application. This module's protocol reads them once per connection, when
+the handshake is over, and puts the result into the scope of each request: nothing in a request can change it.
+A resumed TLS session does not prove a chain again, so it counts as one without a certificate.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 EXTENSION = "partita.peer"
-"""The name under which the scope has it."""
+"""The key of the peer in the scope's extensions."""
 
 GOODBYE_SECONDS = 0.5
-"""How long the end of a TLS connection may take when the service ends."""
+"""How long closing a TLS connection may take when the service ends."""
 
 MAX_CHAIN = 16
-"""Certificates of a chain: a CA's, an owner's, and some proxies."""
+"""Most certificates of a chain: a CA's, an owner's, and some proxies."""
 
 
 @dataclass(frozen=True)
 class TlsPeer:
-    """The other end.
+    """The peer of a connection.
 
     Attributes:
         chain: certificates (DER) that were verified against the CAs of this service, the peer's own first; empty
-            where it showed none.
-        local: it came by the operator's own socket.
+            where it presented none.
+        local: whether it came by the operator's own socket.
         address: its IP address, or empty.
     """
 
@@ -42,23 +42,23 @@ class TlsPeer:
 
 
 def peer_of(request: HTTPConnection) -> TlsPeer:
-    """Who sends a request; somebody of whom nothing is known where no protocol looked."""
+    """The peer that sent a request; without any proof where another protocol accepted the connection."""
     found = request.scope.get("extensions", {}).get(EXTENSION)
     return found if isinstance(found, TlsPeer) else TlsPeer()
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP/1.1 that knows its peer."""
+    """HTTP/1.1 that adds the peer to each request's scope."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The connection, and the TLS handshake on it, are made."""
+        """Read the peer: the connection and its TLS handshake are complete."""
         super().connection_made(transport)
         self.app = cast("Any", _with(self.app, _peer(transport)))
 
     def shutdown(self) -> None:
-        """The service ends: let the connection go, once its answer is given.
+        """Close the connection, once its answer is sent.
 
-        A peer of a TLS connection that is idle does not read, so it says no goodbye: it is not waited for.
+        The peer of an idle TLS connection does not read, so it sends no close_notify: it is not waited for.
         """
         super().shutdown()
         if self.transport.is_closing() and self.transport.get_extra_info("ssl_object") is not None:
@@ -79,12 +79,12 @@ def _peer(transport: asyncio.Transport) -> TlsPeer:
     address = str(name[0]) if isinstance(name, tuple) and name else ""
     if secure is not None:
         return TlsPeer(peer_chain(secure), address=address)
-    # By the kind of socket, never by a name that is missing: a TCP peer that has gone away has none either.
+    # By the kind of socket, never by a missing name: a TCP peer that has disconnected has none either.
     return TlsPeer(local=transport.get_extra_info("socket").family == socket.AF_UNIX, address=address)
 
 
 def peer_chain(secure: ssl.SSLObject) -> tuple[bytes, ...]:
-    """The certificates (DER) of a connection's verified peer, its own first; none where it showed none."""
+    """The certificates (DER) of a connection's verified peer, its own first; empty where it presented none."""
     if secure.getpeercert(binary_form=True) is None:
         return ()
     # Public as SSLObject.get_verified_chain from Python 3.13 on, which gives bytes.

@@ -1,6 +1,6 @@
-"""The site as a process: opens what it remembers, listens, says when it is ready, and ends cleanly.
+"""The site's process: opens its state, listens, reports when it is ready, and ends cleanly.
 
-HTTPS for everybody, and a Unix socket for the operator alone: whoever may open that needs to show nothing.
+HTTPS for everyone, and a Unix socket for the operator alone: opening it needs no other credentials.
 """
 
 import asyncio
@@ -14,27 +14,27 @@ from types import FrameType
 import uvicorn
 
 from catalog.errors import Misused
-from catalog.web import server as answering
 from catalog.web.metrics import RequestMetrics, expose_metrics
+from catalog.web.server import run_server, server_config
 from deployer.errors import SiteUnavailable
 from deployer.pki.tls_peer import PeerProtocol
 from deployer.site.api.app import create_site_app
-from deployer.site.broker import server as broker_serving
 from deployer.site.broker.api import create_broker_app, make_guest_limiter
+from deployer.site.broker.server import listener_url, serve_broker
 from deployer.site.client.discovery import operator_socket
 from deployer.site.console.app import console_routes
-from deployer.site.gauges import site_figures
+from deployer.site.gauges import site_metrics
 from deployer.site.service.site import Site, SiteExtension
 from deployer.site.settings import SiteSettings
 
 CONNECTIONS = 4096
-"""Connections at once: each node holds one all the time. More are answered 503 at once."""
+"""Connections at once: each node holds one all the time. More get 503."""
 
 IDLE_SECONDS = 60
 """How long a connection without a request is kept."""
 
 END_SECONDS = 10
-"""How long an answer that is being given may go on when the service is told to end."""
+"""How long an answer may go on when the service is told to end."""
 
 MAX_HEADERS = 64 << 10
 """Bytes of a request's line and headers: a token with some hundred groups."""
@@ -45,48 +45,49 @@ def serve_site(
     ready: Callable[[str, Path, Site], None],
     extension: SiteExtension = SiteExtension(),
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Machines go on after that.
+    """Serve until SIGTERM or SIGINT. Machines keep running after that.
 
     Args:
         settings: of the site.
-        ready: called once with the URL, the socket's path and the site, when requests are answered.
-        extension: what lets its machines run elsewhere than on nodes.
+        ready: called once with the URL, the socket's path and the site, when requests are served.
+        extension: lets machines run elsewhere than on nodes.
 
     Raises:
-        What Site.open raises; SiteUnavailable when an address is in use; Misused when it is none of this machine.
+        What Site.open raises; SiteUnavailable when an address cannot be used; Misused when a port is out of range.
     """
     with ExitStack() as ending:
-        listening = ending.enter_context(_listen(settings.listen))
+        listening = ending.enter_context(bind_address(settings.listen, "site.listen"))
         host, port = listening.getsockname()[:2]
         site = Site.open(settings, site_url(settings, host, port), extension=extension)
         ending.callback(site.close)
         if settings.broker_listen:
-            ending.enter_context(_brokering(site))
+            ending.enter_context(_broker(site))
         ending.enter_context(extension.run(site))
         place = operator_socket(settings)
         local = ending.enter_context(_listen_local(place))
         requests = RequestMetrics()
         ending.enter_context(
-            expose_metrics(settings.metrics, lambda: site_figures(site.status(), site.store), requests)
+            expose_metrics(settings.metrics, lambda: site_metrics(site.status(), site.store), requests)
         )
         config = _config(site, requests)
         server = _Server(config, local, lambda: ready(site.url, place, site), site.bell.end)
-        answering.run_server(server, listening)
+        run_server(server, listening)
 
 
 @contextmanager
-def _brokering(site: Site) -> Iterator[None]:
-    """The context broker on its own address, with TLS where its URL says so."""
-    listening = broker_serving.open_broker_listener(site.settings.broker_listen)
-    url = site.settings.broker_url or broker_serving.listener_url(listening, tls=False)
+def _broker(site: Site) -> Iterator[None]:
+    """Serve the context broker on its own address, with TLS where its URL is https."""
+    listening = bind_address(site.settings.broker_listen, "site.broker_listen")
+    listening.listen(CONNECTIONS)
+    url = site.settings.broker_url or listener_url(listening, tls=False)
     app = create_broker_app(site.invite(url), make_guest_limiter(), site.broker_bell)
     tls = (lambda: site.tls.context) if url.startswith("https:") else None
-    with broker_serving.serve_broker(app, listening, site.broker_bell, tls):
+    with serve_broker(app, listening, site.broker_bell, tls):
         yield
 
 
 def site_url(settings: SiteSettings, host: str, port: int) -> str:
-    """What the site calls itself: as set, else by its first name and the port that it listens on."""
+    """The site's URL: as set, else of its first name and the port that it listens on."""
     if settings.url:
         return settings.url.rstrip("/")
     name = settings.names[0] if settings.names else host
@@ -94,7 +95,7 @@ def site_url(settings: SiteSettings, host: str, port: int) -> str:
 
 
 def _config(site: Site, requests: RequestMetrics) -> uvicorn.Config:
-    return answering.server_config(
+    return server_config(
         requests.watching(create_site_app(site, (console_routes,))),
         ending=END_SECONDS,
         http=PeerProtocol,
@@ -106,7 +107,7 @@ def _config(site: Site, requests: RequestMetrics) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """One loop for both sockets; TLS on the one only."""
+    """One loop for both sockets; TLS on the TCP one only."""
 
     def __init__(
         self, config: uvicorn.Config, local: socket.socket, ready: Callable[[], None], ending: Callable[[], None]
@@ -127,13 +128,17 @@ class _Server(uvicorn.Server):
         self._tell_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The signal to end: answers that would go on for long learn of it now."""
+        """End waits and streams at the signal, then the server."""
         self._ending()
         super().handle_exit(sig, frame)
 
 
-@contextmanager
-def _listen(where: str) -> Iterator[socket.socket]:
+def bind_address(where: str, setting: str) -> socket.socket:
+    """A socket bound to ADDRESS:PORT (port 0 takes a free one); `setting` names where the address comes from.
+
+    Raises:
+        Misused: the port is out of range. SiteUnavailable: the address is in use, or not one of this machine.
+    """
     host, _, port = where.rpartition(":")
     if int(port) > 65535:
         raise Misused(f"{where}: a port is at most 65535")
@@ -147,16 +152,13 @@ def _listen(where: str) -> Iterator[socket.socket]:
             found.close()
             raise
     except OSError as exc:
-        raise SiteUnavailable(
-            f"{where}: cannot be listened on ({exc.strerror}); choose another with site.listen"
-        ) from exc
-    with found:
-        yield found
+        raise SiteUnavailable(f"{where}: cannot listen there ({exc.strerror}); choose another with {setting}") from exc
+    return found
 
 
 @contextmanager
 def _listen_local(place: Path) -> Iterator[socket.socket]:
-    """A socket for this user alone. The site owns its directory by now: what is in the way was left by a dead one."""
+    """A socket for this user alone. The site owns its directory by now, so a file in the way is from a dead process."""
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
@@ -167,7 +169,7 @@ def _listen_local(place: Path) -> Iterator[socket.socket]:
         finally:
             os.umask(mask)
     except OSError as exc:
-        raise SiteUnavailable(f"{place}: the site cannot listen there: {exc.strerror or exc}") from exc
+        raise SiteUnavailable(f"{place}: cannot listen there: {exc.strerror or exc}") from exc
     with found:
         yield found
     place.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The settings section `site`: where a site keeps what it knows, where it listens, whom it asks, and how patient it is."""
+"""The settings section `site`: directories, addresses, credentials, trust, quotas' defaults and timeouts of a site."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from signer.runtime.settings import default_file, state_directory
 from signer.runtime.units import DurationText, parse_duration
 
 OvercommitFactor = Annotated[float, Field(ge=0.1, le=64.0)]
-"""How much of a node's cores or memory may be promised: 1.0 is what it has."""
+"""Factor of a node's cores or memory that may be allocated: 1.0 for what it has."""
 
 PerSecond = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -29,7 +29,7 @@ def _network(text: str) -> str:
 
 def _names(texts: tuple[str, ...]) -> tuple[str, ...]:
     if not texts:
-        raise ValueError("is empty; a service has a name, such as that of its machine")
+        raise ValueError("is empty; give the service a name, such as that of its machine")
     for text in texts:
         if not _NAME.fullmatch(text):
             raise ValueError(f"{text[:80]!r} is neither a host name nor an address")
@@ -48,46 +48,46 @@ class SiteSettings(Document):
     Attributes:
         directory: where the service keeps its database, its CA and its socket.
         listen: address and port for HTTPS; port 0 takes a free one.
-        socket: where it listens for its operator; `site.sock` in the directory if not set.
+        socket: the Unix socket of its operator; `site.sock` in the directory if not set.
         url: the site that commands talk to; empty for the one on this machine, through its socket.
-        ca: the certificate of the site's CA, by which commands believe that URL; else what this system trusts.
-        token: a file with the bearer token that commands show; else it is looked for as WLCG's bearer discovery says.
-        client_certificate, client_key: PEM files of an X.509 certificate or proxy that commands show instead of a token.
+        ca: CA bundle for `url`; else the CAs that this system trusts.
+        token: a file with the bearer token of commands; else found by WLCG's bearer token discovery.
+        client_certificate, client_key: PEM files of an X.509 certificate or proxy that commands use instead of a token.
         names: host names and addresses of the service, for the certificate that its own CA gives it.
-        certificate, key: PEM files of a certificate from elsewhere, instead of that one.
+        certificate, key: PEM files of a certificate from another CA, instead of that one.
         database: an SQLAlchemy URL; empty for SQLite in the directory.
         catalog: the URL of the catalog whose images may be deployed.
         mirrors: URLs of mirrors of it.
-        tuf_root: the pinned root of its freshness metadata; else what `site trust-root` pinned.
-        credential: a file with the site's credential for the catalog; without it the site sees what is public.
+        tuf_root: the pinned root of its TUF metadata; else the one that `site trust-root` pinned.
+        credential: a file with the site's credential for the catalog; without it the site sees only what is public.
         policy: the acceptance policy's file; without one everything is refused.
-        blocked: the site's block list; it need not be there.
-        rights: who may ask for what; without it only the operator may.
-        issuers: whose tokens are believed; without it no token is.
-        issuers_ca: PEM file of the CAs by which token issuers' servers are believed, instead of those of this system.
-        audience: what tokens must be made for; empty for the URL that the site calls itself.
-        grid_certificates: directory of the CAs whose certificates and proxies people may show; none if not set.
-        vomsdir: directory of the VOMS servers that are believed.
+        blocked: the site's block list; the file is optional.
+        rights: the file of grants; without it only the operator may do anything.
+        issuers: the file of trusted token issuers; without it every token is refused.
+        issuers_ca: PEM file of the CAs that token issuers' servers are verified against, instead of those of this system.
+        audience: that tokens must be made for; empty for the site's URL.
+        grid_certificates: directory of the CAs of people's certificates and proxies; without it they are refused.
+        vomsdir: directory of the trusted VOMS servers.
         person_rate, address_rate: requests each second that one person, and one address, may make in the long run.
-        failure_rate: how many of those of one address that say nothing that counts are answered and logged one by one.
-        network, lifetime: what machines get when nobody says.
-        overcommit_cores, overcommit_memory: how much of a node's may be promised; 1.0 is what it has.
+        failure_rate: requests each second of one address without valid credentials that are answered and logged one by one.
+        network, lifetime: defaults of machines.
+        overcommit_cores, overcommit_memory: factor of a node's that may be allocated; 1.0 for what it has.
         lost_after: how long a node may be silent before it is lost.
-        lost_machines: what then becomes of its machines: "wait" for it, "fail" them, or "replace" them elsewhere.
-        fence_after: where lost machines are not waited for, how long a node that hears nothing of the site lets its machines
-            run; nothing comes in their place before that.
-        fence_margin: how much longer the site waits than the node, for what the node needs to pause or end them.
+        lost_machines: what to do with its machines then: "wait" for it, "fail" them, or "replace" them elsewhere.
+        fence_after: unless lost machines are waited for, how long a node without contact to the site lets its machines
+            run; they are not replaced before that.
+        fence_margin: how much longer the site waits than the node, which needs time to pause or end them.
         fence_then: what the node then does to them: "pause" or "end".
-        fence_command: instead, a program that makes sure that a lost node runs nothing any more, and its arguments; the
-            node's name, its UUID and its labels (name=value) come after them. It ends with 0 when that is so.
+        fence_command: instead, a program that ensures that a lost node runs nothing any more, and its arguments; the
+            node's name, its UUID and its labels (name=value) are appended. It exits with 0 on success.
         fence_timeout: how long that program may take.
-        keep: how long what has ended is remembered after its time: machines, clusters, their stories, keys and tokens.
-        keep_audit: how long what people did is remembered.
-        warn_before: how long before its machines' end an owner is told.
-        node_certificates: how long a node's certificate holds; it is renewed when a third is left.
-        metrics: address and port where the service gives its figures to Prometheus; empty for none.
-        broker_listen: address and port of the context broker as guests reach it; empty for none.
-        broker_url: how guests reach it; empty for what `broker_listen` says.
+        keep: how long ended objects are kept after their end: machines, clusters, their events, keys and tokens.
+        keep_audit: how long the audit log is kept.
+        warn_before: how long before a machine expires its owner is warned.
+        node_certificates: validity of a node's certificate; it is renewed when a third is left.
+        metrics: address and port of the metrics for Prometheus; empty for none.
+        broker_listen: address and port of the context broker for guests; empty for none.
+        broker_url: the broker's URL for guests; empty for that of `broker_listen`.
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("site"))
@@ -138,15 +138,15 @@ class SiteSettings(Document):
 
     @property
     def database_url(self) -> str:
-        """The database as SQLAlchemy is told of it."""
+        """The database's SQLAlchemy URL."""
         return self.database or f"sqlite:///{(self.directory / 'site.db').absolute()}"
 
     @property
     def pinned_root(self) -> Path:
-        """The file with the root that this site believes its catalog by."""
+        """The file with the pinned TUF root of the catalog."""
         return self.tuf_root or self.freshness / "root.json"
 
     @property
     def freshness(self) -> Path:
-        """The directory of what was verified to be current."""
+        """The directory of the verified TUF metadata."""
         return self.directory / "freshness"

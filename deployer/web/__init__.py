@@ -1,4 +1,1 @@
-"""What the deployer's HTTP services share: problem documents, server threads, socket paths, wake-ups.
-
-Does not know what is served.
-"""
+"""Parts that the deployer's HTTP services share: server threads, socket paths, wake-ups. Knows nothing of what is served."""

@@ -16,13 +16,13 @@ START_SECONDS = 30.0
 
 @contextmanager
 def serve_in_thread(config: uvicorn.Config, listening: socket.socket, name: str, otherwise: str) -> Iterator[None]:
-    """Answer requests while the block runs.
+    """Serve requests while the block runs.
 
     Args:
         config: see `catalog.web.server.server_config`.
-        listening: closed in the end.
+        listening: the socket; closed at the end.
         name: of the thread.
-        otherwise: what to say if it does not start.
+        otherwise: the message if it does not start.
 
     Raises:
         SiteUnavailable: it did not start.

@@ -1,6 +1,6 @@
-"""Where sockets go: into the node's directory where the path is short enough, else into the runtime directory.
+"""Paths of Unix sockets: in the node's directory where the path is short enough, else in the runtime directory.
 
-The path of a Unix socket has at most 107 bytes (unix(7)), and libvirt puts more below the directory that it is given.
+The path of a Unix socket has at most 107 bytes (unix(7)), and libvirt appends names to the directory that it is given.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ MAX_SOCKET = 107
 
 
 def short_socket_path(directory: Path, name: str, room: int) -> Path:
-    """`directory/name` if that has at most `room` bytes, else a place of its own for this directory in the runtime one.
+    """`directory/name` if that has at most `room` bytes, else a path in the runtime directory that is unique to `directory`.
 
-    The same directory always gives the same place, so that whoever comes back finds what was left there. Nothing is made.
+    The same directory always gives the same path, so that a process finds it again after a restart. Creates nothing.
 
     Raises:
-        Misused: there is no runtime directory that is short enough.
+        Misused: the path in the runtime directory is too long as well, or there is no such directory.
     """
     usual = directory.absolute() / name
     if len(bytes(usual)) <= room:
@@ -29,6 +29,7 @@ def short_socket_path(directory: Path, name: str, room: int) -> Path:
     place = Path(base) / "partita" / digest / name
     if not base or len(bytes(place)) > room:
         raise Misused(
-            f"{usual}: has {len(bytes(usual))} bytes and the sockets there allow {room}; choose a shorter node.directory"
+            f"{usual}: the path has {len(bytes(usual))} bytes, more than the {room} of a socket; "
+            "choose a shorter node.directory"
         )
     return place

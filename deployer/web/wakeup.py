@@ -1,14 +1,15 @@
-"""Wakes whoever waits for news of a site: many requests that wait, and one thread that looks.
+"""Wakes requests that wait for changes at a site: many waiting requests, and one thread that watches the store.
 
-A long poll or a stream that held a thread of the pool each would let forty nodes stop a service. Here a request waits on
-the event loop, and the thread that watches the store rings for all of them; each then looks for what concerns it.
+If each long poll or stream held a thread of the pool, forty nodes could stop a service. Here a request waits on the
+event loop, and the watching thread notifies all of them; each then looks for what concerns it.
 """
 
 import asyncio
 
 
 class Wakeup:
-    """Rings on one event loop. A ring between looking and waiting is not lost: one waits for a ring after a count."""
+    """Notifies waiters on one event loop. A notification between looking and waiting is not lost: `wait` takes the count
+    of notifications before the look."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -16,40 +17,40 @@ class Wakeup:
         self.count = 0
         self.ended = False
 
-    def hang(self) -> None:
-        """Be rung on the loop that runs now."""
+    def bind(self) -> None:
+        """Notify on the loop that runs now."""
         self._loop = asyncio.get_running_loop()
 
-    def ring(self) -> None:
-        """Something happened. From any thread."""
+    def notify(self) -> None:
+        """Wake all waiters. From any thread."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._ring)
+            loop.call_soon_threadsafe(self._notify)
 
     def end(self) -> None:
-        """Nobody should wait any longer. From any thread."""
+        """End all waits, now and in future. From any thread."""
         self.ended = True
-        self.ring()
+        self.notify()
 
     def time(self) -> float:
-        """Seconds, of the loop that runs now."""
+        """The time of the running loop, in seconds."""
         return asyncio.get_running_loop().time()
 
     async def wait(self, count: int, seconds: float) -> None:
-        """Until it has rung more than so many times, or has ended, or the time is over."""
+        """Wait until there were more than `count` notifications, or `end` was called, or so many seconds have passed."""
         if self.count > count or self.ended or seconds <= 0:
             return
-        rung = asyncio.get_running_loop().create_future()
-        self._waiting.add(rung)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
         try:
-            await asyncio.wait_for(rung, seconds)
+            await asyncio.wait_for(waiter, seconds)
         except TimeoutError:
             pass
         finally:
-            self._waiting.discard(rung)
+            self._waiting.discard(waiter)
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         self.count += 1
-        for rung in self._waiting:
-            if not rung.done():
-                rung.set_result(None)
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)

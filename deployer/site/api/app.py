@@ -40,7 +40,7 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        site.bell.hang()
+        site.bell.bind()
         await asyncio.to_thread(site.start)
         yield
 

@@ -161,12 +161,12 @@ def node_routes(site: Site) -> APIRouter:
     async def join(request: Request) -> Response:
         """A token of the operator's and a certificate request, for a certificate with which the node works from then on."""
         address = peer_of(request).address
-        rates.knock(address)
+        rates.check_address(address)
         wanted = await read_document(request, JoinRequest, "request to join")
         try:
             return answer(request, await run_in_threadpool(site.joining.join, wanted, site.now()))
         except JoinRefused:
-            rates.failed(address)
+            rates.count_failure(address)
             log.warning("%s wants to join and has no good token", address or "somebody")
             raise
 

@@ -1,1 +1,1 @@
-"""Who asks, and what they may do: tokens, certificates, VOMS, grants, rate limits. Does not know what is asked for."""
+"""Authentication and authorization: tokens, certificates, VOMS, grants, rate limits. Knows nothing of what is requested."""

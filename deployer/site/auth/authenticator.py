@@ -1,7 +1,7 @@
-"""Who asks a site: a token, a certificate or the operator's own socket become one principal, or nobody.
+"""Authentication of requests to a site: a token, a certificate or the operator's own socket becomes one principal.
 
-What is wrong with somebody's proof is told to the log, and never to them: a guesser learns nothing but that it does not
-count. No token, nor any part of one that could be used, is ever in a message.
+Why credentials were refused is written to the log and never sent to the client: a guesser learns only that they do not
+count. No token, nor any usable part of one, is ever in a message.
 """
 
 import logging
@@ -26,7 +26,7 @@ from signer.runtime.reloaded_files import ReloadedFiles
 from signer.x509.ca_directory import CaDirectory
 
 NODE_ISSUER = "site"
-"""The issuer of nodes' principals: the site itself."""
+"""Issuer of the principals of nodes: the site itself."""
 
 CHALLENGE = 'Bearer realm="partita"'
 
@@ -36,17 +36,17 @@ log = logging.getLogger("partita.site")
 
 
 class Authenticator:
-    """Says who somebody is. Safe to use from several threads.
+    """Authenticates requests. Safe to use from several threads.
 
     Args:
-        issuers: whose tokens are believed now.
-        audience: what the site is called; tokens must be made for it.
-        keys: of the issuers.
-        authority: the site's own CA, which vouches for its nodes.
+        issuers: returns the issuers whose tokens are trusted now.
+        audience: the site's name; tokens must be made for it.
+        keys: the issuers' keys.
+        authority: the site's own CA, which issues its nodes' certificates.
         now: the wall clock, UTC.
-        rates: how often somebody may ask.
-        grid: how certificates of people are judged; without it they do not count.
-        problems: what keeps people out who should come in, a sentence each.
+        rates: limits on requests.
+        grid: the trust for people's certificates; without it they are refused.
+        problems: returns what keeps legitimate people out, a sentence each.
     """
 
     def __init__(
@@ -63,77 +63,77 @@ class Authenticator:
         self.problems = problems
         self._issuers, self._audience, self._keys = issuers, audience, keys
         self._authority, self._now, self._rates = authority, now, rates
-        self._people = GridIdentities(grid) if grid is not None else None
+        self._grid = GridIdentities(grid) if grid is not None else None
 
     def authenticate(
         self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
     ) -> Principal:
-        """Who sends a request. What somebody shows on purpose, a token, comes before what their connection proves.
+        """The principal who sends a request. A token, which is sent on purpose, takes precedence over the connection's proof.
 
         Args:
             authorization: the request's Authorization headers, as many as it has.
-            chain: the certificates (DER) by which the connection's other end was verified, its own first.
+            chain: the certificates (DER) by which the peer of the connection was verified, its own first.
             local: whether the connection came by the operator's own socket.
-            address: from where, for the log and for the rate.
+            address: the peer's address, for the log and the rate limit.
 
         Raises:
-            NotAuthenticated: nobody knows. The sentence is the same whatever the reason, which is in the log.
-            TooManyRequests: that was too often.
-            SiteUnavailable: what is needed to know cannot be had now.
+            NotAuthenticated: no valid credentials. The sentence is the same whatever the reason, which is in the log.
+            TooManyRequests: the rate limit is exceeded.
+            SiteUnavailable: keys or CAs that are needed for the decision are unavailable now.
         """
         if not authorization and chain and (node := self._authority.node_of(chain, self._now())) is not None:
-            # A thousand nodes behind one address are no crowd of strangers: the site itself let each of them in.
+            # No rate limit here: a thousand nodes may stand behind one address, and the site itself let each of them in.
             return Principal(issuer=NODE_ISSUER, subject=node, means=NODE_MEANS)
         if not local:
-            self._rates.knock(address)
+            self._rates.check_address(address)
         if not (authorization or chain or local):
             raise NotAuthenticated(
                 "this needs a bearer token, or an X.509 certificate or proxy, that the site trusts", CHALLENGE
             )
         try:
-            found = self._who(authorization, chain, local=local)
+            found = self._verify(authorization, chain, local=local)
         except NotAuthenticated as exc:
             if not local:
-                self._rates.failed(address)
-            log.warning("%s could not say who they are: %s", address or "somebody", exc)
+                self._rates.count_failure(address)
+            log.warning("request from %s not authenticated: %s", address or "an unknown address", exc)
             raise NotAuthenticated(
                 "the credentials were not accepted; the site's log has the reason",
                 f'{CHALLENGE}, error="invalid_token"' if authorization else CHALLENGE,
             ) from exc
         except SiteUnavailable as exc:
-            log.warning("%s cannot be known: %s", address or "somebody", exc)
+            log.warning("request from %s cannot be authenticated now: %s", address or "an unknown address", exc)
             raise
         if found.means != LOCAL_OPERATOR.means:
-            self._rates.ask(found.identity)
+            self._rates.check_person(found.identity)
         return found
 
-    def again(self, who: Principal | None, address: str = "") -> None:
-        """Somebody asks who was known before, by a session; or of whom nothing is known yet.
+    def reauthenticate(self, who: Principal | None, address: str = "") -> None:
+        """Check a request by the principal of a session, or by a client that is not known yet (None).
 
         Raises:
-            NotAuthenticated: whoever vouched for them is not believed any more.
-            TooManyRequests: that was too often.
+            NotAuthenticated: the principal's issuer is no longer trusted.
+            TooManyRequests: the rate limit is exceeded.
         """
-        self._rates.knock(address)
+        self._rates.check_address(address)
         if who is None or who.means == LOCAL_OPERATOR.means:
             return
         if who.means == TOKEN_MEANS and self._issuers().find(who.issuer) is None:
             raise NotAuthenticated("your token's issuer is no longer trusted")
-        self._rates.ask(who.identity)
+        self._rates.check_person(who.identity)
 
-    def _who(self, authorization: Sequence[str], chain: Sequence[bytes], *, local: bool) -> Principal:
+    def _verify(self, authorization: Sequence[str], chain: Sequence[bytes], *, local: bool) -> Principal:
         if authorization:
             if len(authorization) > 1:
-                raise NotAuthenticated("there is more than one Authorization header")
+                raise NotAuthenticated("the request has more than one Authorization header")
             match = _BEARER.fullmatch(authorization[0])
             if match is None:
                 raise NotAuthenticated("the Authorization header does not carry a bearer token")
             return verify_token(match[1], self._issuers(), self._audience, self._now(), self._keys)
         if local:
             return LOCAL_OPERATOR
-        if self._people is None:
-            raise NotAuthenticated("certificates of people do not count here: site.grid_certificates is not set")
-        return self._people.person(chain, self._now())
+        if self._grid is None:
+            raise NotAuthenticated("people's certificates are not accepted here: site.grid_certificates is not set")
+        return self._grid.authenticate(chain, self._now())
 
 
 def make_authenticator(
@@ -143,17 +143,17 @@ def make_authenticator(
     now: Callable[[], datetime],
     clock: Callable[[], float],
 ) -> Authenticator:
-    """An authenticator as the settings say.
+    """Make the authenticator that the settings describe.
 
     Args:
         settings: of the site.
-        authority: its own CA.
-        url: what it calls itself: what tokens are made for where no audience is set.
+        authority: the site's own CA.
+        url: the site's URL: the audience of tokens where none is set.
         now: the wall clock, UTC.
-        clock: seconds, that never goes back.
+        clock: monotonic seconds.
 
     Raises:
-        PolicyUnusable: the file with the CAs of issuers' servers cannot be used.
+        PolicyUnusable: the file of CAs of issuers' servers cannot be used.
     """
     issuers = reloaded_policy_file("issuers", settings.issuers, Issuers.load, Issuers(), log)
     keys = IssuerKeys(keys_directory(settings.directory), now, settings.issuers_ca)
@@ -173,18 +173,18 @@ def make_authenticator(
 
 
 def _problems(issuers: ReloadedFiles[Issuers], keys: IssuerKeys) -> list[str]:
-    believed = {each.issuer for each in issuers.current().issuer}
-    found = [f"the issuers are not in force as their file is: {issuers.problem}"] if issuers.problem else []
-    asked = [(issuer, why) for issuer, why in sorted(keys.problems.items()) if issuer in believed]
-    return found + [f"the keys of {issuer} cannot be fetched: {why}" for issuer, why in asked]
+    trusted = {each.issuer for each in issuers.current().issuer}
+    found = [f"the issuers file is not in force: {issuers.problem}"] if issuers.problem else []
+    failed = [(issuer, why) for issuer, why in sorted(keys.problems.items()) if issuer in trusted]
+    return found + [f"the keys of {issuer} cannot be fetched: {why}" for issuer, why in failed]
 
 
 def make_request_limiter(settings: SiteSettings, clock: Callable[[], float]) -> RequestLimiter:
-    """How often people may ask, as the settings say."""
-    said = (settings.person_rate, settings.address_rate, settings.failure_rate)
-    return RequestLimiter(clock, *map(RequestRate.steady, said, BURSTS))
+    """Make the limiter of requests that the settings describe."""
+    rates = (settings.person_rate, settings.address_rate, settings.failure_rate)
+    return RequestLimiter(clock, *map(RequestRate.steady, rates, BURSTS))
 
 
 def keys_directory(directory: Path) -> Path:
-    """Where a site keeps issuers' keys, below its own directory."""
+    """The directory of issuers' keys, below the site's directory."""
     return directory / "issuer-keys"

@@ -1,7 +1,7 @@
-"""Who asks, and whether they may: what every route of the site's service begins with.
+"""Authorization of requests: what every route of the site's service begins with.
 
-Somebody who may not see a thing gets the answer for one that does not exist. Somebody who may see it, and not do that to
-it, is told so.
+A principal who may not see an object gets the answer for one that does not exist. A principal who may see it, but not do
+that to it, is told so.
 """
 
 import threading
@@ -22,13 +22,13 @@ MAX_OWNERS = 10_000
 
 
 class SiteAuthorizer:
-    """Safe to use from several threads.
+    """Checks who sends a request and what they may do. Safe to use from several threads.
 
     Args:
-        authenticator: see there.
-        rights: of the site, as they are now.
-        node_is_in: raises when a node that authenticated has been taken out.
-        deployment, cluster: find one.
+        authenticator: establishes the principal.
+        rights: returns the grants in force now.
+        node_is_in: raises when a node that authenticated has been removed.
+        deployment, cluster: return the one with that UUID.
     """
 
     def __init__(
@@ -45,32 +45,32 @@ class SiteAuthorizer:
         self._lock = threading.Lock()
 
     def who(self, request: Request) -> Principal:
-        """Who sends a request: a dependency of routes."""
+        """The principal who sends a request: a dependency of routes."""
         peer = peer_of(request)
         return self._authenticator.authenticate(
             request.headers.getlist("authorization"), peer.chain, local=peer.local, address=peer.address
         )
 
     def who_by(self, token: str, request: Request) -> Principal:
-        """Whom a token speaks for that came in another way than in a header."""
+        """The principal of a token that did not come in a header."""
         return self._authenticator.authenticate([f"Bearer {token}"], (), address=peer_of(request).address)
 
     def person(self, request: Request) -> Principal:
-        """Who sends a request, if that is a person; NotAuthenticated for a node."""
+        """The person who sends a request; NotAuthenticated for a node."""
         who = self.who(request)
         if who.means == NODE_MEANS:
-            raise NotAuthenticated("a node has nothing to do here")
+            raise NotAuthenticated("this is for people; a node's certificate is not accepted")
         return who
 
-    def again(self, request: Request, who: Principal | None = None) -> None:
-        """A request of somebody who has a session, or tries to begin one; NotAuthenticated, TooManyRequests."""
-        self._authenticator.again(who, peer_of(request).address)
+    def reauthenticate(self, request: Request, who: Principal | None = None) -> None:
+        """Check a request within a session, or one that tries to begin one; NotAuthenticated, TooManyRequests."""
+        self._authenticator.reauthenticate(who, peer_of(request).address)
 
     def node(self, request: Request) -> str:
         """The UUID of the node that sends a request, by its certificate; a dependency of the agents' routes.
 
         Raises:
-            NotAuthenticated: it showed none. Forbidden: it is somebody else, or has left.
+            NotAuthenticated: it presented none. Forbidden: it is not a node, or has been removed.
         """
         who = self.who(request)
         self.demand(who, SiteAction.AGENT)
@@ -78,14 +78,14 @@ class SiteAuthorizer:
         return who.subject
 
     def demand(self, who: Principal, action: SiteAction, owner: Principal | None = None) -> None:
-        """Raise Forbidden unless somebody may do that, to what belongs to an owner. They are who acts from now on."""
+        """Raise Forbidden unless a principal may do that to the owner's objects. They become the current actor."""
         said = authorize(self.rights(), who, action, owner)
         if isinstance(said, Denied):
             raise Forbidden(said.reason)
         set_actor(who)
 
     def demand_of(self, who: Principal, action: SiteAction, owner: Principal, missing: DeployerError) -> None:
-        """As :meth:`demand`, but raises `missing` where they may not even see it."""
+        """As :meth:`demand`, but raises `missing` where the principal may not even see the object."""
         rights = self.rights()
         if isinstance(authorize(rights, who, SiteAction.READ, owner), Denied):
             raise missing
@@ -94,19 +94,19 @@ class SiteAuthorizer:
         set_actor(who)
 
     def reach(self, who: Principal, action: SiteAction = SiteAction.READ) -> Reach:
-        """Whose machines somebody may see, or do something to."""
+        """Whose machines a principal may see, or do something to."""
         return reach_of(self.rights(), who, action)
 
     def allows(self, who: Principal, action: SiteAction) -> bool:
-        """Whether somebody may do what is nobody's in particular."""
+        """Whether a principal may do something that has no owner."""
         return not isinstance(authorize(self.rights(), who, action), Denied)
 
     def owner(self, deployment: str) -> Principal:
-        """Whose a deployment is; DeploymentNotFound."""
+        """The owner of a deployment; DeploymentNotFound."""
         return self._owner(deployment, self._deployment)
 
     def sees(self, found: Reach, deployment: str) -> bool:
-        """Whether a deployment is within somebody's reach."""
+        """Whether a deployment is within reach."""
         if found.everything:
             return True
         try:
@@ -115,7 +115,7 @@ class SiteAuthorizer:
             return False
 
     def sees_cluster(self, found: Reach, cluster: str) -> bool:
-        """Whether a cluster is within somebody's reach."""
+        """Whether a cluster is within reach."""
         if found.everything:
             return True
         try:
@@ -136,7 +136,7 @@ class SiteAuthorizer:
 
 
 def restrict_filter(wanted: ListFilter, found: Reach) -> ListFilter | None:
-    """What of a list is within reach; None for nothing."""
+    """Restrict a list's filter to what is within reach; None where nothing is."""
     if found.everything:
         return wanted
     if found.vos:

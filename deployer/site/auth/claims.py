@@ -1,7 +1,7 @@
-"""What a token says, once its signature holds: whether it counts here and now, and for whom it speaks. Pure.
+"""The claims of a token whose signature holds: whether it counts here and now, and its principal. Pure.
 
-Two profiles: the WLCG Common JWT Profile 1.x, and SciTokens 2.0. Both are read to the letter, and what is not as they
-say refuses the token: a claim that is not understood may be the one that matters.
+Two profiles: the WLCG Common JWT Profile 1.x, and SciTokens 2.0. Both are read to the letter, and a token that deviates
+is refused: a claim that is not understood may be the one that matters.
 """
 
 import re
@@ -23,7 +23,7 @@ MAX_GROUPS = 1000
 MAX_SCOPES = 1000
 
 ANY_AUDIENCE = {"wlcg": "https://wlcg.cern.ch/jwt/v1/any", "scitokens": "ANY"}
-"""The audience of tokens that are for everybody, by profile."""
+"""The audience of tokens that are for any service, by profile."""
 
 REQUIRED = ("iss", "sub", "aud", "exp", "iat", "jti")
 
@@ -33,8 +33,8 @@ _SCITOKEN_VERSION = re.compile(r"scitoken:2\.[0-9]{1,4}")
 _GROUP = TypeAdapter(Group)
 
 _SCITOKENS = frozenset({"queue", "execute"})
-"""SciTokens knows no finer capabilities for work than to hand it in and to have it run: both let their holder look after
-what came of it as well."""
+"""SciTokens has no finer capabilities for work than to submit it and to run it: both also let their holder manage the
+resulting machines."""
 
 _STORAGE = {
     "wlcg": frozenset({"storage.read", "storage.create", "storage.modify", "storage.stage"}),
@@ -45,17 +45,17 @@ _STORAGE = {
 def read_claims(
     claims: Mapping[str, object], issuer: Issuer, audience: str, now: datetime, *, timely: bool = True
 ) -> Principal:
-    """Whom a token speaks for.
+    """The principal of a token.
 
     Args:
         claims: of a token whose signature is the issuer's.
-        issuer: as the site's file has it.
-        audience: what this site is called; compared byte for byte.
+        issuer: its entry in the site's file.
+        audience: this site's name; compared byte for byte.
         now: aware, UTC.
-        timely: whether the time matters; an explanation may look at an old token.
+        timely: whether to check the time; an explanation may look at an old token.
 
     Raises:
-        NotAuthenticated: the token does not count; says which rule it breaks.
+        NotAuthenticated: the token is refused; names the rule that it breaks.
     """
     for name in REQUIRED:
         if name not in claims:
@@ -80,10 +80,10 @@ def read_claims(
 
 
 def capabilities(scopes: Sequence[str], profile: str) -> frozenset[Capability] | None:
-    """What scopes let somebody do with machines; None where they hold no capability at all, so that groups count.
+    """The capabilities for machines in scopes; None where they hold no capability at all, so that groups count.
 
-    A capability for storage lets nobody do anything here, and still is one: such a token's groups count for nothing.
-    SciTokens have nothing but capabilities: one without any lets its holder do nothing.
+    A capability for storage allows nothing here, and still is one: such a token's groups do not count.
+    SciTokens have nothing but capabilities: one without any allows nothing.
 
     Raises:
         NotAuthenticated: a storage capability without a path, for which the profile refuses the whole token.
@@ -98,7 +98,7 @@ def capabilities(scopes: Sequence[str], profile: str) -> frozenset[Capability] |
                 raise NotAuthenticated(f"the token's scope {name} has no path")
         elif profile == "wlcg" and name.startswith("compute."):
             some = True
-            # A capability that is restricted in a way that nobody has defined is not the unrestricted one.
+            # A capability with an undefined restriction is not the unrestricted one.
             found |= {each for each in Capability if not colon and each == name}
         elif profile == "wlcg" and name.startswith("storage."):
             some = True
@@ -108,10 +108,9 @@ def capabilities(scopes: Sequence[str], profile: str) -> frozenset[Capability] |
 
 
 def permits(scopes: Sequence[str], operation: str, path: str) -> bool:
-    """Whether scopes let their holder do something to a path: `storage.read:/foo` is for /foo and what is below it.
+    """Whether scopes allow an operation on a path: `storage.read:/foo` is for /foo and everything below it.
 
-    Paths are compared name by name, so that /foo/bar is not /foo/bargain; one that goes up or holds empty names is
-    nobody's.
+    Paths are compared name by name, so that /foo/bar is not /foo/bargain; one with `..` or empty names is never allowed.
 
     Args:
         scopes: of a token.
@@ -146,19 +145,19 @@ def _profile(claims: Mapping[str, object], issuer: Issuer) -> str:
             raise NotAuthenticated("the token's ver is not scitoken:2.x")
         profile = "scitokens"
     else:
-        raise NotAuthenticated("the token has neither wlcg.ver nor ver, so its profile is not known")
+        raise NotAuthenticated("the token has neither wlcg.ver nor ver, so its profile is unknown")
     if profile not in issuer.profiles:
-        raise NotAuthenticated(f"tokens of the profile {profile} by {issuer.issuer} do not count here")
+        raise NotAuthenticated(f"tokens with the profile {profile} from {issuer.issuer} are not accepted here")
     return profile
 
 
 def _check_audience(found: object, issuer: Issuer, audience: str, profile: str) -> None:
     named = [found] if isinstance(found, str) else found
     if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named):
-        raise NotAuthenticated("the token's aud is neither a text nor a list of texts")
+        raise NotAuthenticated("the token's aud is neither a string nor a list of strings")
     ours = {audience, *issuer.audiences, *([ANY_AUDIENCE[profile]] if issuer.any_audience else [])} - {""}
     if not ours & set(named):
-        raise NotAuthenticated(f"the token is for {', '.join(named)[:200]} and not for {audience or 'us'}")
+        raise NotAuthenticated(f"the token's audience is {', '.join(named)[:200]}, not {audience or 'this site'}")
 
 
 def _check_times(claims: Mapping[str, object], issuer: Issuer, now: datetime | None) -> None:
@@ -168,7 +167,7 @@ def _check_times(claims: Mapping[str, object], issuer: Issuer, now: datetime | N
         raise NotAuthenticated("the token ends before it begins")
     if ends - begun > issuer.max_lifetime:
         raise NotAuthenticated(
-            f"the token is good for {ends - begun:.0f} seconds, more than the {issuer.max_lifetime} that count here"
+            f"the token is valid for {ends - begun:.0f} seconds, more than the {issuer.max_lifetime} allowed here"
         )
     if now is None:
         return
@@ -176,7 +175,7 @@ def _check_times(claims: Mapping[str, object], issuer: Issuer, now: datetime | N
     if ends + SKEW <= at:
         raise NotAuthenticated("the token has expired")
     if max(begun, times.get("nbf", begun)) - SKEW > at:
-        raise NotAuthenticated("the token is not good yet")
+        raise NotAuthenticated("the token is not valid yet")
 
 
 def _time(claims: Mapping[str, object], name: str) -> float:
@@ -198,7 +197,7 @@ def _scopes(claims: Mapping[str, object]) -> list[str]:
 
 
 def _groups(claims: Mapping[str, object], issuer: Issuer) -> tuple[str, ...]:
-    """The token's groups that are the VO's, in its order. Others are nobody's: one issuer speaks for one VO."""
+    """The token's groups that are the VO's, in its order. Others are dropped: one issuer speaks for one VO."""
     found = claims.get("wlcg.groups", [])
     if not isinstance(found, list) or len(found) > MAX_GROUPS:
         raise NotAuthenticated(f"the token's wlcg.groups is not a list of at most {MAX_GROUPS} groups")

@@ -1,8 +1,8 @@
-"""Who may do what at a site: grants, and what they say to a principal, an action and an owner. Pure.
+"""Grants: which principal may do which action to whose objects at a site. Pure.
 
 TOML, strict, default deny: what no grant allows is refused, and an empty file lets in only the operator. A grant
 names people by what was proved of them (issuer, VO, groups, roles, subject), what they may do, and to whose machines.
-A token that carries capabilities may do no more than these say, and then its groups count for nothing (WLCG Common JWT
+A token that carries capabilities allows no more than these, and then its groups do not count (WLCG Common JWT
 Profile, "Capability based authorization": a token's capabilities come before its groups).
 """
 
@@ -36,19 +36,19 @@ MAX_ENTRIES = 256
 
 LOCAL_MEANS = "local"
 NODE_MEANS = "node"
-TOKEN_MEANS = "token"  # noqa: S105 - how somebody was authenticated
+TOKEN_MEANS = "token"  # noqa: S105 - a way of authentication
 CERTIFICATE_MEANS = "certificate"
 LIMITED_MEANS = "limited-proxy"
-"""What a principal's `means` can be. A limited proxy (Globus) lets its holder look, and start or change nothing."""
+"""Values of a principal's `means`. A limited proxy (Globus) allows its holder to read, and to start or change nothing."""
 
 
 class SiteAction(StrEnum):
-    """What can be done at a site. Every route of the site's interface is one of these."""
+    """An action at a site. Every route of the site's interface is one of these."""
 
     DEPLOY = "deploy"
-    """Ask for machines or a cluster, or how that would go; scale a cluster up."""
+    """Create machines or a cluster, or dry-run that; scale a cluster up."""
     READ = "read"
-    """See deployments, machines, clusters, and what happened to them."""
+    """See deployments, machines, clusters, and their events."""
     MODIFY = "modify"
     """Resume, reactivate, reboot, resize, extend or shorten; scale down; replace a member."""
     HOLD = "hold"
@@ -60,19 +60,19 @@ class SiteAction(StrEnum):
     CONSOLE = "console"
     """Read what a guest writes to its console."""
     NODES = "nodes"
-    """See the nodes: what they have room for and what they cache."""
+    """See the nodes: their free capacity and their caches."""
     MANAGE_NODES = "manage-nodes"
-    """Let nodes join, drain them, take them out."""
+    """Let nodes join, drain them, remove them."""
     AUDIT = "audit"
-    """Read what the site did for all people, and why."""
+    """Read the site's audit log, of all people."""
     AGENT = "agent"
-    """Speak for a node. No grant gives this: a node's own certificate does, and allows nothing else."""
+    """Act as a node. No grant gives this: a node's own certificate does, and allows nothing else."""
 
 
 OWNER_ACTIONS = frozenset(
     {SiteAction.READ, SiteAction.MODIFY, SiteAction.HOLD, SiteAction.CANCEL, SiteAction.SAVE, SiteAction.CONSOLE}
 )
-"""Actions on somebody's machines: these ask whose."""
+"""Actions on machines of an owner."""
 
 CAPABILITIES = {
     SiteAction.DEPLOY: Capability.CREATE,
@@ -82,7 +82,7 @@ CAPABILITIES = {
     SiteAction.HOLD: Capability.MODIFY,
     SiteAction.CANCEL: Capability.CANCEL,
 }
-"""What a token's capabilities let its holder do. Nothing else is ever done with a token that carries any."""
+"""The capability that each action needs of a token that carries any; other actions are refused to such a token."""
 
 _GROUP = re.compile(r"(/[a-zA-Z0-9*?][a-zA-Z0-9_.*?-]*)+")
 _ROLE = re.compile(r"[a-zA-Z0-9*?][a-zA-Z0-9_.*?-]*")
@@ -104,12 +104,12 @@ SubjectName = Annotated[str, Field(min_length=1, max_length=1024)]
 
 def _grantable(action: SiteAction) -> SiteAction:
     if action is SiteAction.AGENT:
-        raise ValueError("agent cannot be granted: a node speaks for itself, by its own certificate")
+        raise ValueError("agent cannot be granted: a node authenticates by its own certificate")
     return action
 
 
 class Grant(Document):
-    """One row: who may do what, to whose machines, and how much of it. All that it says of "who" must hold.
+    """One row: who may do what, to whose machines, and how much of it. All its conditions on "who" must hold.
 
     Attributes:
         name: for people; refusals and explanations name it.
@@ -120,11 +120,11 @@ class Grant(Document):
             the group /vo/NAME.
         subjects: any of these names with that issuer.
         capabilities: a token with capabilities counts too, without the groups and roles; it may do what its capabilities
-            say and this row allows.
-        actions: what they may do.
-        over: to whose machines: their own, those of people of their VO, or everybody's.
-        images: what they may deploy.
-        each, together: how much every single one of them, and all people of the VO together, may have at a time.
+            and this row both allow.
+        actions: allowed to them.
+        over: whose machines: their own, those of people of their VO, or all.
+        images: that they may deploy.
+        each, together: the quota of each of them, and of all people of the VO together, at a time.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
@@ -147,15 +147,15 @@ class Grant(Document):
         if self.issuer is None and self.vo is None and not self.groups:
             raise ValueError(f"the grant {self.name!r} does not say whom it is for; give it an issuer, a vo or groups")
         if self.subjects and self.issuer is None:
-            raise ValueError(f"the grant {self.name!r} names subjects and not whose; give it their issuer")
+            raise ValueError(f"the grant {self.name!r} names subjects without their issuer; add issuer")
         if SiteAction.DEPLOY in self.actions and self.each is None:
-            raise ValueError(f"the grant {self.name!r} lets people deploy; say how much, in [grant.each]")
+            raise ValueError(f"the grant {self.name!r} allows deploy without a quota; add [grant.each]")
         if SiteAction.DEPLOY not in self.actions and (self.each or self.together):
-            raise ValueError(f"the grant {self.name!r} says how much, and does not let anybody deploy")
+            raise ValueError(f"the grant {self.name!r} has a quota but does not allow deploy")
         return self
 
     def fault(self, principal: Principal, action: SiteAction, owner: Principal | None) -> str:
-        """Why the grant does not let a principal do that; empty if it does."""
+        """Why the grant does not allow that to a principal; empty if it does."""
         if action not in self.actions:
             return f"is not about {action}"
         return self._stranger(principal) or self._foreign(principal, action, owner)
@@ -167,26 +167,26 @@ class Grant(Document):
         if self.vo is not None and principal.vo != self.vo:
             return f"is for the VO {self.vo}"
         if self.subjects and principal.subject not in self.subjects:
-            return "is for others of that issuer"
+            return "is for other subjects of that issuer"
         if not (self.groups or self.roles):
             return ""
         if principal.capabilities is not None:
-            return "" if self.capabilities else "is for groups, and they do not count beside a token's capabilities"
+            return "" if self.capabilities else "is for groups, which do not count for a token with capabilities"
         if any(_belongs(principal, group, self.groups, self.roles) for group in principal.groups):
             return ""
         roles = f"the role {' or '.join(self.roles)}" if self.roles else ""
         return f"is for {' in '.join(filter(None, (roles, ' or '.join(self.groups))))}"
 
     def _foreign(self, principal: Principal, action: SiteAction, owner: Principal | None) -> str:
-        """Why the grant does not reach the owner's machines, or the token not that far."""
+        """Why the grant does not cover the owner's machines, or the token lacks the capability."""
         if principal.capabilities is not None and CAPABILITIES.get(action) not in principal.capabilities:
             needed = CAPABILITIES.get(action)
-            return f"allows it, and the token lacks {needed}" if needed else "cannot be used with capabilities"
+            return f"allows it, but the token lacks {needed}" if needed else "cannot be used with capabilities"
         if action not in OWNER_ACTIONS or owner is None or self.over == "all" or owner.identity == principal.identity:
             return ""
         if self.over == "vo":
-            return "" if principal.vo and owner.vo == principal.vo else "reaches the machines of one's own VO"
-        return "reaches one's own machines"
+            return "" if principal.vo and owner.vo == principal.vo else "covers only machines of one's own VO"
+        return "covers only one's own machines"
 
 
 class SiteGrants(Document):
@@ -198,7 +198,7 @@ class SiteGrants(Document):
     def _once(self) -> Self:
         names = [grant.name for grant in self.grant]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two grants are called {twice!r}; each has a name of its own")
+            raise ValueError(f"two grants are named {twice!r}; give each its own name")
         return self
 
     @classmethod
@@ -221,8 +221,8 @@ class SiteGrants(Document):
         return "sha256:" + hashlib.sha256(canonical(self)).hexdigest()
 
     def warnings(self) -> list[str]:
-        """What is allowed to stand in the file and probably not meant."""
-        found = [] if self.grant else ["there is no [[grant]]: only the operator may do anything"]
+        """What is valid in the file but probably not meant, a sentence each."""
+        found = [] if self.grant else ["the file has no [[grant]]: only the operator may do anything"]
         for grant in self.grant:
             found += [
                 f"{grant.name}: {name}.{field} is 0: nothing can be deployed"
@@ -232,9 +232,9 @@ class SiteGrants(Document):
                 if not getattr(said, field)
             ]
             if grant.together is not None and grant.vo is None and not grant.groups:
-                found.append(f"{grant.name}: together counts by VO, and no VO is named")
+                found.append(f"{grant.name}: together counts by VO, but the grant names no VO")
             if grant.over == "all" and not (grant.subjects or grant.groups or grant.roles):
-                found.append(f"{grant.name}: every member of {grant.vo or grant.issuer} reaches everybody's machines")
+                found.append(f"{grant.name}: every member of {grant.vo or grant.issuer} has access to all machines")
             if grant.over == "own" and not OWNER_ACTIONS & set(grant.actions) and SiteAction.DEPLOY in grant.actions:
                 found.append(f"{grant.name}: people who deploy by it cannot see or delete their own deployments")
         return found
@@ -242,7 +242,7 @@ class SiteGrants(Document):
 
 @dataclass(frozen=True)
 class Allowed:
-    """Yes, by the grant of that name."""
+    """Allowed, by the grant of that name."""
 
     grant: str
     allowed: Literal[True] = True
@@ -250,7 +250,7 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Denied:
-    """No; why, in a sentence."""
+    """Denied, with the reason in a sentence."""
 
     reason: str
     allowed: Literal[False] = False
@@ -258,10 +258,10 @@ class Denied:
 
 @dataclass(frozen=True)
 class Reach:
-    """Whose machines an action reaches: what a list is filtered by.
+    """The owners whose machines an action covers: what a list is filtered by.
 
     Attributes:
-        everything: everybody's.
+        everything: those of all owners.
         vos: those of people of these VOs.
         owner: those of the principal with this identity; empty for none.
     """
@@ -271,21 +271,21 @@ class Reach:
     owner: str = ""
 
     def covers(self, owner: Principal) -> bool:
-        """Whether somebody's machines are among them."""
+        """Whether an owner's machines are among them."""
         return self.everything or owner.identity == self.owner or (bool(owner.vo) and owner.vo in self.vos)
 
 
 def authorize(
     rights: SiteGrants, principal: Principal, action: SiteAction, owner: Principal | None = None
 ) -> Allowed | Denied:
-    """Whether somebody may do something.
+    """Whether a principal may do something.
 
     Args:
         rights: of the site.
-        principal: who asks, authenticated.
-        action: what.
-        owner: whose machine or deployment it would be done to; None where it is nobody's, or not known yet (a list is
-            then filtered by `reach`).
+        principal: authenticated.
+        action: to be done.
+        owner: of the machine or deployment it would be done to; None where there is no owner, or it is not known yet (a
+            list is then filtered by `reach_of`).
     """
     if fault := _by_means(principal, action):
         return Denied(fault)
@@ -304,13 +304,13 @@ def authorize(
 def explain_denial(
     rights: SiteGrants, principal: Principal, action: SiteAction, owner: Principal | None = None
 ) -> Sequence[tuple[str, str]]:
-    """Each grant's name, and why it does not let somebody do something (empty where it does)."""
+    """Each grant's name, and why it does not allow that to the principal (empty where it does)."""
     by_means = _by_means(principal, action)
     return [(grant.name, by_means or grant.fault(principal, action, owner)) for grant in rights.grant]
 
 
 def reach_of(rights: SiteGrants, principal: Principal, action: SiteAction) -> Reach:
-    """Whose machines somebody may do something to."""
+    """The owners to whose machines a principal may do something."""
     if _by_means(principal, action):
         return Reach()
     if principal.means in {LOCAL_MEANS, NODE_MEANS}:
@@ -324,12 +324,12 @@ def reach_of(rights: SiteGrants, principal: Principal, action: SiteAction) -> Re
 
 
 def quota_of(rights: SiteGrants, principal: Principal, manifest: Manifest | None = None) -> Quota:
-    """How much somebody may have running at a time.
+    """The quota of a principal: how much they may have running at a time.
 
     Args:
         rights: of the site.
         principal: the owner.
-        manifest: of the image that is to run; None where that does not matter any more (an extension, say).
+        manifest: of the image to run; None where it does not matter any more (an extension, say).
     """
     denied = authorize(rights, principal, SiteAction.DEPLOY)
     if isinstance(denied, Denied):
@@ -348,13 +348,13 @@ def quota_of(rights: SiteGrants, principal: Principal, manifest: Manifest | None
 
 
 def _by_means(principal: Principal, action: SiteAction) -> str:
-    """What the way in which somebody proved who they are rules out, whatever grants say."""
+    """Why the way in which a principal authenticated rules the action out, whatever grants say; empty if it does not."""
     if action is SiteAction.AGENT:
-        return "" if principal.means == NODE_MEANS else "only a node speaks for itself, by its own certificate"
+        return "" if principal.means == NODE_MEANS else "only a node may do that, with its own certificate"
     if principal.means == NODE_MEANS:
-        return "a node's certificate is good for the node's own business alone"
+        return "a node's certificate is valid only for the node's own requests"
     if principal.means == LIMITED_MEANS and action is not SiteAction.READ:
-        return "a limited proxy lets its holder look and nothing else; make a full one"
+        return "a limited proxy allows only reading; make a full one"
     return ""
 
 
@@ -388,6 +388,6 @@ def _done(action: SiteAction) -> str:
         case SiteAction.AUDIT:
             return "read its audit"
         case SiteAction.READ | SiteAction.CONSOLE:
-            return f"{action} that"
+            return f"{action} that object"
         case _:
             return f"{action} there" if action is SiteAction.DEPLOY else f"{action} that machine"

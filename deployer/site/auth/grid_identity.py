@@ -1,4 +1,4 @@
-"""People by their X.509 certificates: the holder behind a chain, and what VOMS says of them, as one principal."""
+"""Principals from X.509 certificates: the holder behind a chain, with their VOMS attributes."""
 
 import logging
 import threading
@@ -22,22 +22,22 @@ from signer.x509.ca_directory import CaDirectory
 from signer.x509.path_validation import CrlPolicy
 
 REMEMBERED = timedelta(seconds=10)
-"""How long a chain that was good is not judged again: a thousand files of a grid's CAs are looked at each time. A
-revocation list, or a change in vomsdir, counts that much later."""
+"""How long the result for a valid chain is reused: verifying reads a thousand files of a grid's CAs. A revocation list,
+or a change in vomsdir, takes effect that much later."""
 
 MOST = 1000
-"""Chains that are remembered."""
+"""Chains whose results are kept."""
 
 log = logging.getLogger("partita.site")
 
 
 @dataclass(frozen=True)
 class GridTrust:
-    """By what certificates of people are judged.
+    """The trust by which people's certificates are verified.
 
     Attributes:
         authorities: the directory of CAs.
-        servers: the VOMS servers that are believed.
+        servers: the trusted VOMS servers.
         targets: the host names of the service.
         crls: whether each CA must have a current revocation list.
     """
@@ -49,15 +49,15 @@ class GridTrust:
 
 
 def authenticate_chain(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal:
-    """Whom a chain of certificates speaks for.
+    """The principal of a chain of certificates.
 
     Args:
         chain: in DER, the one whose key was proved first.
-        trust: what it is judged by.
+        trust: by which it is verified.
         now: aware, UTC.
 
     Raises:
-        NotAuthenticated: it breaks a rule, or what VOMS says in it does; says which.
+        NotAuthenticated: the chain, or its VOMS attributes, break a rule; names it.
         SiteUnavailable: the CAs cannot be read now.
     """
     try:
@@ -80,14 +80,14 @@ def authenticate_chain(chain: Sequence[bytes], trust: GridTrust, now: datetime) 
             means=LIMITED_MEANS if holder.limited else CERTIFICATE_MEANS,
         )
     except ValidationError as exc:
-        raise NotAuthenticated("the names in the certificate are longer than anything here may be") from exc
+        raise NotAuthenticated("the names in the certificate are too long") from exc
 
 
 class GridIdentities:
-    """Who people are, judged again every ten seconds. Safe to use from several threads.
+    """Authenticates chains, and reuses each result for ten seconds. Safe to use from several threads.
 
     Args:
-        trust: what their chains are judged by.
+        trust: by which chains are verified.
     """
 
     def __init__(self, trust: GridTrust) -> None:
@@ -95,8 +95,8 @@ class GridIdentities:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[bytes, ...], tuple[datetime, Principal]] = OrderedDict()
 
-    def person(self, chain: Sequence[bytes], now: datetime) -> Principal:
-        """As the function of that name; what was refused is judged anew each time."""
+    def authenticate(self, chain: Sequence[bytes], now: datetime) -> Principal:
+        """As `authenticate_chain`; a refusal is never reused."""
         key = tuple(chain)
         with self._lock:
             known = self._known.get(key)

@@ -1,4 +1,4 @@
-"""Whose tokens a site believes, for which VO, and how far: the issuers' file. Nobody else's keys are ever asked for."""
+"""The issuers file: whose tokens a site trusts, for which VO, and within what limits. No other issuer's keys are fetched."""
 
 import re
 from pathlib import Path
@@ -19,10 +19,10 @@ MAX_ISSUERS = 1 << 20
 """Bytes of the file."""
 
 DEFAULT_LIFETIME = 6 * 3600
-"""Seconds that a token may be good for in all: the longest that WLCG's profile recommends for access tokens."""
+"""Seconds that a token may be valid for in all: the longest that WLCG's profile recommends for access tokens."""
 
 Algorithm = Literal["RS256", "ES256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES384", "ES512", "EdDSA"]
-"""Asymmetric ones only: with a shared secret, whoever can check a token can make one."""
+"""Asymmetric ones only: with a shared secret, every verifier could make tokens."""
 
 TokenProfile = Literal["wlcg", "scitokens"]
 
@@ -35,16 +35,16 @@ IssuerUrl = Annotated[
 
 
 class Issuer(Document):
-    """A token issuer that the site believes.
+    """A token issuer that the site trusts.
 
     Attributes:
-        issuer: its URL, byte for byte as tokens give it.
+        issuer: its URL, byte for byte as in its tokens.
         vo: the VO that it speaks for; one issuer is one VO (WLCG Common JWT Profile).
-        profiles: the kinds of tokens that count.
-        algorithms: of their signatures.
-        max_lifetime: seconds from `iat` to `exp`; a token that is good for longer is refused.
-        any_audience: whether tokens for anybody (`https://wlcg.cern.ch/jwt/v1/any`, or `ANY`) are for this site too.
-        audiences: other names under which tokens may be meant for this site.
+        profiles: the accepted kinds of tokens.
+        algorithms: accepted for their signatures.
+        max_lifetime: most seconds from `iat` to `exp`; a token that is valid for longer is refused.
+        any_audience: whether tokens for any service (`https://wlcg.cern.ch/jwt/v1/any`, or `ANY`) are accepted.
+        audiences: other names of this site that tokens may be made for.
     """
 
     issuer: IssuerUrl
@@ -57,7 +57,7 @@ class Issuer(Document):
 
 
 class Issuers(Document):
-    """All issuers that a site believes; without any, no token counts."""
+    """All issuers that a site trusts; without any, every token is refused."""
 
     issuer: Annotated[tuple[Issuer, ...], Field(max_length=256)] = ()
 
@@ -65,7 +65,7 @@ class Issuers(Document):
     def _once(self) -> Self:
         urls = [each.issuer for each in self.issuer]
         if twice := next((url for url in urls if urls.count(url) > 1), None):
-            raise ValueError(f"the issuer {twice} stands there twice; keep one")
+            raise ValueError(f"the issuer {twice} is listed twice; keep one")
         return self
 
     def find(self, url: object) -> Issuer | None:

@@ -1,8 +1,8 @@
-"""Whose certificate stands behind the one that somebody shows: proxies, the holder, the CA. Pure.
+"""Proxy certificates: the holder behind a chain of them. Pure.
 
 A proxy is a certificate that a person issues to a job of theirs, with a name one step below their own; proxies issue
 proxies. Sources: RFC 3820, section 3 and 4; for limited proxies, Globus Toolkit's "Security: Proxy Certificates". The
-holder's own chain is judged by the rules of grids (`signer.x509.path_validation`): every CA in it is one that the site itself installed.
+holder's own chain is verified by the rules of grids (`signer.x509.path_validation`): every CA in it is one that the site itself installed.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MAX_PROXIES = 8
 """Proxies below one certificate; a job that was handed on three times has four."""
 
 ATTRIBUTES = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.5")
-"""Where a proxy carries attribute certificates of VOMS."""
+"""The extension with VOMS attribute certificates."""
 
 _PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 _INHERIT_ALL, _INDEPENDENT = "1.3.6.1.5.5.7.21.1", "1.3.6.1.5.5.7.21.2"
@@ -34,11 +34,11 @@ _COMMON_NAME = "2.5.4.3"
 
 @dataclass(frozen=True)
 class CertificateHolder:
-    """Somebody, as a chain of certificates proves them.
+    """The person behind a chain of certificates.
 
     Attributes:
-        certificate: their own, by a CA.
-        limited: it was shown through a limited proxy.
+        certificate: their own, issued by a CA.
+        limited: whether the chain contains a limited proxy.
         attributes: the value of the VOMS extension in the proxy nearest to the job, or None where there is none.
     """
 
@@ -53,13 +53,13 @@ def find_holder(
     """The holder behind a chain.
 
     Args:
-        chain: certificates in DER, the one whose key was proved first; what comes behind the holder's is not looked at.
+        chain: certificates in DER, the one whose key was proved first; those after the holder's are ignored.
         authorities: the CAs of the site.
         now: aware, UTC.
         crls: whether each CA must have a current revocation list.
 
     Raises:
-        NotAuthenticated: the chain breaks a rule; says which.
+        NotAuthenticated: the chain breaks a rule; names it.
     """
     proxies: list[Certificate] = []
     for der in chain:
@@ -68,7 +68,7 @@ def find_holder(
             break
         proxies.append(certificate)
         if len(proxies) > MAX_PROXIES:
-            raise NotAuthenticated(f"there are more than {MAX_PROXIES} proxies in the chain")
+            raise NotAuthenticated(f"the chain has more than {MAX_PROXIES} proxies")
     else:
         raise NotAuthenticated("the chain contains only proxy certificates")
     try:
@@ -76,10 +76,10 @@ def find_holder(
     except SignatureError as exc:
         raise NotAuthenticated(str(exc)) from exc
     if proxies and not _may_sign(certificate):
-        raise NotAuthenticated(f"the key of {certificate.subject} is not made for the digital signatures of proxies")
+        raise NotAuthenticated(f"the key usage of {certificate.subject} does not allow it to sign proxies")
     limited, found = False, None
     issuer = certificate
-    # From the holder down, as rights are handed on.
+    # From the holder down, in the order of delegation.
     for below, proxy in zip(reversed(range(len(proxies))), reversed(proxies), strict=True):
         _check_proxy(proxy, issuer, now)
         extensions = _extensions(proxy)
@@ -96,7 +96,7 @@ def _read(der: bytes) -> Certificate:
     try:
         return read_certificate(der)
     except KeyUnusable as exc:
-        raise NotAuthenticated("the chain has a certificate that cannot be read") from exc
+        raise NotAuthenticated("the chain contains an unreadable certificate") from exc
 
 
 def _may_sign(holder: Certificate) -> bool:
@@ -108,37 +108,37 @@ def _may_sign(holder: Certificate) -> bool:
 
 
 def _check_proxy(proxy: Certificate, issuer: Certificate, now: datetime) -> None:
-    """What RFC 3820 demands of one proxy and whoever issued it."""
+    """Check one proxy and its issuer by RFC 3820."""
     name = f"the proxy {proxy.subject}"
     if not issuer.issued(proxy):
         raise NotAuthenticated(f"{name} was not issued by {issuer.subject}")
     if not _is_below(proxy, issuer):
-        raise NotAuthenticated(f"the name of {name} is not that of its issuer and one common name")
+        raise NotAuthenticated(f"the name of {name} is not its issuer's name plus one common name")
     if proxy.weak:
         raise NotAuthenticated(f"{name} has {proxy.weak}")
     if proxy.digest and proxy.digest not in STRONG_DIGESTS:
-        raise NotAuthenticated(f"{name} is signed with {proxy.digest}; that is too weak")
+        raise NotAuthenticated(f"{name} is signed with {proxy.digest}, which is too weak")
     if not proxy.not_before <= now <= proxy.not_after:
-        raise NotAuthenticated(f"{name} is good from {proxy.not_before:%Y-%m-%d %H:%M} to {proxy.not_after:%H:%M} UTC")
+        raise NotAuthenticated(f"{name} is valid from {proxy.not_before:%Y-%m-%d %H:%M} to {proxy.not_after:%H:%M} UTC")
     if proxy.authority:
         raise NotAuthenticated(f"{name} claims to be a CA")
 
 
 def _extensions(proxy: Certificate) -> dict[x509.ObjectIdentifier, x509.ExtensionType]:
-    """A proxy's extensions, which are such as RFC 3820 allows."""
+    """A proxy's extensions, checked by RFC 3820."""
     name = f"the proxy {proxy.subject}"
     found = x509.load_der_x509_certificate(proxy.der).extensions
     extensions: dict[x509.ObjectIdentifier, x509.ExtensionType] = {each.oid: each.value for each in found}
     for each in found:
         if each.critical and each.oid not in _KNOWN:
-            raise NotAuthenticated(f"{name} has a critical extension {each.oid.dotted_string} that is not known")
+            raise NotAuthenticated(f"{name} has an unknown critical extension {each.oid.dotted_string}")
     if not found.get_extension_for_oid(_PROXY_INFO).critical:
-        raise NotAuthenticated(f"{name} does not say critically that it is one")
+        raise NotAuthenticated(f"{name} does not mark ProxyCertInfo as critical")
     usage = extensions.get(ExtensionOID.KEY_USAGE)
     if isinstance(usage, x509.KeyUsage) and (usage.key_cert_sign or not usage.digital_signature):
-        raise NotAuthenticated(f"{name} has a key usage that no proxy has")
+        raise NotAuthenticated(f"{name} has a key usage that proxies must not have")
     if {ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.ISSUER_ALTERNATIVE_NAME} & set(extensions):
-        raise NotAuthenticated(f"{name} has another name beside its own")
+        raise NotAuthenticated(f"{name} has an alternative name, which proxies must not have")
     return extensions
 
 
@@ -155,9 +155,9 @@ def _is_below(proxy: Certificate, issuer: Certificate) -> bool:
 
 
 def _check_info(extensions: dict[x509.ObjectIdentifier, x509.ExtensionType], below: int) -> str:
-    """The language of a proxy's policy, given how many proxies are below it: ProxyCertInfo (RFC 3820, section 3.8)."""
+    """The policy language of a proxy with `below` proxies under it: ProxyCertInfo (RFC 3820, section 3.8)."""
     carried = extensions[_PROXY_INFO]
-    malformed = NotAuthenticated("a proxy does not say in RFC 3820's form what it is for")
+    malformed = NotAuthenticated("a proxy's ProxyCertInfo is not in the form of RFC 3820")
     if not isinstance(carried, x509.UnrecognizedExtension):
         raise malformed
     try:
@@ -169,9 +169,9 @@ def _check_info(extensions: dict[x509.ObjectIdentifier, x509.ExtensionType], bel
     if length is not None and (length < 0 or below > length):
         raise NotAuthenticated(f"a proxy allows {length} proxies below it, and there are {below}")
     if language == _INDEPENDENT:
-        raise NotAuthenticated("an independent proxy has no rights of its issuer's")
+        raise NotAuthenticated("an independent proxy inherits no rights from its issuer")
     if language not in {_INHERIT_ALL, _LIMITED}:
-        raise NotAuthenticated("a proxy is restricted in a language that is not known here")
+        raise NotAuthenticated("a proxy is restricted in an unknown policy language")
     if len(parts) != 1:
         raise malformed  # both languages come without a policy text (section 3.8.2)
     return language

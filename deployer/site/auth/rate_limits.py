@@ -1,7 +1,7 @@
-"""How often somebody may ask: token buckets, one for each person and one for each address. Pure, but for a lock.
+"""Rate limits: token buckets, one for each person and one for each address. Pure, but for a lock.
 
-A bucket holds so many requests and fills at a steady rate; who finds it empty is told when the next one is answered
-(RFC 9110, section 10.2.3). The address comes first, so that guessing at tokens is bounded before it costs anything.
+A bucket holds so many requests and fills at a steady rate; a client that finds it empty is told when to retry
+(RFC 9110, section 10.2.3). The address is checked first, so that guessing at tokens is bounded before it costs anything.
 """
 
 import math
@@ -13,37 +13,37 @@ from dataclasses import dataclass
 from deployer.errors import TooManyRequests
 
 REMEMBERED = 20_000
-"""Buckets that are kept; the one that was not used for longest goes first. It would be full again long before."""
+"""Buckets that are kept; the least recently used is dropped first. It would be full again long before."""
 
 
 @dataclass(frozen=True)
 class RequestRate:
-    """So many requests at once, and so many more each second after that."""
+    """The size of a bucket (requests at once), and its rate of filling (requests per second)."""
 
     burst: float
     per_second: float
 
     @classmethod
     def steady(cls, per_second: float, seconds: float) -> "RequestRate":
-        """That many each second, and those of so many seconds at once; one at least."""
+        """A rate of `per_second`, with a burst of as many as that gives in `seconds`; one at least."""
         return cls(max(1.0, per_second * seconds), per_second)
 
 
 BURSTS = 5.0, 4.0, 40.0
-"""Seconds' worth of requests that may come at once: of one person (a page that looks at everything, and a script beside
-it), of one address (several people behind one router; nodes behind one, too), and of failures to say who one is (a wrong
+"""Seconds' worth of requests that may come at once: of one person (a page that loads everything, and a script beside
+it), of one address (several people, or nodes, behind one router), and of failures to authenticate (a wrong
 file by accident, not a search)."""
 
 PER_PERSON, PER_ADDRESS, PER_FAILURE = RequestRate(100, 20), RequestRate(400, 100), RequestRate(20, 0.5)
-"""Unless the site's settings say otherwise. Others at an address from which failures come do not suffer."""
+"""Defaults of the site's settings. Failures from an address do not slow others at it."""
 
 
 class TokenBuckets:
-    """Buckets of one kind, by whatever they are for. Safe to use from several threads.
+    """Buckets of one kind, by key. Safe to use from several threads.
 
     Args:
         rate: of each of them.
-        clock: seconds, that never goes back.
+        clock: monotonic seconds.
         most: buckets that are kept.
     """
 
@@ -56,7 +56,7 @@ class TokenBuckets:
         """Take a request out of a bucket.
 
         Returns:
-            0 where there was one; else the seconds until there is, and nothing has been taken.
+            0 where there was one; else the seconds until there is one, and nothing has been taken.
         """
         with self._lock:
             now = self._clock()
@@ -70,11 +70,11 @@ class TokenBuckets:
 
 
 class RequestLimiter:
-    """What a site asks before it answers anybody.
+    """Limits requests by address, by person, and failures by address.
 
     Args:
-        clock: seconds, that never goes back.
-        person, address, failure: how often each may.
+        clock: monotonic seconds.
+        person, address, failure: the rate of each.
     """
 
     def __init__(
@@ -87,20 +87,20 @@ class RequestLimiter:
         self._persons, self._addresses = TokenBuckets(person, clock), TokenBuckets(address, clock)
         self._failures = TokenBuckets(failure, clock)
 
-    def knock(self, address: str) -> None:
-        """Somebody is there, at this address; TooManyRequests where that is too often."""
+    def check_address(self, address: str) -> None:
+        """Count a request from an address; TooManyRequests above its rate."""
         _answer(self._addresses.take(address), "from your address")
 
-    def failed(self, address: str) -> None:
-        """Whoever it was could not say who they are; TooManyRequests where that happens too often."""
-        _answer(self._failures.take(address), "from your address that say nothing that counts")
+    def count_failure(self, address: str) -> None:
+        """Count a failure to authenticate from an address; TooManyRequests above its rate."""
+        _answer(self._failures.take(address), "from your address without valid credentials")
 
-    def ask(self, identity: str) -> None:
-        """Somebody who is known asks for something; TooManyRequests where that is too often."""
+    def check_person(self, identity: str) -> None:
+        """Count a request of an authenticated person; TooManyRequests above their rate."""
         _answer(self._persons.take(identity), "of yours")
 
 
 def _answer(wait: float, whose: str) -> None:
     if wait > 0:
         seconds = max(1, math.ceil(wait))
-        raise TooManyRequests(f"there are too many requests {whose}; ask again in {seconds} s", seconds)
+        raise TooManyRequests(f"too many requests {whose}; retry in {seconds} s", seconds)

@@ -1,6 +1,6 @@
-"""Bearer tokens: who made one, and whether the signature is theirs. The only door to the library that reads them.
+"""Bearer tokens: their issuer and signature. The only door to the library that reads them (PyJWT).
 
-Nothing that a token says is believed before its signature holds, but for one thing: whose keys to look it up in, and
+Nothing in a token is trusted before its signature holds, but for one thing: the issuer whose keys to use, and
 that only among the issuers of the site's own file. Sources: RFC 7519, RFC 7515, RFC 8725 (best practices), WLCG Common
 JWT Profile.
 """
@@ -23,7 +23,7 @@ MAX_TOKEN = 16 << 10
 """Characters. Grids' tokens have one or two thousand, and most servers take 8 KiB of headers."""
 
 MAX_KID = 255
-"""Characters of a key's name."""
+"""Characters of a key's ID."""
 
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
@@ -39,21 +39,22 @@ _NOTHING_ELSE: Any = {
     "verify_jti": False,
     "enforce_minimum_key_length": True,
 }
-"""The library checks the signature, and that the key is no shorter than RFC 7518 allows; what the claims mean is read by our own rules, at the time that we are told."""
+"""The library checks the signature, and that the key is no shorter than RFC 7518 allows; the claims are checked by
+`claims.read_claims`, at the time that it is given."""
 
 
 @dataclass(frozen=True)
 class UnverifiedToken:
-    """What a token says of itself; nobody has vouched for it."""
+    """The content of a token, not verified."""
 
     header: Mapping[str, Any]
     claims: Mapping[str, Any]
 
 
 def peek_token(text: str) -> UnverifiedToken:
-    """Look into a token without believing it; NotAuthenticated if it is none."""
+    """Read a token without verifying it; NotAuthenticated if it is not a signed JWT."""
     if len(text) > MAX_TOKEN:
-        raise NotAuthenticated(f"the token has {len(text)} characters, more than the {MAX_TOKEN} allowed")
+        raise NotAuthenticated(f"the token has {len(text)} characters; at most {MAX_TOKEN} are allowed")
     if not _FORM.fullmatch(text):
         raise NotAuthenticated("the bearer token is not a signed JWT")
     try:
@@ -64,18 +65,18 @@ def peek_token(text: str) -> UnverifiedToken:
 
 
 def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys: IssuerKeys) -> Principal:
-    """Whom a token speaks for.
+    """The principal of a token.
 
     Args:
         text: the token.
-        issuers: whom the site believes.
-        audience: what the site is called.
+        issuers: that the site trusts.
+        audience: the site's name.
         now: aware, UTC.
         keys: of the issuers.
 
     Raises:
-        NotAuthenticated: it does not count; says why, which is for the log alone.
-        SiteUnavailable: its issuer is believed, and the issuer's keys cannot be had.
+        NotAuthenticated: it is refused; the reason is for the log alone.
+        SiteUnavailable: its issuer is trusted, and the issuer's keys are unavailable.
     """
     seen = peek_token(text)
     issuer = issuers.find(seen.claims.get("iss"))
@@ -83,11 +84,11 @@ def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys
         raise NotAuthenticated(f"the issuer {_shown(seen.claims.get('iss'))} is not trusted here")
     algorithm, kid = seen.header.get("alg"), seen.header.get("kid")
     if algorithm not in issuer.algorithms:
-        raise NotAuthenticated(f"tokens of {issuer.issuer} signed with {_shown(algorithm)} do not count")
+        raise NotAuthenticated(f"tokens of {issuer.issuer} signed with {_shown(algorithm)} are not accepted")
     if not isinstance(kid, str) or not 0 < len(kid) <= MAX_KID:
         raise NotAuthenticated("the token does not name the key that it is signed with")
     if "crit" in seen.header:
-        raise NotAuthenticated("the token demands that something is understood that is not")
+        raise NotAuthenticated("the token has a critical header (crit) that is not understood")
     key = keys.key(issuer.issuer, kid)
     if key is None:
         raise NotAuthenticated(f"{issuer.issuer} has no key {_shown(kid)}")
@@ -98,20 +99,20 @@ def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys
         )
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as exc:
         raise NotAuthenticated(
-            f"the signature of the token is not that of the key {_shown(kid)} of {issuer.issuer}"
+            f"the token's signature was not made by the key {_shown(kid)} of {issuer.issuer}"
         ) from exc
     return read_claims(claims, issuer, audience, now)
 
 
 def _check_key(key: Mapping[str, Any], algorithm: str) -> None:
-    """Whether a key is one for that algorithm: a key's own kind decides, never the token (RFC 8725, section 3.1)."""
+    """Check that a key is for that algorithm: the key's own type decides, never the token (RFC 8725, section 3.1)."""
     family = _FAMILIES[algorithm[:2]]
     fits = key.get("kty") == family and key.get("alg", algorithm) == algorithm
     fits = fits and key.get("use", "sig") == "sig" and "verify" in key.get("key_ops", ["verify"])
     if not fits or key.get("crv") != _CURVES.get(algorithm):
-        raise NotAuthenticated(f"the key {_shown(key.get('kid'))} is not one for {algorithm}")
+        raise NotAuthenticated(f"the key {_shown(key.get('kid'))} is not for {algorithm}")
 
 
 def _shown(text: object) -> str:
-    """Something that a stranger said, fit for a log."""
+    """Untrusted text, fit for a log."""
     return ascii(text)[:200]

@@ -1,7 +1,7 @@
-"""Attribute certificates of VOMS: who says that somebody belongs to a VO, and in which groups and roles.
+"""VOMS attribute certificates: a server's statement that a person belongs to a VO, with groups and roles.
 
-The only door to the library that reads them. A VOMS server is believed for a VO where the site's vomsdir has a file
-VO/HOST.lsc with the names of its certificate and of the CAs above it, and that certificate's chain holds by the rules of
+The only door to the library that reads them. A VOMS server is trusted for a VO where the site's vomsdir has a file
+VO/HOST.lsc with the names of its certificate and of the CAs above it, and that certificate's chain is valid by the rules of
 grids. Sources: RFC 5755 (attribute certificates), RFC 3281; V. Ciaschini, "The VOMS Attribute Certificate Format" (OGF
 GFD.182).
 """
@@ -27,7 +27,7 @@ from signer.x509.der import Element, read_der
 from signer.x509.path_validation import CertificateChain, CrlPolicy, find_chain
 
 SKEW = timedelta(minutes=5)
-"""By which a VOMS server's clock may be ahead of ours: what its own clients assume."""
+"""How far a VOMS server's clock may be ahead of ours: the value of its own clients."""
 
 MAX_LSC = 64 << 10
 """Bytes of a file in vomsdir."""
@@ -74,12 +74,12 @@ class _Lists(core.SequenceOf):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class VomsMembership:
-    """What a VOMS server says of somebody.
+    """A person's membership in a VO, as a VOMS server states it.
 
     Attributes:
-        vo: whose server it is.
+        vo: the VO of the server.
         groups: and roles, the primary one first; /Role=NULL and /Capability=NULL are left out.
-        until: when it says that no longer.
+        until: the end of its validity.
     """
 
     vo: str
@@ -88,8 +88,8 @@ class VomsMembership:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """An attribute certificate as it was read, before anything of it is believed."""
+class _AttributeCertificate:
+    """An attribute certificate as it was read, not verified."""
 
     signed: bytes
     signature: bytes
@@ -106,16 +106,16 @@ class _Said:
 
 
 class VomsDirectory:
-    """The directory of the VOMS servers that a site believes, as grids lay it out."""
+    """The directory of the VOMS servers that a site trusts, in grids' usual layout."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def chains(self, vo: str, host: str) -> Sequence[tuple[str, ...]]:
-        """The names, from a server's certificate upwards, by which it is believed; none where it has no file.
+        """The trusted chains of names of a server, from its certificate upwards; none where it has no file.
 
         Args:
-            vo, host: as the certificate says; must be names, no paths.
+            vo, host: as in the attribute certificate; must be names, not paths.
         """
         path = self.path / vo / f"{host}.lsc"
         try:
@@ -127,8 +127,8 @@ class VomsDirectory:
 
 
 def parse_lsc(text: str) -> tuple[tuple[str, ...], ...]:
-    """The chains of names in an .lsc file: a subject and the names above it, one a line; chains are parted by a line
-    NEXT CHAIN. A chain of one name counts for nothing: it would believe whoever can get that name from any CA."""
+    """The chains of names in an .lsc file: a subject and the names above it, one a line; chains are separated by a line
+    NEXT CHAIN. A chain of one name is ignored: it would trust that name from any CA."""
     chains: list[list[str]] = [[]]
     for line in (line.strip() for line in text.splitlines()):
         if _NEXT.fullmatch(line):
@@ -147,55 +147,54 @@ def read_membership(
     now: datetime,
     crls: CrlPolicy = "required",
 ) -> VomsMembership:
-    """What a proxy's attribute certificates say; the first of them counts, and others are not looked at.
+    """The membership in a proxy's attribute certificates; the first of them counts, and others are ignored.
 
     Args:
         extension: the value of the proxy's VOMS extension.
         holder: the certificate that the proxy stands for.
         authorities: the CAs of the site.
-        servers: the VOMS servers that it believes.
+        servers: the VOMS servers that it trusts.
         targets: the host names of this service.
         now: aware, UTC.
         crls: whether each CA must have a current revocation list.
 
     Raises:
-        NotAuthenticated: the first certificate is not good; says why. Whoever shows a bad one is not taken for somebody
-            without any.
+        NotAuthenticated: the first certificate is not valid; says why. A bad one is not treated as none.
     """
     said = _read(extension)
     if said.holder != (holder.issuer_der, holder.serial):
-        raise NotAuthenticated("the VOMS attributes are those of another certificate")
+        raise NotAuthenticated("the VOMS attributes belong to another certificate")
     if not said.not_before - SKEW <= now <= said.not_after:
-        raise NotAuthenticated(f"the VOMS attributes ended, or begin, at another time: they end {said.not_after}")
+        raise NotAuthenticated(f"the VOMS attributes are valid from {said.not_before} to {said.not_after} only")
     _check_extensions(said, targets)
     match = _AUTHORITY.fullmatch(said.authority)
     if match is None:
-        raise NotAuthenticated("the VOMS attributes do not say of which VO and server they are")
+        raise NotAuthenticated("the VOMS attributes do not name their VO and server")
     vo, host = match.groups()
     groups = _groups(said.fqans, vo)
     server = _server(said)
     try:
         chain = find_chain(server, authorities, now, crls)
     except SignatureError as exc:
-        raise NotAuthenticated(f"the VOMS server's certificate is not good: {exc}") from exc
-    if not _believed(chain, servers.chains(vo, host)):
+        raise NotAuthenticated(f"the VOMS server's certificate is not valid: {exc}") from exc
+    if not _trusted(chain, servers.chains(vo, host)):
         raise NotAuthenticated(
-            f"{server.subject}, issued by {server.issuer}, is not a VOMS server of {vo} on {host} by this site's configuration"
+            f"{server.subject}, issued by {server.issuer}, is not listed in vomsdir as a VOMS server of {vo} on {host}"
         )
     _check_signature(said, server)
     return VomsMembership(vo, groups, said.not_after)
 
 
-def _read(extension: bytes) -> _Said:
+def _read(extension: bytes) -> _AttributeCertificate:
     try:
-        return _said(extension)
+        return _parse(extension)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as exc:
-        # The library has no error of its own: whatever bytes it cannot make sense of raise one of these.
-        raise NotAuthenticated("the VOMS attributes are in no form that can be read") from exc
+        # The library has no error of its own: malformed bytes raise one of these.
+        raise NotAuthenticated("the VOMS attributes cannot be parsed") from exc
 
 
-def _said(extension: bytes) -> _Said:
-    """What the first certificate says; ValueError, or whatever the library raises, where it is not of the form."""
+def _parse(extension: bytes) -> _AttributeCertificate:
+    """The first attribute certificate; ValueError, or what the library raises, where it is malformed."""
     certificate = _Lists.load(extension, strict=True)[0][0]
     info, algorithm = certificate["ac_info"], certificate["signature_algorithm"]
     held, said_by, period = info["holder"], info["issuer"], info["att_cert_validity_period"]
@@ -216,7 +215,7 @@ def _said(extension: bytes) -> _Said:
     ):
         raise ValueError
     chain = _Chains.load(extensions[_CERTIFICATES]["extn_value"].contents, strict=True)
-    return _Said(
+    return _AttributeCertificate(
         signed=info.dump(),
         signature=certificate["signature"].native,
         digest=algorithm.hash_algo,
@@ -242,17 +241,17 @@ def _directory(found: names.GeneralNames) -> bytes:
     return bytes(name.chosen.chosen.untag().dump())
 
 
-def _check_extensions(said: _Said, targets: Collection[str]) -> None:
+def _check_extensions(said: _AttributeCertificate, targets: Collection[str]) -> None:
     for oid, (critical, _) in said.extensions.items():
         if critical and oid not in {_TARGETS, _CERTIFICATES, _TAGS, _NO_REVOCATION, _AUTHORITY_KEY}:
-            raise NotAuthenticated(f"the VOMS attributes have a critical extension {oid} that is not known")
+            raise NotAuthenticated(f"the VOMS attributes have an unknown critical extension {oid}")
     if _NO_REVOCATION not in said.extensions:
-        raise NotAuthenticated("the revocation state of the VOMS attributes cannot be checked")
+        raise NotAuthenticated("the VOMS attributes can be revoked, and their revocation cannot be checked")
     if _TARGETS in said.extensions:
         try:
             meant = set(_targets(read_der(said.extensions[_TARGETS][1])))
         except (SignatureError, UnicodeDecodeError) as exc:
-            raise NotAuthenticated("the holder of the VOMS attributes cannot be determined") from exc
+            raise NotAuthenticated("the targets of the VOMS attributes cannot be read") from exc
         if not meant & {target.lower() for target in targets}:
             raise NotAuthenticated("the VOMS attributes are for another service")
 
@@ -279,12 +278,12 @@ def _groups(fqans: Sequence[str], vo: str) -> tuple[str, ...]:
         if group != f"/{vo}" and not group.startswith(f"/{vo}/"):
             raise NotAuthenticated(f"the VOMS attributes of {vo} name a group of another VO")
         if capability not in {None, "NULL"}:
-            raise NotAuthenticated("the VOMS attributes have a capability, which VOMS does not define")
+            raise NotAuthenticated("the VOMS attributes have a capability; capabilities are not defined")
         found.append(group if role in {None, "NULL"} else f"{group}/Role={role}")
     return tuple(dict.fromkeys(found))
 
 
-def _server(said: _Said) -> Certificate:
+def _server(said: _AttributeCertificate) -> Certificate:
     try:
         server = read_certificate(said.server)
     except KeyUnusable as exc:
@@ -294,23 +293,23 @@ def _server(said: _Said) -> Certificate:
     return server
 
 
-def _believed(chain: CertificateChain, allowed: Sequence[tuple[str, ...]]) -> bool:
-    """Whether the names of a chain are, from its first on, those of one that is allowed."""
+def _trusted(chain: CertificateChain, allowed: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the names of a chain are, from its first on, those of an allowed one."""
     # Host certificates of grids are called host/NAME; the value of a name can hold no further structure then.
     subjects = tuple(_SERVICE.sub(r"CN=\1/\2", each.subject) for each in chain.certificates)
     return any(subjects[: len(each)] == each for each in allowed)
 
 
-def _check_signature(said: _Said, server: Certificate) -> None:
+def _check_signature(said: _AttributeCertificate, server: Certificate) -> None:
     digest, key = _HASHES.get(said.digest), x509.load_der_x509_certificate(server.der).public_key()
     if digest is None:
-        raise NotAuthenticated("the VOMS attributes are signed with a hash that is too weak")
+        raise NotAuthenticated("the VOMS attributes are signed with a weak or unknown hash")
     try:
         if isinstance(key, rsa.RSAPublicKey) and said.scheme == "rsassa_pkcs1v15":
             key.verify(said.signature, said.signed, padding.PKCS1v15(), digest)
         elif isinstance(key, ec.EllipticCurvePublicKey) and said.scheme == "ecdsa":
             key.verify(said.signature, said.signed, ec.ECDSA(digest))
         else:
-            raise NotAuthenticated("the VOMS attributes are signed in a way that does not count")
+            raise NotAuthenticated("the VOMS attributes are signed with an unsupported scheme")
     except (InvalidSignature, UnsupportedAlgorithm) as exc:
-        raise NotAuthenticated("the signature of the VOMS attributes is not that of the server") from exc
+        raise NotAuthenticated("the signature of the VOMS attributes was not made by the server") from exc

@@ -1,7 +1,7 @@
-"""The context broker's HTTP interface, as guests see it: parse, call, render. Decides nothing.
+"""The context broker's HTTP interface for guests: parse, call, render. Decides nothing.
 
-Documents are JSON; to a guest that asks for `text/plain` the same is said in lines, since a shell reads those. A machine
-shows its session as a bearer token. Nothing of a request but its path is ever logged, and no secret stands in a path.
+Documents are JSON; a guest that asks for `text/plain` gets the same as lines, which a shell can read. A machine
+presents its session as a bearer token. Nothing of a request but its path is ever logged, and no path contains a secret.
 """
 
 import asyncio
@@ -46,16 +46,16 @@ MAX_CONTEXT_REQUEST = 2048
 """Bytes of a machine's first request."""
 
 MAX_WAIT = 30.0
-"""Seconds that a guest may wait for its peers in one request; it asks again."""
+"""Seconds that a guest may wait for its peers in one request; it then repeats the request."""
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks for peers while nothing was heard: what nodes report is not announced here."""
+"""Seconds between two queries for peers without a notification: nodes' reports do not notify the broker."""
 
 WATCH_EVERY = 5.0
-"""Seconds between two such looks for those who only want to hear of changes: there are as many as machines."""
+"""Seconds between two such queries for guests that only wait for changes: there are as many as machines."""
 
 PAUSE = 0.2
-"""Seconds before the next look when something was heard: a cluster that starts says a thousand things in a row."""
+"""Seconds before the next query after a notification: a starting cluster publishes a thousand things in a row."""
 
 PER_GUEST = RequestRate(burst=100, per_second=5)
 """Requests of one machine: some dozens while it finds its peers."""
@@ -67,7 +67,7 @@ A secret has 256 bits; what is bounded here is work, not guessing."""
 TEXT = "text/plain"
 PEM = "application/x-pem-file"
 
-KEY = Annotated[str, Path(max_length=64, description="What it is called.", examples=["munge.key"])]
+KEY = Annotated[str, Path(max_length=64, description="Name of the published value.", examples=["munge.key"])]
 PEER = Annotated[str, Path(max_length=253, description="Host name or UUID of a peer.", examples=["star-head-1"])]
 ROLE = Annotated[str | None, Query(max_length=63, description="Only peers of this role.")]
 STANDING = Annotated[
@@ -79,7 +79,7 @@ WAIT = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait un
 KNOWN = Annotated[
     str | None,
     Query(
-        max_length=64, description="The tag of the peers that are known: waits until they are others, else answers 204."
+        max_length=64, description="Tag of the peers that the guest knows: waits until they change, else answers 204."
     ),
 ]
 
@@ -89,22 +89,22 @@ log = logging.getLogger("partita.site")
 
 
 def make_guest_limiter(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
-    """How often guests may ask."""
+    """Make the limiter of guests' requests."""
     return RequestLimiter(clock, person=PER_GUEST, address=PER_SOURCE, failure=PER_SOURCE)
 
 
 def create_broker_app(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> FastAPI:
-    """An application of the broker alone, for an address of its own.
+    """Make an application of the broker alone, for an address of its own.
 
     Args:
-        broker: see there.
+        broker: that answers.
         rates: see `make_guest_limiter`.
-        bell: is hung on the loop that runs the application; the broker's `news` rings it.
+        bell: is bound to the loop that runs the application; the broker's `news` notifies it.
     """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        bell.hang()
+        bell.bind()
         yield
 
     app = ProblemApi(
@@ -115,18 +115,18 @@ def create_broker_app(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> Fa
 
 
 def context_routes(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> APIRouter:
-    """The routes, without their prefix; `bell` hangs on the loop that they run on."""
+    """The routes, without their prefix; `bell` must be bound to the loop that they run on."""
     routes = APIRouter(tags=["context"])
 
     def whose(request: Request) -> SiteMachine:
         source = _source(request)
-        rates.knock(source)
+        rates.check_address(source)
         try:
             machine = broker.recognise(_session(request))
         except NotAuthenticated:
-            rates.failed(source)
+            rates.count_failure(source)
             raise
-        rates.ask(machine.uuid)
+        rates.check_person(machine.uuid)
         return machine
 
     me = Depends(whose)
@@ -139,12 +139,12 @@ def context_routes(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> APIRo
 def _of_identity(routes: APIRouter, broker: Broker, rates: RequestLimiter, me: SiteMachine) -> None:
     @routes.post(
         "/identity",
-        summary="Show the one-shot secret: a session, and who the machine is",
+        summary="Exchange the one-shot secret for a session and the machine's identity",
         response_model=ContextSession,
     )
     async def knock(request: Request) -> Response:
         source = _source(request)
-        rates.knock(source)
+        rates.check_address(source)
         shown = parse(
             ContextRequest,
             await read_body(request, MAX_CONTEXT_REQUEST, "the request"),
@@ -154,11 +154,11 @@ def _of_identity(routes: APIRouter, broker: Broker, rates: RequestLimiter, me: S
         try:
             session = await run_in_threadpool(broker.admit, shown)
         except PartitaError:
-            rates.failed(source)
+            rates.count_failure(source)
             raise
         return _answer(request, session, session_text)
 
-    @routes.get("/identity", summary="Who the machine is, as its site says now", response_model=GuestIdentity)
+    @routes.get("/identity", summary="Read the machine's identity at its site", response_model=GuestIdentity)
     def identity(request: Request, machine: SiteMachine = me) -> Response:
         return _answer(request, broker.identity(machine), identity_text)
 
@@ -174,15 +174,15 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
         return Response(status_code=204)
 
     # Two routes of one function: small guests' wget knows no PUT.
-    routes.put("/published/{key}", summary="Publish something for peers", status_code=204)(publish)
-    routes.post("/published/{key}", summary="The same, for guests that cannot PUT", status_code=204)(publish)
+    routes.put("/published/{key}", summary="Publish a value for peers", status_code=204)(publish)
+    routes.post("/published/{key}", summary="Publish a value for peers, without PUT", status_code=204)(publish)
 
-    @routes.post("/ready", summary="Say that the machine is ready", status_code=204)
+    @routes.post("/ready", summary="Report that the machine is ready", status_code=204)
     def ready(machine: SiteMachine = me) -> Response:
         broker.ready(machine)
         return Response(status_code=204)
 
-    @routes.post("/failed", summary="Say that it is not, and why (plain text)", status_code=204)
+    @routes.post("/failed", summary="Report that the machine failed, with the reason (plain text)", status_code=204)
     async def failed(request: Request, machine: SiteMachine = me) -> Response:
         reason = await read_body(request, 16 * MAX_FAILURE_REASON, "a reason")
         await run_in_threadpool(broker.failed, machine, reason)
@@ -190,7 +190,7 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
 
     @routes.post(
         "/certificate",
-        summary="A host certificate for a key (PKCS #10 in, PEM out), for the name and addresses that the site gave",
+        summary="Issue a host certificate for a key (PKCS #10 in, PEM out), for the name and addresses that the site gave",
         response_class=Response,
     )
     async def certificate(request: Request, machine: SiteMachine = me) -> Response:
@@ -202,7 +202,7 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
 def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) -> None:
     @routes.get(
         "/peers",
-        summary="The peers that the machine requires, once there are as many as it requires",
+        summary="List the peers that the machine requires, once there are as many as it requires",
         response_model=ClusterPeers,
     )
     async def peers(
@@ -222,12 +222,14 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) 
     def read(peer: PEER, key: KEY, machine: SiteMachine = me) -> Response:
         return Response(broker.read(machine, peer, key), media_type="application/octet-stream")
 
-    @routes.get("/hosts", summary="The peers as lines of /etc/hosts", response_class=Response)
+    @routes.get("/hosts", summary="Read the peers as lines of /etc/hosts", response_class=Response)
     def hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
         found = broker.peers(machine, role, PeerReadiness(standing) if standing else None)
         return _lines(hosts_lines(found.peers))
 
-    @routes.get("/known_hosts", summary="The peers' SSH host keys as lines of known_hosts", response_class=Response)
+    @routes.get(
+        "/known_hosts", summary="Read the peers' SSH host keys as lines of known_hosts", response_class=Response
+    )
     def known_hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
         found = broker.peers(machine, role, PeerReadiness(standing) if standing else None)
         return _lines(
@@ -238,7 +240,7 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) 
 async def _changed(
     broker: Broker, bell: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float, known: str
 ) -> ClusterPeers:
-    """The peers once they are others than those known, or when the time is over."""
+    """The peers, once they differ from those known or the wait is over."""
     least = PeerReadiness(standing) if standing else None
     until, seen = time.monotonic() + wait, None
     while True:
@@ -257,7 +259,7 @@ async def _changed(
 async def _complete(
     broker: Broker, bell: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float
 ) -> ClusterPeers:
-    """The peers once there are enough, or when the time is over."""
+    """The peers, once there are enough or the wait is over."""
     least = PeerReadiness(standing) if standing else None
     until = time.monotonic() + wait
     while True:
@@ -283,7 +285,7 @@ def _lines(lines: list[str]) -> Response:
 def _session(request: Request) -> str:
     scheme, _, session = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not session:
-        raise NotAuthenticated("show the session that the secret was changed for: Authorization: Bearer SESSION")
+        raise NotAuthenticated("send the session that was issued for the secret: Authorization: Bearer SESSION")
     return session.strip()
 
 

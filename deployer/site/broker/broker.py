@@ -1,4 +1,4 @@
-"""The context broker at work: invites machines, lets them in once, hears what they publish, tells them of their peers."""
+"""The context broker: invites machines, admits each once, keeps what they publish, and tells them of their peers."""
 
 import logging
 import secrets
@@ -37,7 +37,7 @@ from deployer.site.broker.rules import (
     secret_digest,
 )
 from deployer.site.broker.schema import ClusterPeers, ContextRequest, ContextSession, GuestIdentity, PeerReadiness
-from deployer.site.db import contexts as book
+from deployer.site.db import contexts
 from deployer.site.db.machines import get_machine
 from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import MachineTransition, SiteMachine
@@ -48,7 +48,7 @@ from signer.runtime import files
 
 KEY_BYTES = 32
 KEEP = timedelta(days=1)
-"""How long the broker remembers a machine after its end: its host keys are still asked for, to see what happened."""
+"""How long the broker keeps a machine after its end: its host keys are still needed to find out what happened."""
 
 TIDY_AT_ONCE = 200
 
@@ -56,24 +56,24 @@ log = logging.getLogger("partita.site")
 
 
 def broker_key(path: Path) -> bytes:
-    """The key that secrets are derived from, made at the first time: a file beside the database, not in it.
+    """The key that secrets are derived from, made at first use: a file beside the database, not in it.
 
-    Services that share a database share this file; a node that asks twice must be told the same.
+    Services that share a database share this file: a node that asks twice must get the same secret.
 
     Raises:
-        SiteUnavailable: it cannot be read or made, or is not whole.
+        SiteUnavailable: it cannot be read or made, or is incomplete.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            with suppress(FileExistsError):  # another service was first: then its key it is
+            with suppress(FileExistsError):  # another service made it first
                 files.create(path, secrets.token_bytes(KEY_BYTES))
         key = path.read_bytes()
     except OSError as exc:
-        raise SiteUnavailable(f"{path}: the context broker's key cannot be kept: {exc.strerror or exc}") from exc
+        raise SiteUnavailable(f"{path}: cannot read or create the context broker's key: {exc.strerror or exc}") from exc
     if len(key) != KEY_BYTES:
         raise SiteUnavailable(
-            f"{path}: is not the {KEY_BYTES} bytes of the context broker's key; restore it, or remove it"
+            f"{path}: the context broker's key does not have {KEY_BYTES} bytes; restore the file, or remove it"
         )
     return key
 
@@ -83,9 +83,9 @@ class BrokerEndpoint:
     """How guests reach a broker.
 
     Attributes:
-        url: as guests see it, without a path.
+        url: for guests, without a path.
         key: see `broker_key`.
-        fingerprint: SHA-256 (hex) of the certificate that the broker shows now; empty without TLS.
+        fingerprint: returns the SHA-256 (hex) of the broker's present certificate; empty without TLS.
     """
 
     url: str
@@ -99,11 +99,11 @@ class Broker:
     Args:
         store: of the site.
         authority: the site's CA, for guests' certificates.
-        endpoint: see there.
+        endpoint: how guests reach it.
         clock: the present, UTC.
-        new_nonce: something random, for a guest that brought no nonce.
-        news: called after something changed for which peers may be waiting.
-        monotonic, fresh_for: see `broker_meeting.Meeting`.
+        new_nonce: returns random text, for a guest that sent no nonce.
+        news: called after a change that peers may be waiting for.
+        monotonic, fresh_for: see `PeerDirectory`.
     """
 
     def __init__(
@@ -118,24 +118,24 @@ class Broker:
         fresh_for: float = FRESH_FOR,
     ) -> None:
         self._store, self._database, self._authority = store, store.database, authority
-        self._meeting = PeerDirectory(store, monotonic, fresh_for)
+        self._directory = PeerDirectory(store, monotonic, fresh_for)
         self._endpoint, self._key = endpoint, endpoint.key
         self._clock, self._new_nonce, self.news = clock, new_nonce, news
 
     def introduce(self, node: str, state: DesiredState) -> DesiredState:
-        """A node's desired state with each machine's context in it: what its seed carries.
+        """A node's desired state with each machine's context in it, for the machine's seed.
 
-        A machine that comes to another node starts anew there, so it is invited again; on the same node it is told the
-        same, however often the node asks.
+        A machine that is placed on another node starts anew there, so it is invited again; on the same node it gets the
+        same context, however often the node asks.
         """
         guests = [machine for machine in state.machines if machine.want is not DesiredStatus.ENDED]
         if not guests:
             return state
         uuids = [machine.uuid for machine in guests]
-        known = self._store.read(book.get_contacts, uuids)
+        known = self._store.read(contexts.get_contacts, uuids)
         if any(machine.uuid not in known or known[machine.uuid].node != node for machine in guests):
             with self._database.writing() as connection:
-                known = book.get_contacts(connection, uuids)
+                known = contexts.get_contacts(connection, uuids)
                 for machine in guests:
                     known[machine.uuid] = self._invited(connection, known.get(machine.uuid), machine, node)
         introduced = tuple(
@@ -154,8 +154,8 @@ class Broker:
         generation = contact.generation + 1 if contact else 1
         secret = secret_digest(derive_secret(self._key, machine.uuid, generation))
         fresh = BrokerContact(machine.uuid, node, generation, secret)
-        book.delete_values(connection, machine.uuid)
-        book.put_contact(connection, fresh, machine.ends + KEEP)
+        contexts.delete_values(connection, machine.uuid)
+        contexts.put_contact(connection, fresh, machine.ends + KEEP)
         return fresh
 
     def _context(self, contact: BrokerContact) -> BrokerAccess:
@@ -163,15 +163,15 @@ class Broker:
         return BrokerAccess(url=self._endpoint.url.rstrip("/"), secret=secret, fingerprint=self._endpoint.fingerprint())
 
     def admit(self, knock: ContextRequest) -> ContextSession:
-        """Let a machine in that shows its secret.
+        """Admit a machine that presents its secret.
 
         Raises:
             Forbidden: the secret is not that machine's, or was used before; then its session ends too, and an event
-                says so.
+                records it.
         """
         now = self._now()
         with self._database.writing() as connection:
-            contact = book.get_contact(connection, knock.machine)
+            contact = contexts.get_contact(connection, knock.machine)
             answer = evaluate_context_request(contact, knock, now)
             nonce = knock.nonce or self._new_nonce()
             if contact is not None and answer in (ContextDecision.ADMIT, ContextDecision.REPEAT):
@@ -181,9 +181,9 @@ class Broker:
                 admitted = replace(
                     contact, used=used, nonce=secret_digest(nonce), session=secret_digest(session), expires=expires
                 )
-                book.update_contact(connection, admitted)
+                contexts.update_contact(connection, admitted)
             elif contact is not None and answer is ContextDecision.ALARM:
-                book.update_contact(
+                contexts.update_contact(
                     connection, replace(contact, alarmed=contact.alarmed or now, session="", expires=None)
                 )
         match answer:
@@ -200,9 +200,9 @@ class Broker:
                 raise Forbidden("unknown machine, or its secret does not match")
 
     def _anew(self, machine: SiteMachine) -> SiteMachine:
-        """A machine that comes for the first time: what one before it on another node said is not its own word."""
+        """Reset what an earlier instance of the machine, on another node, published."""
         forgotten = {"ready": None, "host_keys": (), "said": ()}
-        return self._change(machine, forgotten, "met", "the machine has shown its secret to the context broker")
+        return self._change(machine, forgotten, "met", "the machine has presented its secret to the context broker")
 
     def _change(self, machine: SiteMachine, update: Mapping[str, Any], what: str, reason: str) -> SiteMachine:
         return self._store.write(
@@ -212,40 +212,41 @@ class Broker:
         )
 
     def _alarm(self, uuid: str) -> None:
-        log.warning("machine %s: its one-shot secret was shown a second time", uuid)
+        log.warning("machine %s: its one-shot secret was presented a second time", uuid)
         machine = self._store.read(get_machine, uuid)
         self._store.write(
             UnitOfWork.tell,
             "machine",
             uuid,
             "alarm",
-            "its one-shot secret was shown a second time: one of the two was not this machine; its session has been ended",
+            "its one-shot secret was presented a second time: one of the two senders was not this machine; its session "
+            "has been ended",
             machine.deployment,
         )
         self.news()
 
     def recognise(self, session: str) -> SiteMachine:
-        """The machine whose session this is; NotAuthenticated if it is none, or over."""
+        """The machine of a session; NotAuthenticated if it is unknown or expired."""
         uuid = session.partition(".")[0]
-        contact = self._store.read(book.get_contact, uuid[:36])
+        contact = self._store.read(contexts.get_contact, uuid[:36])
         if not is_session_valid(contact, session, self._now()):
             raise NotAuthenticated("unknown or expired session; sessions must be renewed before they expire")
         return self._live(uuid)
 
     def renew(self, session: str) -> ContextSession:
-        """The same session for another hour."""
+        """Extend a session by another hour."""
         machine = self.recognise(session)
         expires = self._now() + SESSION_LIFE
         with self._database.writing() as connection:
-            contact = book.get_contact(connection, machine.uuid)
+            contact = contexts.get_contact(connection, machine.uuid)
             if contact is None or not is_session_valid(contact, session, self._now()):
-                raise NotAuthenticated("this session is over")
-            book.update_contact(connection, replace(contact, expires=expires))
+                raise NotAuthenticated("this session has expired")
+            contexts.update_contact(connection, replace(contact, expires=expires))
         return ContextSession(session=session, expires=expires, identity=self.identity(machine))
 
     def identity(self, machine: SiteMachine) -> GuestIdentity:
-        """Who a machine is."""
-        cluster, needs = self._meeting.needs(machine)
+        """The identity of a machine at its site."""
+        cluster, needs = self._directory.needs(machine)
         return GuestIdentity(
             machine=machine.uuid,
             deployment=machine.deployment,
@@ -258,17 +259,17 @@ class Broker:
         )
 
     def publish(self, machine: SiteMachine, key: str, data: bytes) -> None:
-        """Keep what a machine says to its peers, and to its owner where it is its host keys.
+        """Store a value that a machine publishes to its peers; host keys and addresses are shown to its owner as well.
 
         Raises:
-            Misused: too large, too many, or not of the form that its key promises.
+            Misused: the value is too large, one too many, or not of the form that its key requires.
         """
         check_published(key, data)
         with self._database.writing() as connection:
-            present = book.published_sizes(connection, [machine.uuid]).get(machine.uuid, {})
+            present = contexts.published_sizes(connection, [machine.uuid]).get(machine.uuid, {})
             if key not in present and len(present) >= MAX_PUBLISHED:
                 raise Misused(f"a machine publishes at most {MAX_PUBLISHED} values")
-            book.put_value(connection, machine.uuid, key, data, self._now())
+            contexts.put_value(connection, machine.uuid, key, data, self._now())
         if key == HOST_KEYS_KEY:
             keys = parse_host_keys(data)
             if keys != machine.host_keys:
@@ -282,7 +283,7 @@ class Broker:
                     machine,
                     {"said": said},
                     "said-addresses",
-                    f"the guest says that it is reached at {', '.join(said)}",
+                    f"the guest published the addresses {', '.join(said)}",
                 )
         self.news()
 
@@ -294,31 +295,31 @@ class Broker:
         *,
         patient: bool = False,
     ) -> ClusterPeers:
-        """The peers that a machine requires and that have come far enough; see `PeerDirectory.peers`."""
-        return self._meeting.peers(machine, role, least, patient=patient)
+        """The peers that a machine requires and that are far enough; see `PeerDirectory.peers`."""
+        return self._directory.peers(machine, role, least, patient=patient)
 
     def stamp(self, machine: SiteMachine) -> int:
-        """The same for as long as a machine's peers are; see `PeerDirectory.stamp`."""
-        return self._meeting.stamp(machine)
+        """A number that changes when a machine's peers change; see `PeerDirectory.stamp`."""
+        return self._directory.stamp(machine)
 
     def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
-        """What a peer published under a key; see `PeerDirectory.read`."""
-        return self._meeting.read(machine, hostname, key)
+        """The value that a peer published under a key; see `PeerDirectory.read`."""
+        return self._directory.read(machine, hostname, key)
 
     def known_hosts(self, deployment: str) -> list[str]:
         """Lines of known_hosts for a deployment's machines; see `PeerDirectory.known_hosts`."""
-        return self._meeting.known_hosts(deployment)
+        return self._directory.known_hosts(deployment)
 
     def ready(self, machine: SiteMachine) -> None:
-        """The machine says that it is ready. Once it is, saying so again changes nothing."""
-        self._say(machine, READY, READY, "the guest says that it is ready")
+        """Record that the machine reports ready; a repetition changes nothing."""
+        self._set_ready(machine, READY, READY, "the guest reports that it is ready")
 
     def failed(self, machine: SiteMachine, reason: bytes) -> None:
-        """The machine says that it cannot become ready, and why."""
+        """Record that the machine reports that it cannot become ready, with its reason."""
         said = clean_reason(reason)
-        self._say(machine, FAILED + said, "not-ready", said)
+        self._set_ready(machine, FAILED + said, "not-ready", said)
 
-    def _say(self, machine: SiteMachine, ready: str, what: str, reason: str) -> None:
+    def _set_ready(self, machine: SiteMachine, ready: str, what: str, reason: str) -> None:
         if machine.ready != ready:
             self._change(machine, {"ready": ready}, what, reason)
             self.news()
@@ -337,9 +338,9 @@ class Broker:
         return issued
 
     def tidy(self) -> int:
-        """Forget machines that are long over; returns how many. Cheap when there is nothing to do."""
+        """Delete machines that ended long ago; returns how many. Cheap when there is nothing to do."""
         now, forgotten = self._now(), 0
-        past = self._store.read(book.expired_contacts, now, TIDY_AT_ONCE)
+        past = self._store.read(contexts.expired_contacts, now, TIDY_AT_ONCE)
         for uuid in past:
             try:
                 machine = self._store.read(get_machine, uuid)
@@ -348,10 +349,10 @@ class Broker:
                 machine = None
             with self._database.writing() as connection:
                 if machine is None or is_over(machine):
-                    book.delete_contact(connection, uuid)
+                    contexts.delete_contact(connection, uuid)
                     forgotten += 1
                 else:
-                    book.postpone_expiry(connection, uuid, until)
+                    contexts.postpone_expiry(connection, uuid, until)
         return forgotten
 
     def _now(self) -> datetime:
@@ -362,7 +363,7 @@ class Broker:
         try:
             machine = self._store.read(get_machine, uuid)
         except MachineNotFound as exc:
-            raise NotAuthenticated("this machine is over") from exc
+            raise NotAuthenticated("this machine has ended") from exc
         if is_over(machine):
-            raise NotAuthenticated("this machine is over")
+            raise NotAuthenticated("this machine has ended")
         return machine

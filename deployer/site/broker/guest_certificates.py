@@ -1,4 +1,4 @@
-"""Certificates for guests: for exactly the name and addresses that the site gave, whatever the request says."""
+"""Certificates for guests: for exactly the name and addresses that the site gave, whatever the request names."""
 
 from datetime import datetime, timedelta
 
@@ -8,11 +8,11 @@ from deployer.site.broker.rules import assigned_addresses
 from deployer.site.model.records import SiteMachine
 
 LIFE = timedelta(days=30)
-"""The longest that a guest's certificate holds; it asks for another. One never outlives its machine's time."""
+"""The longest validity of a guest's certificate; the guest then requests another. None outlives its machine."""
 
 
 def certificate_names(machine: SiteMachine) -> tuple[str, ...]:
-    """What a guest's certificate is for: its host name, and the addresses that the site gave it or sees it use."""
+    """The names in a guest's certificate: its host name, and the addresses that the site gave it or sees it use."""
     return (machine.hostname, *assigned_addresses(machine))
 
 
@@ -23,11 +23,11 @@ def issue_guest_certificate(authority: CertificateAuthority, machine: SiteMachin
         request: PKCS #10, PEM; only its key counts, and that its sender has the private one.
 
     Raises:
-        Misused: it is none, or its key is not P-256.
-        MachineConflict: the machine's time is over.
+        Misused: not a certificate request, or its key is not P-256.
+        MachineConflict: the machine has expired.
     """
     left = machine.ends - now
     if left <= timedelta(0):
-        raise MachineConflict(f"the time of {machine.hostname} is over; it gets no certificate any more")
+        raise MachineConflict(f"machine {machine.hostname} has expired; no certificate is issued")
     issued = authority.host(request, machine.uuid, certificate_names(machine), now, min(left, LIFE))
     return issued + authority.certificate.decode("ascii")

@@ -1,6 +1,6 @@
-"""Who meets whom: the members of clusters as the broker knows them, and what of that a machine, or its owner, is told.
+"""The directory of peers: a cluster's members as the broker knows them, and what a machine, or its owner, may see of them.
 
-Hundreds of machines that wait ask the same thing each second. What is read for one of them serves all for a moment.
+Hundreds of waiting machines ask the same each second. What is read for one of them serves all for a moment.
 """
 
 import threading
@@ -22,7 +22,7 @@ from deployer.site.broker.rules import (
     requirements_of,
 )
 from deployer.site.broker.schema import ClusterPeers, PeerReadiness, known_hosts_lines
-from deployer.site.db import contexts as book
+from deployer.site.db import contexts
 from deployer.site.db.clusters import get_cluster
 from deployer.site.db.machines import get_deployment, list_machines
 from deployer.site.model.cluster import Cluster
@@ -34,14 +34,14 @@ from signer.runtime.paging import walk_pages
 PAGE = 1000
 
 FRESH_FOR = 0.5
-"""Seconds for which what was read of a cluster serves machines that wait anyway."""
+"""Seconds for which a read cluster serves machines that wait."""
 
 MAX_HELD = 256
-"""Clusters of which something is held, and deployments whose cluster is known."""
+"""Clusters that are kept, and deployments whose cluster is known."""
 
 
 @dataclass(frozen=True)
-class _Circle:
+class _ClusterSnapshot:
     """A cluster and its members, and when (monotonic seconds) they were read."""
 
     cluster: Cluster
@@ -50,7 +50,7 @@ class _Circle:
 
     @cached_property
     def stamp(self) -> int:
-        """Another one where something of its members is other that peers are told."""
+        """A number that changes with anything about the members that peers can see."""
         return hash(
             tuple(
                 (
@@ -68,29 +68,24 @@ class _Circle:
 
 
 class PeerDirectory:
-    """Safe to use from several threads.
+    """Finds the peers of machines. Safe to use from several threads.
 
     Args:
         store: of the site.
         monotonic: seconds.
-        fresh_for: seconds for which what was read serves those who wait; 0 reads each time.
+        fresh_for: seconds for which a read cluster serves requests that wait; 0 reads each time.
     """
 
-    def __init__(
-        self,
-        store: SiteStore,
-        monotonic: Callable[[], float],
-        fresh_for: float,
-    ) -> None:
+    def __init__(self, store: SiteStore, monotonic: Callable[[], float], fresh_for: float) -> None:
         self._store = store
         self._monotonic, self._fresh_for = monotonic, fresh_for
         self._lock = threading.Lock()
-        self._circles: OrderedDict[str, _Circle] = OrderedDict()
-        self._homes: OrderedDict[str, str] = OrderedDict()
+        self._snapshots: OrderedDict[str, _ClusterSnapshot] = OrderedDict()
+        self._clusters: OrderedDict[str, str] = OrderedDict()
 
     def needs(self, machine: SiteMachine) -> tuple[str, dict[str, RoleRequirement]]:
-        """A machine's cluster (or an empty text), and what its role needs of others."""
-        cluster = self._home(machine.deployment)
+        """A machine's cluster (or an empty string), and the requirements of its role, by role."""
+        cluster = self._cluster_of(machine.deployment)
         return cluster, requirements_of(self._cluster(cluster), machine.role) if cluster else {}
 
     def peers(
@@ -101,33 +96,33 @@ class PeerDirectory:
         *,
         patient: bool = False,
     ) -> ClusterPeers:
-        """The peers that a machine requires and that have come far enough.
+        """The peers that a machine requires and that are far enough.
 
         Args:
-            machine: who asks.
-            role, least: see `broker.meet`.
-            patient: it waits, and asks again: what was read a moment ago will do.
+            machine: that asks.
+            role, least: see `rules.find_peers`.
+            patient: the machine waits and asks again, so a snapshot that was read a moment ago is enough.
 
         Raises:
             Forbidden: it asks for a role that its own does not require.
         """
-        cluster = self._home(machine.deployment)
+        cluster = self._cluster_of(machine.deployment)
         if not cluster:
             return find_peers(machine, (), {}, role, least)
-        circle = self._circle(cluster, self._fresh_for if patient else 0.0)
-        return find_peers(machine, circle.members, requirements_of(circle.cluster, machine.role), role, least)
+        found = self._snapshot(cluster, self._fresh_for if patient else 0.0)
+        return find_peers(machine, found.members, requirements_of(found.cluster, machine.role), role, least)
 
     def stamp(self, machine: SiteMachine) -> int:
-        """What is the same for as long as nothing changed in a machine's cluster that its peers are told: cheap to ask again."""
-        cluster = self._home(machine.deployment)
-        return self._circle(cluster, self._fresh_for).stamp if cluster else 0
+        """A number that stays the same until something changes in a machine's cluster that its peers can see; cheap."""
+        cluster = self._cluster_of(machine.deployment)
+        return self._snapshot(cluster, self._fresh_for).stamp if cluster else 0
 
     def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
-        """What a peer published under a key.
+        """The value that a peer published under a key.
 
         Raises:
-            Forbidden: there is no such peer that this machine requires, or it published nothing under that key.
-            Misused: that is no key.
+            Forbidden: the machine requires no such peer, or the peer published nothing under that key.
+            Misused: not a valid key.
         """
         check_key(key)
         found = [
@@ -136,19 +131,19 @@ class PeerDirectory:
             if hostname in (peer.hostname, peer.machine)
         ]
         if not found:
-            raise Forbidden(f"no peer {hostname[:80]!r} is here that this machine requires")
-        value = self._store.read(book.published_values, [found[0].machine], key).get(found[0].machine)
+            raise Forbidden(f"this machine requires no peer {hostname[:80]!r}, or it is not present yet")
+        value = self._store.read(contexts.published_values, [found[0].machine], key).get(found[0].machine)
         if value is None:
             raise Forbidden(f"{hostname[:80]} has published nothing under {key!r}")
         return value
 
     def known_hosts(self, deployment: str) -> list[str]:
-        """Lines of known_hosts for a deployment's machines: of those whose secret exactly one party showed."""
+        """Lines of known_hosts for a deployment's machines: of those whose secret was used by exactly one party."""
         machines = self._all(ListFilter(deployment=deployment))
         uuids = [machine.uuid for machine in machines]
         with self._store.database.reading() as connection:
-            known = book.get_contacts(connection, uuids)
-            said = book.published_values(connection, uuids, ADDRESS_KEY)
+            known = contexts.get_contacts(connection, uuids)
+            said = contexts.published_values(connection, uuids, ADDRESS_KEY)
         lines: list[str] = []
         for machine in machines:
             contact = known.get(machine.uuid)
@@ -160,44 +155,44 @@ class PeerDirectory:
     def _cluster(self, uuid: str) -> Cluster:
         return Cluster.of(self._store.read(get_cluster, uuid))
 
-    def _home(self, deployment: str) -> str:
-        """The cluster that a deployment belongs to, or an empty text; that never changes."""
+    def _cluster_of(self, deployment: str) -> str:
+        """The cluster that a deployment belongs to, or an empty string; it never changes."""
         with self._lock:
-            known = self._homes.get(deployment)
+            known = self._clusters.get(deployment)
         if known is None:
             known = self._store.read(get_deployment, deployment).cluster or ""
             with self._lock:
-                self._homes[deployment] = known
-                while len(self._homes) > MAX_HELD:
-                    self._homes.popitem(last=False)
+                self._clusters[deployment] = known
+                while len(self._clusters) > MAX_HELD:
+                    self._clusters.popitem(last=False)
         return known
 
-    def _circle(self, cluster: str, age: float) -> _Circle:
-        """A cluster as it was read at most so many seconds ago."""
+    def _snapshot(self, cluster: str, age: float) -> _ClusterSnapshot:
+        """A cluster as it was read at most `age` seconds ago."""
         if age <= 0:
             return self._read(cluster)
-        with self._lock:  # those who come meanwhile wait for the one who reads
-            held = self._circles.get(cluster)
+        with self._lock:  # other threads wait for the one that reads
+            held = self._snapshots.get(cluster)
             if held is None or self._monotonic() - held.read > age:
-                held = self._circles[cluster] = self._read(cluster)
-                self._circles.move_to_end(cluster)
-                while len(self._circles) > MAX_HELD:
-                    self._circles.popitem(last=False)
+                held = self._snapshots[cluster] = self._read(cluster)
+                self._snapshots.move_to_end(cluster)
+                while len(self._snapshots) > MAX_HELD:
+                    self._snapshots.popitem(last=False)
             return held
 
-    def _read(self, cluster: str) -> _Circle:
+    def _read(self, cluster: str) -> _ClusterSnapshot:
         began = self._monotonic()
         machines = self._all(ListFilter(cluster=cluster))
         uuids = [machine.uuid for machine in machines]
         with self._store.database.reading() as connection:
-            known = book.get_contacts(connection, uuids)
-            sizes = book.published_sizes(connection, uuids)
-            said = book.published_values(connection, uuids, ADDRESS_KEY)
+            known = contexts.get_contacts(connection, uuids)
+            sizes = contexts.published_sizes(connection, uuids)
+            said = contexts.published_values(connection, uuids, ADDRESS_KEY)
         members = tuple(
             BrokerMember(machine, known.get(machine.uuid), sizes.get(machine.uuid, {}), _parsed(said.get(machine.uuid)))
             for machine in machines
         )
-        return _Circle(self._cluster(cluster), members, began)
+        return _ClusterSnapshot(self._cluster(cluster), members, began)
 
     def _all(self, which: ListFilter) -> list[SiteMachine]:
         return list(walk_pages(lambda after: self._store.read(list_machines, which, PAGE, after)))
@@ -206,5 +201,5 @@ class PeerDirectory:
 def _parsed(data: bytes | None) -> tuple[str, ...]:
     try:
         return parse_addresses(data) if data else ()
-    except PartitaError:  # a stricter version than the one that let it in
+    except PartitaError:  # accepted by a version with laxer rules
         return ()

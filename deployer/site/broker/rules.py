@@ -1,8 +1,8 @@
-"""What the context broker says to machines and hears from them, and its decisions. Pure: values in, values or errors out.
+"""Decisions of the context broker, and checks of what machines publish. Pure: values in, values or errors out.
 
-A machine comes with a secret that is good once. For it it gets a session, learns who it is, publishes what others need
-of it, learns of the peers that its role requires, and says whether it is ready. Everything that a guest publishes is
-another guest's input: what can end up in a line of somebody's /etc/hosts or known_hosts is checked here, and refused,
+A machine has a secret that is valid once. In exchange it gets a session, learns its identity, publishes what others need
+of it, learns of the peers that its role requires, and reports whether it is ready. Everything that a guest publishes is
+another guest's input: what can end up in a line of a peer's /etc/hosts or known_hosts is checked here, and refused,
 not cleaned.
 """
 
@@ -28,25 +28,25 @@ from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import SiteMachine
 
 SESSION_LIFE = timedelta(hours=1)
-"""How long a session holds without being renewed: the steps of a contextualization take minutes."""
+"""Validity of a session without renewal: the steps of a contextualization take minutes."""
 
 RETRY_LIFE = timedelta(minutes=2)
-"""How long a machine whose first answer was lost may ask for it again, showing the nonce that it made for this."""
+"""How long a machine whose first answer was lost may repeat the request, with the nonce that it made for this."""
 
 MAX_DATA = 64 << 10
-"""Bytes of one published value: keys, a configuration file. Data belongs on a partition."""
+"""Bytes of one published value, such as keys or a configuration file. Data belongs on a partition."""
 
 MAX_PUBLISHED = 16
 """Values of one machine."""
 
 MAX_HOST_KEYS = 8
-"""One of each type that OpenSSH knows, and room."""
+"""One of each type that OpenSSH knows, and some spare."""
 
 MAX_ADDRESSES = 16
 """Addresses of one machine."""
 
 MAX_FAILURE_REASON = 300
-"""Characters of the reason with which a machine says that it failed: a script's name and its last line."""
+"""Characters of the reason of a machine's failure: a script's name and its last line."""
 
 ADDRESS_KEY: Final = "address"
 """The key under which a machine publishes its own addresses, one a line."""
@@ -56,17 +56,17 @@ HOST_KEYS_KEY: Final = "ssh-host-keys"
 
 READY: Final = "ready"
 FAILED: Final = "failed: "
-"""What `SiteMachine.ready` begins with when the guest said that it failed."""
+"""Prefix of `SiteMachine.ready` when the guest reported a failure."""
 
 _KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
 class RoleRequirement:
-    """What a machine needs of a role: so many members, and how far they must have come.
+    """What a machine needs of a role: a number of members, and the readiness that they must have.
 
     Attributes:
-        silent: whether that role's members are taken for ready as soon as they run, since they never say so.
+        silent: whether that role's members count as ready as soon as they run, since they never report it.
     """
 
     count: int
@@ -77,7 +77,8 @@ class RoleRequirement:
 def requirements_of(cluster: Cluster, role: str) -> dict[str, RoleRequirement]:
     """What the members of a role need of others, by role.
 
-    Of roles that are only watched it needs nobody. Members of one's own role need only be present: if each waited for the others to be ready, none ever would be.
+    Of roles that are only watched, zero members are needed. Members of one's own role need only be present: if each
+    waited for the others to be ready, none ever would be.
     """
     document = cluster.document
     if role not in document.roles:
@@ -96,7 +97,7 @@ def requirements_of(cluster: Cluster, role: str) -> dict[str, RoleRequirement]:
 
 @dataclass(frozen=True, slots=True)
 class BrokerMember:
-    """A machine, what the broker remembers of it, and what it published (key to size), with its own word on addresses."""
+    """A machine, its contact with the broker, what it published (key to size), and the addresses that it published."""
 
     machine: SiteMachine
     contact: BrokerContact | None
@@ -105,12 +106,12 @@ class BrokerMember:
 
     @property
     def sound(self) -> bool:
-        """Whether what it published is its own word."""
+        """Whether what it published certainly comes from the machine itself."""
         return self.contact is not None and self.contact.sound
 
     @property
     def standing(self) -> PeerReadiness:
-        """See there. Whose secret was shown by two parties has not come at all."""
+        """Its readiness. A machine whose secret was used by two parties counts as absent."""
         if not self.sound:
             return PeerReadiness.ABSENT
         if self.machine.ready == READY:
@@ -121,17 +122,17 @@ class BrokerMember:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Those of the site, else its own word."""
+        """Those that the site knows, else those that it published."""
         return assigned_addresses(self.machine) or (self.said if self.sound else ())
 
     def enough(self, need: RoleRequirement) -> bool:
-        """Whether it has come as far as is needed."""
+        """Whether it is as far as is needed."""
         if need.silent and not self.sound:
             return self.machine.state is MachineState.RUNNING and bool(self.addresses)
         return self.standing is PeerReadiness.READY or self.standing is need.least
 
     def as_peer(self) -> ClusterPeer:
-        """As its peers are told."""
+        """The view of it that its peers get."""
         return ClusterPeer(
             machine=self.machine.uuid,
             hostname=self.machine.hostname,
@@ -149,12 +150,12 @@ def secret_digest(text: str) -> str:
 
 
 def derive_secret(key: bytes, machine: str, generation: int) -> str:
-    """The secret of a machine's n-th invitation: it can be told to a node again after a crash, and need not be stored."""
+    """The secret of a machine's n-th invitation: derived, so that a node can get it again after a crash without storing it."""
     return _derived(key, "secret", machine, str(generation))
 
 
 def derive_session(key: bytes, contact: BrokerContact, nonce: str) -> str:
-    """The session for a machine that showed its secret together with a nonce (or something random in its place)."""
+    """The session for a machine that presented its secret with a nonce (or a random one in its place)."""
     return f"{contact.machine}.{_derived(key, 'session', contact.machine, str(contact.generation), nonce)}"
 
 
@@ -164,7 +165,7 @@ def _derived(key: bytes, *parts: str) -> str:
 
 
 class ContextDecision(StrEnum):
-    """What a knock deserves."""
+    """The answer to a machine's first request."""
 
     ADMIT = "admit"
     REPEAT = "repeat"
@@ -173,9 +174,9 @@ class ContextDecision(StrEnum):
 
 
 def evaluate_context_request(contact: BrokerContact | None, knock: ContextRequest, now: datetime) -> ContextDecision:
-    """Whether a secret lets a machine in. Compares in constant time, also where there is no such machine.
+    """Whether a secret admits a machine. Compares in constant time, also for an unknown machine.
 
-    The right secret shown a second time is an alarm: one of the two was not the machine.
+    The right secret presented a second time is an alarm: one of the two senders was not the machine.
     """
     right = hmac.compare_digest(contact.secret if contact else "0" * 64, secret_digest(knock.secret))
     if contact is None or not right:
@@ -189,30 +190,31 @@ def evaluate_context_request(contact: BrokerContact | None, knock: ContextReques
 
 
 def is_session_valid(contact: BrokerContact | None, session: str, now: datetime) -> bool:
-    """Whether a session is that of a machine, and holds now."""
+    """Whether a session belongs to a machine and is valid now."""
     right = hmac.compare_digest(contact.session if contact and contact.session else "0" * 64, secret_digest(session))
     return right and contact is not None and contact.sound and contact.expires is not None and now < contact.expires
 
 
 def is_over(machine: SiteMachine) -> bool:
-    """Whether a machine is over, or should be: the broker does not speak with it any more."""
+    """Whether a machine has ended, or should have: the broker no longer answers it."""
     return machine.want is DesiredStatus.ENDED or machine.state.final
 
 
 def check_key(key: str) -> str:
-    """The name of something published, or Misused: it may become a file's name in other guests."""
+    """Check the key of a published value (Misused): it may become a file's name in other guests."""
     if not _KEY.fullmatch(key) or ".." in key:
         raise Misused(
-            f"{key[:80]!r} is not a valid key: use at most 64 letters, digits, inner dots, hyphens and underscores, no two dots together"
+            f"{key[:80]!r} is not a valid key: use at most 64 letters, digits, and inner dots, hyphens and underscores, "
+            "no two dots together"
         )
     return key
 
 
 def check_published(key: str, data: bytes) -> None:
-    """Refuse (Misused) what is too large, or not of the form that its key promises to other guests."""
+    """Refuse (Misused) a value that is too large, or not of the form that its key promises to other guests."""
     check_key(key)
     if len(data) > MAX_DATA:
-        raise Misused(f"{key} has {len(data)} bytes, more than the {MAX_DATA} that a machine may publish")
+        raise Misused(f"{key} has {len(data)} bytes; a published value has at most {MAX_DATA}")
     if key == ADDRESS_KEY:
         parse_addresses(data)
     elif key == HOST_KEYS_KEY:
@@ -220,7 +222,7 @@ def check_published(key: str, data: bytes) -> None:
 
 
 def parse_addresses(data: bytes) -> tuple[str, ...]:
-    """The addresses that a guest says it has, one a line; Misused if one is none by which others could reach it."""
+    """The addresses that a guest publishes, one a line; Misused if other machines could not reach it at one."""
     lines = _lines(ADDRESS_KEY, data, MAX_ADDRESSES)
     for line in lines:
         if (found := usable_address(line)) is None or found != line:
@@ -229,7 +231,7 @@ def parse_addresses(data: bytes) -> tuple[str, ...]:
 
 
 def parse_host_keys(data: bytes) -> tuple[str, ...]:
-    """The host keys that a guest says it has: type and blob, one a line, comments dropped; Misused if one is none."""
+    """The host keys that a guest publishes: type and blob, one a line, comments dropped; Misused if one is not a key."""
     found = []
     for line in _lines(HOST_KEYS_KEY, data, MAX_HOST_KEYS):
         kind, blob = check_public_key(line).split(" ")[:2]
@@ -250,7 +252,7 @@ def _lines(key: str, data: bytes, most: int) -> list[str]:
 
 
 def usable_address(text: str) -> str | None:
-    """An IP address (what follows a slash is left out) in its usual form if others can reach it, else None."""
+    """An IP address (without a prefix length after a slash) in its canonical form if others can reach it, else None."""
     try:
         found = ipaddress.ip_address(text.partition("/")[0])
     except ValueError:
@@ -267,7 +269,7 @@ def assigned_addresses(machine: SiteMachine) -> tuple[str, ...]:
 
 
 def clean_reason(data: bytes) -> str:
-    """A guest's reason as one line of printable text, at most MAX_REASON characters: it goes to people and to logs."""
+    """A guest's reason as one line of printable text, at most MAX_FAILURE_REASON characters: it is shown and logged."""
     text = " ".join(data[: 4 * MAX_FAILURE_REASON].decode("utf-8", "replace").split())
     return "".join(char if char.isprintable() else "?" for char in text)[:MAX_FAILURE_REASON] or "no reason given"
 
@@ -279,20 +281,20 @@ def find_peers(
     role: str | None = None,
     least: PeerReadiness | None = None,
 ) -> ClusterPeers:
-    """The peers that a machine may know, of those in its own cluster.
+    """The peers in its own cluster that a machine may see.
 
     Args:
-        me: who asks.
-        members: the machines of its cluster, itself perhaps among them.
-        needs: what its role needs of others.
+        me: the machine that asks.
+        members: the machines of its cluster, possibly including itself.
+        needs: the requirements of its role, by role.
         role: only this one of them.
-        least: how far peers must have come, PRESENT or READY, instead of what is needed.
+        least: the readiness of peers, PRESENT or READY, instead of the required one.
 
     Raises:
         Forbidden: it asks for a role that its own does not require.
     """
     if role is not None and role not in needs:
-        raise Forbidden(f"the role {role[:63]!r} is not among those that this machine's own requires")
+        raise Forbidden(f"this machine's role does not require the role {role[:63]!r}")
     wanted = {
         name: need if least is None else RoleRequirement(need.count, least, need.silent)
         for name, need in needs.items()

@@ -1,4 +1,4 @@
-"""What machines and the context broker say to each other: documents, and the same in lines for guests that have but a shell."""
+"""Messages between machines and the context broker: documents, and the same as lines for guests that have only a shell."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -30,12 +30,12 @@ class ContextRequest(Document):
 
 
 class GuestIdentity(Document):
-    """Who a machine is, as its site says.
+    """A machine's identity at its site.
 
     Attributes:
-        addresses: that the site gave or sees; not what the guest says of itself.
+        addresses: that the site gave or sees; not those that the guest published.
         requires: the roles that its role requires, and how many machines of each must be there, itself not counted.
-        ends: when its time is over.
+        ends: when it expires.
     """
 
     machine: Uuid
@@ -49,7 +49,7 @@ class GuestIdentity(Document):
 
 
 class ContextSession(Document):
-    """A session, its end unless it is renewed, and the identity that it stands for."""
+    """A session, its end unless it is renewed, and the machine's identity."""
 
     session: str
     expires: Instant
@@ -57,7 +57,7 @@ class ContextSession(Document):
 
 
 class PeerReadiness(StrEnum):
-    """How far a machine has come, as its peers see it."""
+    """The readiness of a machine, as its peers see it."""
 
     ABSENT = "absent"
     PRESENT = "present"
@@ -69,9 +69,9 @@ class ClusterPeer(Document):
     """A machine that another's role requires.
 
     Attributes:
-        addresses: as the site gave or sees them, else as the guest published them.
+        addresses: that the site gave or sees, else those that the guest published.
         host_keys: SSH host keys, one line each.
-        published: what else it published: key to size in bytes.
+        published: other published values: key to size in bytes.
     """
 
     machine: Uuid
@@ -84,10 +84,10 @@ class ClusterPeer(Document):
 
 
 class ClusterPeers(Document):
-    """The peers that have come far enough, and whether there are as many as are required.
+    """The peers that are far enough, and whether there are as many as are required.
 
     Attributes:
-        tag: the same for the same peers with the same to tell of: who shows it can wait for others. None where nobody asks.
+        tag: identifies this list of peers: a guest that sends it waits for a different one. None unless it is needed.
     """
 
     complete: bool
@@ -97,7 +97,7 @@ class ClusterPeers(Document):
 
 
 def with_tag(peers: ClusterPeers) -> ClusterPeers:
-    """With its tag."""
+    """The peers with their tag."""
     return peers.model_copy(update={"tag": hashlib.sha256(canonical(peers)).hexdigest()[:32]})
 
 
@@ -113,7 +113,7 @@ def known_hosts_lines(hostname: str, addresses: Sequence[str], host_keys: Sequen
 
 
 def session_text(session: ContextSession) -> str:
-    """A session as lines of `name=value`, for guests that have a shell and no reader of JSON."""
+    """A session as lines of `name=value`, for guests that have a shell and no JSON parser."""
     return f"session={session.session}\nexpires={session.expires:%Y-%m-%dT%H:%M:%SZ}\n" + identity_text(
         session.identity
     )

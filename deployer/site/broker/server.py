@@ -1,6 +1,6 @@
-"""The context broker on an address of its own, where guests reach it: a thread with a server, beside the site's service.
+"""The context broker on an address of its own, for guests: a server in a thread, beside the site's service.
 
-Guests get to see nothing else of the site, and the site's service nothing of them.
+Guests can reach nothing else of the site, and the site's service does not see their requests.
 """
 
 import socket
@@ -10,43 +10,22 @@ from contextlib import contextmanager
 
 from fastapi import FastAPI
 
-from catalog.errors import Misused
-from catalog.web import server as answering
-from deployer.errors import SiteUnavailable
+from catalog.web.server import server_config
 from deployer.web.server_thread import serve_in_thread
 from deployer.web.wakeup import Wakeup
 
 CONNECTIONS = 4096
-"""Connections at once: each guest that waits for its peers holds one. More are answered 503 at once."""
+"""Connections at once: each guest that waits for its peers holds one. More get 503."""
 
 IDLE_SECONDS = 30
 """How long a connection without a request is kept."""
 
 END_SECONDS = 5
-"""How long an answer that is being given may go on when the service ends."""
-
-
-def open_broker_listener(where: str) -> socket.socket:
-    """A socket that listens at ADDRESS:PORT (port 0 takes a free one).
-
-    Raises:
-        Misused: a port that there is not.
-        SiteUnavailable: the address is in use, or none of this machine.
-    """
-    host, _, port = where.rpartition(":")
-    if int(port) > 65535:
-        raise Misused(f"{where}: a port is at most 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=CONNECTIONS)
-    except OSError as exc:
-        raise SiteUnavailable(
-            f"{where}: cannot be listened on ({exc.strerror}); choose another with site.broker_listen"
-        ) from exc
+"""How long an answer may go on when the service ends."""
 
 
 def listener_url(listening: socket.socket, *, tls: bool) -> str:
-    """How a socket is reached."""
+    """The URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -55,15 +34,15 @@ def listener_url(listening: socket.socket, *, tls: bool) -> str:
 def serve_broker(
     app: FastAPI, listening: socket.socket, bell: Wakeup, tls: Callable[[], ssl.SSLContext] | None = None
 ) -> Iterator[None]:
-    """Answer requests in a thread while the block runs.
+    """Serve the broker in a thread while the block runs.
 
     Args:
-        app: see `broker_api.create_broker_app`.
-        listening: see `listen`; closed in the end.
+        app: see `api.create_broker_app`.
+        listening: the bound socket; closed at the end.
         bell: ends long polls when the block ends.
-        tls: what to shake hands with, if at all.
+        tls: returns the TLS context; None for plain HTTP.
     """
-    config = answering.server_config(
+    config = server_config(
         app,
         ending=END_SECONDS,
         limit_concurrency=CONNECTIONS,
@@ -71,7 +50,7 @@ def serve_broker(
         ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
     )
     with serve_in_thread(
-        config, listening, "broker", "the context broker does not start; the service's log has the reason"
+        config, listening, "broker", "the context broker did not start; the service's log has the reason"
     ):
         try:
             yield

@@ -105,7 +105,7 @@ def _login_pages(console: Console) -> APIRouter:
 
         def known() -> tuple[str, LoginSession]:
             if code := fields.get("code"):
-                access.again(request)
+                access.reauthenticate(request)
                 who = console.sessions.redeem(code, now())
                 return console.sessions.open(who, now() + MAX_SESSION, now())
             token = fields.get("token", "").strip()

@@ -70,7 +70,7 @@ class Console:
     def visit(self, request: Request) -> PageRequest:
         """Who looks at a page: a dependency of routes. NotAuthenticated, TooManyRequests."""
         session = self.sessions.find(request.cookies.get(COOKIE, ""), self.site.now())
-        self.site.access.again(request, session.who)
+        self.site.access.reauthenticate(request, session.who)
         return PageRequest(request, session)
 
     async def sent(self, request: Request) -> tuple[PageRequest, dict[str, str]]:

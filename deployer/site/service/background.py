@@ -106,7 +106,7 @@ class BackgroundThreads:
             if now.event != last or now.revisions != self.revisions:
                 last, self.revisions = now.event, now.revisions
                 for bell in self._bells:
-                    bell.ring()
+                    bell.notify()
 
     def _stay_fresh(self) -> None:
         """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""

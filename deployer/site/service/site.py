@@ -223,7 +223,7 @@ class Site:
             self.authority,
             BrokerEndpoint(url, broker_key(directory / BROKER_KEY), shown),
             self._clock,
-            news=self.broker_bell.ring,
+            news=self.broker_bell.notify,
         )
         return self.broker
 

@@ -434,7 +434,7 @@ def test_a_head_that_is_ready_is_told_of_workers_that_come_and_go(
         world.store.write(
             change_machine, workers[0].uuid, lambda one: apply_verb(one, Verb.DESTROY, "scaled down", world.store.now())
         )
-        world.bell.ring()
+        world.bell.notify()
         assert seen(4)[2:] == ["came , left star-worker-1, 1 in all"] * 2  # what failed is told again
         wait_for(lambda: "peers: 1; came: none; left: star-worker-1" in log.read_text(), 60)
         assert "10.0.0.2" not in root.text("etc/hosts")

@@ -143,7 +143,7 @@ def test_a_head_that_is_ready_is_told_of_a_worker_that_is_scaled_up(world: World
         world.store.write(
             change_machine, worker.uuid, lambda one: apply_verb(one, Verb.DESTROY, "scaled down", world.store.now())
         )
-        world.bell.ring()
+        world.bell.notify()
         first.wait("guest: told that star-worker-1 left")
         session = first.said()
     assert [context for context in (world.context(head).secret,) if context in session] == []

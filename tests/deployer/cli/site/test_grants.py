@@ -57,8 +57,8 @@ def test_check() -> None:
 def test_check_warns(tmp_path: Path) -> None:
     file = tmp_path / "rights.toml"
     file.write_text("")
-    assert "warning: there is no [[grant]]" in run("check", file)
-    assert told("check", rights=file)["warnings"] == ["there is no [[grant]]: only the operator may do anything"]
+    assert "warning: the file has no [[grant]]" in run("check", file)
+    assert told("check", rights=file)["warnings"] == ["the file has no [[grant]]: only the operator may do anything"]
 
 
 @pytest.mark.parametrize(("text", "reason"), [(None, "there is no rights file"), ("[[grant]]\n", "name: is missing")])

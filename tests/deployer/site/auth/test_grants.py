@@ -223,7 +223,7 @@ def test_a_refusal_names_the_grants_that_come_near() -> None:
     said = authorize(found, ANN, SiteAction.CANCEL, BOB)
     assert said == Denied(
         "no grant of this site lets ann cancel that machine: "
-        "'admins' is for /star/admins; 'people' reaches one's own machines"
+        "'admins' is for /star/admins; 'people' covers only one's own machines"
     )
     assert explain_denial(found, ANN, SiteAction.CANCEL, ANN) == [
         ("admins", "is for /star/admins"),
@@ -247,9 +247,9 @@ BASE = '[[grant]]\nname = "g"\nvo = "star"\nactions = ["read"]\n'
         (BASE.replace('"read"', '"agent"'), "cannot be granted"),
         (BASE.replace('vo = "star"\n', ""), "does not say whom it is for"),
         (BASE.replace('vo = "star"\n', 'roles = ["x"]\n'), "does not say whom it is for"),
-        (BASE + 'subjects = ["ann"]\n', "give it their issuer"),
-        (BASE.replace("read", "deploy"), r"say how much, in \[grant.each\]"),
-        (BASE + EACH, "does not let anybody deploy"),
+        (BASE + 'subjects = ["ann"]\n', "add issuer"),
+        (BASE.replace("read", "deploy"), r"allows deploy without a quota; add \[grant.each\]"),
+        (BASE + EACH, "does not allow deploy"),
         (BASE + 'over = "everything"\n', "over"),
         (BASE + 'groups = ["star"]\n', "is not a group"),
         (BASE + 'groups = ["/star/"]\n', "is not a group"),
@@ -259,7 +259,7 @@ BASE = '[[grant]]\nname = "g"\nvo = "star"\nactions = ["read"]\n'
         (BASE + 'images = ["star"]\n', "is not an image"),
         (BASE.replace("read", "deploy") + EACH.replace("16GiB", "16GB"), "memory"),
         (BASE.replace("read", "deploy") + EACH.replace("4", "-4"), "machines"),
-        (BASE + BASE, "two grants are called 'g'"),
+        (BASE + BASE, "two grants are named 'g'"),
         ("\xff", "is not TOML"),
         ("#" * (1 << 20) + "#", "more than the 1048576 allowed"),
     ],
@@ -288,12 +288,12 @@ def test_a_file_that_is_not_there_grants_nothing(tmp_path: Path) -> None:
         ),
         (BASE.replace("read", "deploy") + EACH + "[grant.together]\nmachines = 9\n", "together.cores is 0"),
         (BASE.replace("read", "deploy") + EACH, "cannot see or delete their own deployments"),
-        (BASE + 'over = "all"\n', "every member of star reaches everybody's machines"),
+        (BASE + 'over = "all"\n', "every member of star has access to all machines"),
         (
             BASE.replace('vo = "star"', 'issuer = "https://x"').replace("read", "deploy")
             + EACH
             + EACH.replace("each", "together"),
-            "together counts by VO, and no VO is named",
+            "together counts by VO, but the grant names no VO",
         ),
     ],
 )

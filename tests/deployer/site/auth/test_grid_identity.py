@@ -17,14 +17,14 @@ def test_a_chain_is_judged_again_after_ten_seconds(tmp_path: Path) -> None:
     grid = GridWorld.make(tmp_path, utc_now())
     people = GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
     shown = [der(grid.ann.certificate)]
-    assert people.person(shown, grid.now).subject == ANN
+    assert people.authenticate(shown, grid.now).subject == ANN
     grid.root.revoked.append(grid.ann.certificate.serial_number)
     grid.grid.publish_list(grid.root)
     for seconds in (0, 9):
-        assert people.person(shown, grid.now + timedelta(seconds=seconds)).subject == ANN
+        assert people.authenticate(shown, grid.now + timedelta(seconds=seconds)).subject == ANN
     for seconds in (10, -1, 10):
         with pytest.raises(NotAuthenticated, match="was revoked"):
-            people.person(shown, grid.now + timedelta(seconds=seconds))
+            people.authenticate(shown, grid.now + timedelta(seconds=seconds))
 
 
 def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,7 @@ def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch:
     people = GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
     for number in range(4):
         proxy = grid.proxy(common=str(number))
-        people.person([der(proxy.certificate), der(grid.ann.certificate)], grid.now)
+        people.authenticate([der(proxy.certificate), der(grid.ann.certificate)], grid.now)
     assert len(people._known) == 2
 
 

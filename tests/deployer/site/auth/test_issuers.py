@@ -31,7 +31,7 @@ def test_the_issuers_file(tmp_path: Path) -> None:
     [
         ("issuer = 1", r"\$\.issuer"),
         (GOOD_FILE + "keys = 'x'\n", "is not known here"),
-        (GOOD_FILE + GOOD_FILE, "stands there twice"),
+        (GOOD_FILE + GOOD_FILE, "is listed twice"),
         (GOOD_FILE.replace("https", "http"), "is not an issuer"),
         (GOOD_FILE.replace("org/", "org/?a=b"), "is not an issuer"),
         (GOOD_FILE.replace("https://", "https://user@"), "is not an issuer"),

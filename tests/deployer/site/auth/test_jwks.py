@@ -104,7 +104,7 @@ def test_keys_are_good_for_days_while_the_issuer_is_down(served: Served, keys: I
     assert keys.key(served.url, "k1") is not None
     assert keys.problems[served.url].endswith("answers 503")
     clock.sleep(timedelta(seconds=1))
-    with pytest.raises(SiteUnavailable, match="cannot be asked for its keys now"):
+    with pytest.raises(SiteUnavailable, match="cannot fetch the keys of the token"):
         keys.key(served.url, "k1")
     served.publish()
     clock.sleep(AGAIN)
@@ -177,13 +177,13 @@ BAD = [
         lambda s: page(s, DISCOVERY, {"issuer": s.url, "jwks_uri": "https://\x00"}),
         "cannot be asked",
     ),
-    ("a list", lambda s: page(s, DISCOVERY, []), "serves no JSON object"),
+    ("a list", lambda s: page(s, DISCOVERY, []), "does not serve a JSON object"),
     ("no JSON", lambda s: page(s, DISCOVERY, b"<html>"), "is not JSON"),
     ("a redirection", lambda s: page(s, "/jwks", b"", 302), "answers 302"),
     ("an error", lambda s: page(s, "/jwks", b"", 500), "answers 500"),
     ("no keys", lambda s: page(s, "/jwks", {"keys": []}), "no asymmetric key"),
-    ("keys that are a text", lambda s: page(s, "/jwks", {"keys": "x"}), "serves no key set"),
-    ("a key that is a text", lambda s: page(s, "/jwks", {"keys": ["x"]}), "serves no key set"),
+    ("keys that are a text", lambda s: page(s, "/jwks", {"keys": "x"}), "does not serve a key set"),
+    ("a key that is a text", lambda s: page(s, "/jwks", {"keys": ["x"]}), "does not serve a key set"),
     ("keys that are shared secrets", lambda s: page(s, "/jwks", {"keys": [{"kty": "oct", "kid": "k1"}]}), "no asymm"),
     ("keys without names", lambda s: page(s, "/jwks", {"keys": [{"kty": "EC"}]}), "no asymmetric key"),
     ("too many keys", lambda s: s.publish(*({"kty": "EC", "kid": f"{n}"} for n in range(101))), "more than 100 keys"),
@@ -226,7 +226,7 @@ def test_an_answer_that_takes_for_ever(served: Served, clock: Clock, tmp_path: P
 
 
 def test_authorities_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(PolicyUnusable, match="cannot be read"):
+    with pytest.raises(PolicyUnusable, match="cannot read the CA"):
         IssuerKeys(tmp_path, lambda: datetime.now(UTC), tmp_path / "none.pem")
 
 

@@ -89,21 +89,21 @@ def test_who_asks_too_often_is_told_when_to_ask_again() -> None:
     for ask in (rates.knock, rates.ask, rates.failed):
         ask("x")
         ask("x")
-        with pytest.raises(TooManyRequests, match="ask again in 10 s") as caught:
+        with pytest.raises(TooManyRequests, match="retry in 10 s") as caught:
             ask("x")
         assert caught.value.retry_after == 10
-    rates.knock("y")
+    rates.check_address("y")
 
 
 def test_the_address_and_the_person_are_counted_apart() -> None:
     rates = RequestLimiter(Clock(), person=RequestRate(1, 1), address=RequestRate(2, 1), failure=RequestRate(1, 1))
-    rates.knock("::1")
-    rates.ask("ann")
-    rates.knock("::1")
-    rates.ask("bob")
-    rates.failed("::1")
+    rates.check_address("::1")
+    rates.check_person("ann")
+    rates.check_address("::1")
+    rates.check_person("bob")
+    rates.count_failure("::1")
     with pytest.raises(TooManyRequests, match="from your address"):
-        rates.knock("::1")
+        rates.check_address("::1")
 
 
 def test_what_is_usual_is_what_the_settings_say() -> None:

@@ -12,7 +12,7 @@ from deployer.errors import SiteUnavailable
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.broker.api import PER_GUEST
 from deployer.site.broker.broker import KEEP, broker_key
-from deployer.site.broker.server import open_broker_listener
+from deployer.site.daemon import bind_address
 from deployer.site.store.changes import change_machine
 from tests.support.site.context_broker import Make, World
 from tests.support.site.values import telling
@@ -73,9 +73,10 @@ def test_a_guest_that_asks_without_end_is_slowed_and_the_others_are_not(made: tu
 
 
 def test_an_address_that_cannot_be_listened_on_is_said(tmp_path: Path) -> None:
-    with open_broker_listener("127.0.0.1:0") as held:
+    with bind_address("127.0.0.1:0", "site.broker_listen") as held:
+        held.listen()
         port = held.getsockname()[1]
         with pytest.raises(SiteUnavailable, match=r"choose another with site\.broker_listen"):
-            open_broker_listener(f"127.0.0.1:{port}")
+            bind_address(f"127.0.0.1:{port}", "site.broker_listen")
     with pytest.raises(Misused, match="a port is at most 65535"):
-        open_broker_listener("127.0.0.1:65536")
+        bind_address("127.0.0.1:65536", "site.broker_listen")

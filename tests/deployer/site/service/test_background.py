@@ -58,7 +58,7 @@ def test_news_come_with_each_nodes_revision(site: Site) -> None:
     rung = threading.Event()
 
     async def wait() -> None:
-        site.bell.hang()
+        site.bell.bind()
         count = site.bell.count
         asked.set()
         await site.bell.wait(count, 30)
@@ -89,7 +89,7 @@ def test_a_seldom_duty_is_done_seldom() -> None:
 @pytest.mark.parametrize(
     ("about", "act", "woken"),
     [
-        ("a ring", lambda bell: bell.ring(), True),
+        ("a ring", lambda bell: bell.notify(), True),
         ("the end", lambda bell: bell.end(), True),
         ("nothing", lambda _bell: None, False),
     ],
@@ -99,8 +99,8 @@ def test_a_bell_wakes_all_who_wait(about: str, act: Callable[[Wakeup], None], wo
 
     async def story() -> tuple[int, bool]:
         bell = Wakeup()
-        bell.ring()  # nobody has hung it yet: no harm
-        bell.hang()
+        bell.notify()  # nobody has hung it yet: no harm
+        bell.bind()
         began = bell.time()
         count = bell.count
         waits = [asyncio.create_task(bell.wait(count, 30 if woken else 0.05)) for _ in range(50)]
