@@ -1,4 +1,4 @@
-"""The settings section `site`: directories, addresses, credentials, trust, quotas' defaults and timeouts of a site."""
+"""The settings section `site`: directories, addresses, credentials, trust, defaults and timeouts of a site."""
 
 import re
 from pathlib import Path

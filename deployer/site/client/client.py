@@ -1,4 +1,4 @@
-"""A site as its requesters, operators and nodes see it: the same values and the same errors, over HTTPS or its socket.
+"""A client of a site for requesters, operators and nodes: the site's values and errors, over HTTPS or its socket.
 
 The door to httpx of this side. An order carries an idempotency key, so it is sent again when an answer was lost.
 """
@@ -54,28 +54,28 @@ from signer.runtime.paging import walk_pages
 from signer.runtime.retry import RetryPolicy
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-"""Seconds of silence: what takes longest is an order, for which a catalog is asked."""
+"""Seconds of silence: an order takes longest, since it queries a catalog."""
 
 RETRIES = RetryPolicy(attempts=4, base=0.4, most=6.4, floor=0.5)
-"""Of a request that may be sent again, and of a stream that was cut."""
+"""For a request that may be repeated, and for a broken stream."""
 
 STREAM_SILENCE = 60.0
-"""Seconds without a sign of life after which a stream of events is taken to be dead: four of its heartbeats."""
+"""Seconds without data after which a stream of events counts as dead: four of its heartbeats."""
 
 FOLLOW_PATIENCE = 300.0
-"""Seconds for which a site that was there may be away while somebody follows its events: it is started again, say."""
+"""Seconds that a site may be unreachable, during a restart for example, before following its events fails."""
 
 D = TypeVar("D", bound=Document)
 
 
 @dataclass(frozen=True)
 class SiteEndpoint:
-    """How a site is reached, and what is shown to it.
+    """How to reach a site, and the credentials for it.
 
     Attributes:
         url: of the service; unused with a socket.
         socket: of the service on this machine.
-        ca: the certificates (PEM) that it is believed by; None for those of this system.
+        ca: the CA certificates (PEM) to verify it with; None for those of this system.
         token: a bearer token, or empty.
         certificate, key: PEM files of a certificate or proxy.
     """
@@ -127,15 +127,15 @@ class SiteClient:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
     def status(self) -> SiteStatus:
-        """How the site is doing."""
+        """The state of the site: its policy, nodes, machines and problems."""
         return self.ask(SiteStatus, "GET", "status")
 
     def create(self, request: DeploymentRequest, key: str) -> DeploymentCreated:
-        """Order machines. Whoever asks again with the same key and request gets the same answer and no second machines."""
+        """Order machines. A repeated call with the same key and request returns the same answer and orders nothing."""
         return self.ask(
             DeploymentCreated,
             "POST",
@@ -146,11 +146,11 @@ class SiteClient:
         )
 
     def trial(self, request: DeploymentRequest) -> DryRunResult:
-        """What would come of an order; nothing is done."""
+        """Dry-run an order; nothing is done."""
         return self.ask(DryRunResult, "POST", "deployments", content=canonical(request), params={"dry_run": "true"})
 
     def deployments(self, **wanted: str) -> Iterator[Deployment]:
-        """Deployments that one may see, the newest first, read page by page; filters as the API has them."""
+        """Deployments that the caller may see, the newest first, read page by page; filters as in the API."""
         return self.items(DeploymentPage, "deployments", wanted)
 
     def deployment(self, uuid: str) -> DeploymentCreated:
@@ -170,7 +170,7 @@ class SiteClient:
         return self.ask(DeploymentCreated, "DELETE", f"deployments/{_part(uuid)}", again=True)
 
     def machines(self, **wanted: str) -> Iterator[SiteMachine]:
-        """Machines that one may see, the newest first, read page by page; filters as the API has them."""
+        """Machines that the caller may see, the newest first, read page by page; filters as in the API."""
         return self.items(MachinePage, "machines", wanted)
 
     def machine(self, name: str) -> SiteMachine:
@@ -178,30 +178,31 @@ class SiteClient:
         return self.ask(SiteMachine, "GET", f"machines/{_part(name)}")
 
     def do(self, name: str, verb: str, reason: str = "", *, node: str = "", elsewhere: bool = False) -> SiteMachine:
-        """Pause, resume, suspend, reactivate, reboot, shutdown or destroy a machine; returns it as it should now be.
+        """Pause, resume, suspend, reactivate, reboot, shutdown or destroy a machine; returns it with its desired state.
 
         Args:
-            node, elsewhere: where one that is reactivated is to go on, if not where it is.
+            node, elsewhere: for "reactivate": the node to run on, or any other node, instead of the present one.
         """
         asked = VerbRequest(reason=reason, node=node, elsewhere=elsewhere)
         return self.ask(SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
     def save(self, name: str, version: str, key: str, reason: str = "") -> SiteMachine:
-        """Have a machine saved as a new version of its image; with the same key, version and machine once."""
+        """Save a machine as a new version of its image; once for the same key, version and machine."""
         wanted, headers = SaveRequest(version=version, reason=reason), {"Idempotency-Key": key}
         path = f"machines/{_part(name)}/save"
         return self.ask(SiteMachine, "POST", path, content=canonical(wanted), headers=headers, again=True)
 
     def console(self, name: str, most: int) -> bytes:
-        """The last bytes that a machine's guest wrote to its serial console; MachineConflict where there is none now."""
+        """The last bytes of a machine's serial console; MachineConflict where it has none now."""
         params = {"bytes": str(most)}
         return self._attempt("GET", f"machines/{_part(name)}/console", again=True, params=params)
 
     def follow_console(self, name: str, most: int) -> Iterator[bytes]:
-        """The same, and what follows as it is written, until the machine writes no more; goes on when it is cut.
+        """The same, and further output as it is written, until the machine ends; reconnects when the connection breaks.
 
         Raises:
-            SiteUnavailable: nobody answers, or neither site nor node has for FOLLOW_PATIENCE. MachineConflict: it is gone.
+            SiteUnavailable: the site does not answer, or neither site nor node has for FOLLOW_PATIENCE.
+            MachineConflict: the machine has ended.
         """
         end, heard = "", None
         path, params = f"machines/{_part(name)}/console", {"bytes": str(most), "follow": "true"}
@@ -227,7 +228,7 @@ class SiteClient:
         return self.ask(NodeList, "GET", "nodes").items
 
     def swarm(self) -> SwarmMap:
-        """Who feeds whom."""
+        """The transfers of contents between nodes."""
         return self.ask(SwarmMap, "GET", "swarm")
 
     def node(self, name: str) -> SiteNode:
@@ -235,16 +236,16 @@ class SiteClient:
         return self.ask(SiteNode, "GET", f"nodes/{_part(name)}")
 
     def do_node(self, name: str, verb: str, reason: str = "", *, move: bool = False) -> SiteNode:
-        """Drain, undrain or remove a node; with `move` what rests on one that is drained goes elsewhere."""
+        """Drain, undrain or remove a node; with `move`, stopped and suspended machines on a drained node go to others."""
         asked = NodeVerbRequest(reason=reason, move=move)
         return self.ask(SiteNode, "POST", f"nodes/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
     def token(self, wanted: JoinTokenRequest) -> JoinToken:
-        """A token for a node that is to join."""
+        """A token with which a node may join."""
         return self.ask(JoinToken, "POST", "nodes/tokens", content=canonical(wanted))
 
     def login_link(self) -> LoginLink:
-        """A link by which the operator logs in on the console, once."""
+        """A link with which the operator logs in on the console, once."""
         return self.ask(LoginLink, "POST", "login-links")
 
     def join(self, wanted: JoinRequest) -> JoinResponse:
@@ -252,19 +253,19 @@ class SiteClient:
         return self.ask(JoinResponse, "POST", "join", content=canonical(wanted))
 
     def events(self, after: int, limit: int = MAX_PAGE, deployment: str = "") -> EventPage:
-        """The story after an event's number."""
+        """The events after an event's number."""
         params = {"after": str(after), "limit": str(limit)} | ({"deployment": deployment} if deployment else {})
         return self.ask(EventPage, "GET", "events", params=params)
 
     def audit(self, most: int, **wanted: str) -> Iterator[AuditRecord]:
-        """What was done, the last first, read page by page; filters as the API has them."""
+        """The audit log, the last entry first, read page by page; filters as in the API."""
         return islice(self.items(AuditPage, "audit", {"limit": str(min(most, MAX_PAGE))} | wanted), most)
 
     def follow(self, after: int, deployment: str = "") -> Iterator[SiteEvent]:
-        """The story as it happens, without end; goes on where it was when the connection is cut.
+        """Events as they happen, without end; resumes where it was when the connection breaks.
 
         Raises:
-            SiteUnavailable: nobody answers, or the site that did answer has not for FOLLOW_PATIENCE.
+            SiteUnavailable: the site does not answer, or has not answered for FOLLOW_PATIENCE.
         """
         heard: float | None = None
         params = {"deployment": deployment} if deployment else {}
@@ -280,16 +281,16 @@ class SiteClient:
             self._sleep(RETRIES.pause(2))
 
     def ask(self, model: type[D], method: str, path: str, *, again: bool = False, **options: Any) -> D:
-        """An answer as a document of its type.
+        """Send a request and parse the answer as a document.
 
         Args:
-            model, method, path: path is below /v1/.
-            again: the request may be sent again with the same result.
-            options: as httpx takes them: content, params, headers.
+            model, method, path: the document's type; HTTP method; path below /v1/.
+            again: the request may be repeated with the same result.
+            options: of httpx: content, params, headers.
 
         Raises:
             SiteUnavailable: the site cannot be reached.
-            What the site raised, as the same exception.
+            The site's own error, as the same exception.
         """
         data = self._attempt(method, path, again=again or method == "GET", **options)
         return parse(model, data, f"answer of {self.place}", limit=MAX_ANSWER)
@@ -300,7 +301,7 @@ class SiteClient:
             try:
                 answer = self._http.request(method, f"/v1/{path}", **options)
             except httpx.HTTPError as exc:
-                # Where nobody listens nobody is waited for; what was cut in the middle is asked again.
+                # A refused connection is not retried; a broken one is.
                 if delay is None or isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
                     raise self._unavailable(exc) from exc
                 self._sleep(delay)
@@ -311,7 +312,7 @@ class SiteClient:
         raise AssertionError
 
     def items(self, model: type[D], path: str, wanted: Mapping[str, str]) -> Iterator[Any]:
-        """The items of a list, read page by page; filters as the API has them."""
+        """The items of a list, read page by page; empty filters are left out. Errors as in `ask`."""
         params = {"limit": str(MAX_PAGE)} | {name: value for name, value in wanted.items() if value}
 
         def read(cursor: Any) -> tuple[tuple[Any, ...], Any]:
@@ -334,7 +335,7 @@ class SiteClient:
             raise self._unavailable(exc) from exc
 
     def _reach(self) -> None:
-        """Demand that somebody listens on the socket: what httpx does about one that nobody answers leaves it open."""
+        """Check that a process listens on the socket: httpx leaks its own socket where none does."""
         if self._way.socket is None:
             return
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
@@ -344,7 +345,7 @@ class SiteClient:
             except OSError as exc:
                 raise SiteUnavailable(
                     f"{self._way.socket}: no site answers there ({exc.strerror or exc}); start one with "
-                    "`partita site serve`, or name another with --set site.url=URL"
+                    "`partita site serve`, or set site.url to the URL of another"
                 ) from exc
 
     def _unavailable(self, exc: httpx.HTTPError) -> SiteUnavailable:
@@ -352,15 +353,15 @@ class SiteClient:
 
 
 def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
-    """By what a site is believed: fetched from itself, and compared with the fingerprint that came another way.
+    """Fetch a site's CA certificates from itself, and compare them with the fingerprint that came another way.
 
     Raises:
-        Misused: whoever answers is not that site.
-        SiteUnavailable: nobody does.
+        Misused: the server that answers is not that site.
+        SiteUnavailable: the site does not answer.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # believed by the fingerprint below, and by nothing before
+    context.verify_mode = ssl.CERT_NONE  # verified by the fingerprint below, and not trusted before
     try:
         with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, verify=context, trust_env=False) as client:
             answer = client.get("/v1/ca")
@@ -370,7 +371,7 @@ def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
         raise _error(answer)
     found = parse(SiteAnchors, answer.content, f"answer of {url}", limit=MAX_ANSWER)
     if fingerprint(found.certificates.encode()) != wanted:
-        raise Misused(f"{url}: this is not the site that the token is from; ask its operator for the right URL")
+        raise Misused(f"{url}: the token is from another site; ask its operator for the right URL")
     return found
 
 
@@ -385,17 +386,17 @@ def _context(way: SiteEndpoint) -> ssl.SSLContext | bool:
         try:
             context.load_cert_chain(way.certificate, way.key)
         except OSError as exc:
-            raise Misused(f"{way.certificate}: cannot be shown as a certificate: {exc.strerror or exc}") from exc
+            raise Misused(f"{way.certificate}: cannot be used as a client certificate: {exc.strerror or exc}") from exc
     return context
 
 
 def _error(answer: httpx.Response) -> Exception:
-    """The exception that an answer stands for."""
+    """The exception in an answer."""
     return read_problem(answer.content) or SiteUnavailable(
-        f"{answer.url}: answered {answer.status_code} without saying why; is this a site?"
+        f"{answer.url}: answered {answer.status_code} without a reason; is this a Partita site?"
     )
 
 
 def _part(name: str) -> str:
-    """What a person typed, as one part of a path."""
+    """Typed text as one segment of a path."""
     return quote(name, safe="")

@@ -1,4 +1,4 @@
-"""A site's clusters as its requesters see them: the same values and the same errors, over the client of the site."""
+"""A client of a site's clusters, over the client of the site."""
 
 from collections.abc import Iterator
 from urllib.parse import quote
@@ -21,27 +21,27 @@ class ClusterClient:
     """The clusters of one site.
 
     Args:
-        client: of the site; it stays the caller's to close.
+        client: of the site; the caller closes it.
     """
 
     def __init__(self, client: SiteClient) -> None:
         self._client = client
 
     def create(self, order: ClusterRequest, key: str) -> ClusterView:
-        """Order a cluster. Whoever asks again with the same key and document gets the same one."""
+        """Order a cluster. A repeated call with the same key and document returns the same cluster."""
         headers = {"Idempotency-Key": key}
         return self._client.ask(
             ClusterView, "POST", "clusters", content=canonical(order), headers=headers, again=bool(key)
         )
 
     def try_out(self, order: ClusterRequest) -> ClusterDryRun:
-        """What would come of an order."""
+        """Dry-run an order."""
         return self._client.ask(
             ClusterDryRun, "POST", "clusters", content=canonical(order), params={"dry_run": "true"}, again=True
         )
 
     def all(self, **wanted: str) -> Iterator[ClusterSummary]:
-        """Clusters that one may see, the newest first, read page by page; filters as the API has them."""
+        """Clusters that the caller may see, the newest first, read page by page; filters as in the API."""
         return self._client.items(ClusterPage, "clusters", wanted)
 
     def get(self, name: str) -> ClusterView:
@@ -49,15 +49,15 @@ class ClusterClient:
         return self._client.ask(ClusterView, "GET", _path(name))
 
     def scale(self, name: str, wanted: ScaleRequest) -> ClusterView:
-        """Have more or fewer members in a role."""
+        """Change the number of members in a role."""
         return self._client.ask(ClusterView, "POST", f"{_path(name)}/scale", content=canonical(wanted), again=True)
 
     def replace(self, name: str, wanted: ReplaceRequest) -> ClusterView:
-        """Have another machine in a member's place."""
+        """Replace a member by another machine."""
         return self._client.ask(ClusterView, "POST", f"{_path(name)}/replace", content=canonical(wanted))
 
     def destroy(self, name: str, reason: str = "") -> ClusterView:
-        """End all of a cluster."""
+        """End all members of a cluster."""
         return self._client.ask(
             ClusterView, "DELETE", _path(name), content=canonical(ReasonRequest(reason=reason)), again=True
         )

@@ -1,7 +1,7 @@
-"""How commands reach a site: which one, believed by what, and what they show it.
+"""How commands reach a site: its URL or socket, its CA, and the user's credentials.
 
-A bearer token is looked for as WLCG's Bearer Token Discovery (v1.0) says: BEARER_TOKEN, the file that BEARER_TOKEN_FILE
-names, `bt_uUID` in XDG_RUNTIME_DIR, `bt_uUID` in /tmp. What is found first is used, good or not.
+A bearer token is looked for by WLCG's Bearer Token Discovery (v1.0): BEARER_TOKEN, the file that BEARER_TOKEN_FILE
+names, `bt_uUID` in XDG_RUNTIME_DIR, `bt_uUID` in /tmp. The first one found is used, valid or not.
 """
 
 import os
@@ -18,15 +18,15 @@ MAX_TOKEN_FILE = 64 << 10
 
 
 def operator_socket(settings: SiteSettings) -> Path:
-    """Where the operator's socket is, and where commands look for it."""
+    """The path of the operator's socket, for the service and for commands."""
     return settings.socket or short_socket_path(settings.directory, "site.sock", MAX_SOCKET)
 
 
 def open_site_client(settings: SiteSettings, environ: Mapping[str, str], url: str = "") -> SiteClient:
-    """A client of the site that the settings (or a URL beside them) name: without any, of the one on this machine.
+    """A client of the site of the settings, or of `url`; without either, of the site on this machine.
 
     Raises:
-        Misused: a file cannot be read, or the token cannot be shown to that URL.
+        Misused: a file cannot be read, or the URL is not https and there is a token.
     """
     url = url or settings.url
     if not url:
@@ -37,12 +37,12 @@ def open_site_client(settings: SiteSettings, environ: Mapping[str, str], url: st
         return SiteClient(SiteEndpoint(url=url, ca=ca, certificate=settings.client_certificate, key=key))
     token = _one_line(_text(settings.token)) if settings.token is not None else discover_token(environ, os.geteuid())
     if token and not url.startswith("https:"):
-        raise Misused(f"{url}: a token is shown over https only; everybody on the way could use it")
+        raise Misused(f"{url}: a token is sent over https only, since others could read and use it on the way")
     return SiteClient(SiteEndpoint(url=url, ca=ca, token=token))
 
 
 def discover_token(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp")) -> str:  # noqa: S108 - as the document says
-    """The bearer token of this user, or an empty text.
+    """The bearer token of this user, or an empty string.
 
     Args:
         environ: of the process.
@@ -50,7 +50,7 @@ def discover_token(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp
         tmp: the directory of the last place.
 
     Raises:
-        Misused: a place was named, or its file is there, and it cannot be read.
+        Misused: the first file that is named or exists cannot be read.
     """
     if text := environ.get("BEARER_TOKEN", "").strip():
         return _one_line(text)
@@ -64,7 +64,7 @@ def discover_token(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp
         except OSError:
             continue
         if owner not in {user, 0}:
-            raise Misused(f"{file}: is owned by another user; a token in it is not used")
+            raise Misused(f"{file}: the file belongs to another user; its token is not used")
         return _one_line(_text(file))
     return ""
 
@@ -81,7 +81,7 @@ def _text(file: Path) -> str:
 
 
 def _one_line(text: str) -> str:
-    """A token as it may stand in a header; its value is never shown."""
+    """A token that fits into a header; its value is never shown."""
     found = text.strip()
     if not found or not all("!" <= char <= "~" for char in found):
         raise Misused("the bearer token is not one word of printable ASCII")

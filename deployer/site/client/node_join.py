@@ -1,8 +1,8 @@
-"""How a node enters a site: it asks by what the site is believed, shows its token once, and keeps what it gets.
+"""How a node joins a site: it fetches the site's CA, presents its token once, and keeps the credentials that it gets.
 
-DIR/site/certificate.pem, key.pem   the node's own; the key is made here and goes nowhere
-DIR/site/site.pem                   by what the site is believed
-DIR/site/url                        where it is
+DIR/site/certificate.pem, key.pem   the node's own; the key is made here and never sent
+DIR/site/site.pem                   the CA certificates of the site
+DIR/site/url                        the site's URL
 """
 
 import platform
@@ -26,22 +26,22 @@ CERTIFICATE, KEY, ANCHORS, URL = "certificate.pem", "key.pem", "site.pem", "url"
 def join_site(
     place: Path, url: str, token: str, name: str = "", labels: Mapping[str, str] | None = None
 ) -> JoinResponse:
-    """Let a node join a site.
+    """Join a site as a node.
 
     Args:
-        place: where what it gets is kept.
+        place: the directory to keep the credentials in.
         url: of the site.
-        token: as its operator hands it over.
-        name: what the node calls itself; its host name if empty.
-        labels: what its operator says of it.
+        token: from the site's operator.
+        name: of the node; its host name if empty.
+        labels: of the node, from its operator.
 
     Raises:
-        Misused: the token is none, whoever answers is not its site, or nothing can be written there.
-        SiteUnavailable: nobody answers. JoinRefused: the token is not good. Conflict: the name is taken.
+        Misused: not a token, the server is not the token's site, or `place` cannot be written.
+        SiteUnavailable: the site does not answer. JoinRefused: the token is not valid. Conflict: the name is taken.
     """
     secret, fingerprint = parse_token(token)
     if not url.startswith("https://"):
-        raise Misused(f"{url}: a node joins over https only; give the URL that came with the token")
+        raise Misused(f"{url}: a node joins over https only; use the URL that came with the token")
     anchors = fetch_anchors(url, fingerprint).certificates
     key, request = create_request()
     wanted = {"token": secret, "request": request, "name": name or _host_name(), "labels": dict(labels or {})}
@@ -52,7 +52,7 @@ def join_site(
 
 
 def write_credentials(place: Path, certificate: str, key: bytes, anchors: str, url: str) -> None:
-    """Write what a node knows of its site: all of it or nothing.
+    """Write a node's credentials for its site: all of them or none.
 
     Raises:
         Misused: it cannot be written.
@@ -73,9 +73,9 @@ def write_credentials(place: Path, certificate: str, key: bytes, anchors: str, u
         fresh.replace(place)
         files.sync_path(place.parent)
     except OSError as exc:
-        raise Misused(f"{place}: cannot be written: {exc.strerror}; the token is used up, get another") from exc
+        raise Misused(f"{place}: cannot be written: {exc.strerror}; the token is used up, so get another one") from exc
 
 
 def _host_name() -> str:
-    """This machine's name, as far as it may stand in a site's list."""
+    """This machine's name, reduced to what a node's name may contain."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())[:63].strip("-.") or "node"

@@ -1,6 +1,6 @@
-"""The console: the site's pages for people, server-rendered. Its routes put together, and logging in and out.
+"""The console: the site's pages for people, rendered on the server. Its router, with login and logout.
 
-Without JavaScript everything can be read and done; with it, pages keep themselves fresh.
+Everything works without JavaScript; with it, pages update themselves.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -31,15 +31,15 @@ from deployer.site.schema.messages import SITE_API_VERSION, LoginLink
 from deployer.site.service.site import Site
 
 MAX_PATH = 2000
-"""Characters of a page's address that is gone back to."""
+"""Characters of the path to return to after login."""
 
 CERTIFICATE_SESSION = timedelta(minutes=15)
-"""How long a session by a certificate holds: the certificate, its proxies and its VO's word for it all have ends of their own,
-and whoever still has them logs in again with one button."""
+"""Length of a session by a certificate: the certificate, its proxies and its VOMS attributes all expire at times of
+their own, and a user who still has them logs in again with one click."""
 
 
 def console_routes(site: Site) -> APIRouter:
-    """Under /console, and the page at /."""
+    """The routes below /console, and the redirect from /."""
     console = Console(site)
     routes = APIRouter()
     for part in (
@@ -68,9 +68,9 @@ def _link_routes(console: Console) -> APIRouter:
         summary="Get a link by which the operator logs in on the console",
     )
     def link(request: Request, who: Annotated[Principal, Depends(site.access.who)]) -> Response:
-        """Good once, for a minute, and only for whoever opens the site's own socket: all others have what they log in with."""
+        """Valid once, for a minute, and only for the operator at the site's own socket: all others have credentials."""
         if who.means != LOCAL_OPERATOR.means:
-            raise Forbidden("this page is for the operator at the site's own socket; log in here with your credentials")
+            raise Forbidden("login links are for the operator at the site's own socket; log in with your credentials")
         code = console.sessions.invite(who, site.now())
         made = LoginLink(url=f"{site.url}{LOGIN}?code={code}", expires=site.now() + LINK_LIFE)
         return answer(request, made, cache="no-store")
@@ -95,7 +95,7 @@ def _login_pages(console: Console) -> APIRouter:
 
     @routes.get(LOGIN)
     def ask(request: Request, code: str = "", next: str = "") -> Response:  # noqa: A002 - as it stands in the address
-        """A form: a link that logs in by being looked at would be used up by whatever looks at links."""
+        """A form: a link that logged in when it is fetched would be used up by link previews."""
         values = {"problem": "", "code": code, "next": _inside(next), "certificate": bool(peer_of(request).chain)}
         return render_page("login.html", values)
 
@@ -123,7 +123,7 @@ def _login_pages(console: Console) -> APIRouter:
 
     @routes.post(f"{CONSOLE_PREFIX}/logout")
     async def logout(request: Request) -> Response:
-        await console.sent(request)
+        await console.submission(request)
         console.sessions.end(request.cookies.get(COOKIE, ""))
         answered = redirect(LOGIN)
         answered.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
@@ -133,12 +133,12 @@ def _login_pages(console: Console) -> APIRouter:
 
 
 def token_expiry(token: str) -> datetime:
-    """When a token that was verified is good no longer."""
+    """When a verified token expires."""
     return datetime.fromtimestamp(float(peek_token(token).claims["exp"]), UTC)
 
 
 def _inside(path: str) -> str:
-    """A page of the console that somebody came from; empty for whatever else was said."""
+    """The path, if it is a page of the console; else an empty string."""
     found = urlsplit(path)
     sound = not (found.scheme or found.netloc) and found.path.startswith(f"{CONSOLE_PREFIX}/") and path.isprintable()
     return path if sound and "\\" not in path and len(path) <= MAX_PATH else ""

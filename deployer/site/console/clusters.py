@@ -1,4 +1,4 @@
-"""The console's pages of clusters: the map of their roles, and what can be done to them."""
+"""The console's pages of clusters: the map of their roles, and the forms that change them."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ ROWS = 50
 
 
 def cluster_pages(console: Console) -> APIRouter:
-    """Clusters, and the forms that change them."""
+    """The routes of clusters."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     routes.include_router(_clusters(console))
     routes.include_router(_cluster_actions(console))
@@ -81,7 +81,7 @@ def _cluster_actions(console: Console) -> APIRouter:
 
     @routes.post("/clusters/{cluster}/scale")
     async def scale(request: Request, cluster: str) -> Response:
-        visit, fields = await console.sent(request)
+        visit, fields = await console.submission(request)
         count = fields.get("count", "")
         given = {"role": fields.get("role", ""), "count": int(count) if count.isdecimal() else -1}
         wanted = validate(ScaleRequest, given | {"reason": read_form_reason(fields)}, "scaling")
@@ -96,7 +96,7 @@ def _cluster_actions(console: Console) -> APIRouter:
 
     @routes.post("/clusters/{cluster}/replace")
     async def replace(request: Request, cluster: str) -> Response:
-        visit, fields = await console.sent(request)
+        visit, fields = await console.submission(request)
         given = {"member": fields.get("member", ""), "reason": read_form_reason(fields)}
         wanted = validate(ReplaceRequest, given, "replacing")
 
@@ -108,7 +108,7 @@ def _cluster_actions(console: Console) -> APIRouter:
 
     @routes.post("/clusters/{cluster}/destroy")
     async def destroy(request: Request, cluster: str) -> Response:
-        visit, fields = await console.sent(request)
+        visit, fields = await console.submission(request)
         reason = reason_with_actor(visit.who, read_form_reason(fields))
 
         def work() -> Cluster:
@@ -120,7 +120,7 @@ def _cluster_actions(console: Console) -> APIRouter:
 
 
 def rank_roles(document: ClusterDocument) -> list[list[str]]:
-    """The roles in the order in which they start: each rank needs what those before it provide, and nothing later."""
+    """The roles in the order in which they start: each rank needs only what earlier ranks provide."""
     left, found = sorted(document.roles), list[list[str]]()
     done = set[str]()
     while left:

@@ -1,4 +1,4 @@
-"""The console's page of what a machine's guest writes: asked of its node for this page, shown as text, and kept nowhere."""
+"""The console's page of a machine's serial output: fetched from its node for this page, shown as text, stored nowhere."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from deployer.site.console.templates import CONSOLE_PREFIX
 
 
 def console_output_pages(console: Console) -> APIRouter:
-    """Below a machine."""
+    """The route below a machine."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     site = console.site
     visiting = Annotated[PageRequest, Depends(console.visit)]

@@ -1,4 +1,4 @@
-"""The console's pages of what happened: the story, page by page and live, and the audit of what was done for whom."""
+"""The console's pages of events, page by page and live, and of the audit log."""
 
 from typing import Annotated
 from urllib.parse import urlencode
@@ -25,16 +25,16 @@ ROWS = 100
 """Events of a page."""
 
 WINDOW = 500
-"""Events that are looked at for a page at a time, while somebody may see few of them."""
+"""Events that are read at a time for a page, since a user may see few of them."""
 
 MAX_WINDOWS = 20
-"""How far one page looks back: whoever may see none of ten thousand events gets a link to go on."""
+"""How far one page looks back: a user who may see none of ten thousand events gets a link to continue."""
 
 BEFORE = Annotated[int | None, Query(ge=1, le=(1 << 53) - 1)]
 
 
 def event_pages(console: Console) -> APIRouter:
-    """Events, their stream, and the audit."""
+    """The routes of events, their stream, and the audit log."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
@@ -86,7 +86,7 @@ def event_pages(console: Console) -> APIRouter:
 def newest_events(
     site: Site, who: Principal, rows: int, before: int | None = None
 ) -> tuple[list[SiteEvent], int | None]:
-    """The last events that somebody may see, newest first, and before which number older ones are looked for."""
+    """The last events that a user may see, newest first, and the number before which older ones are to be found."""
     end = (site.store.read(last_event) if before is None else before - 1) + 1
     found: list[SiteEvent] = []
     for _ in range(MAX_WINDOWS):
@@ -104,7 +104,7 @@ def newest_events(
 def events_about(
     site: Site, *, owner: str | None = None, vo: str | None = None, subject: str | None = None
 ) -> list[SiteEvent]:
-    """All that was told of a person's things, of a VO's, or of one thing."""
+    """All events about a person's objects, a VO's, or one object."""
     found: list[SiteEvent] = []
     while True:
         more = site.store.read(

@@ -1,4 +1,4 @@
-"""The console's pages of images: who endorses them, what the policy says of them, and what it would say of a request."""
+"""The console's pages of images: their endorsers, the policy's decision on them, and the form that explains a request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from signer.runtime.units import parse_duration, parse_size
 from signer.verification.trust import EndorsementCheck
 
 MOST = 100
-"""Images of the page: each is looked up and judged, those that were judged before from memory."""
+"""Images of the page: each is looked up and evaluated; verified endorsements come from the signature cache."""
 
 _NONE = BeforeValidator(lambda text: text or None)
 """A field of a form that was left empty."""
@@ -32,7 +32,7 @@ _AMOUNT = Query(max_length=20)
 
 @dataclass(frozen=True)
 class ImageListing:
-    """An image in the list, and what the policy says of one machine of it, or why nothing can be said."""
+    """An image in the list with the policy's decision on one machine of it, or why there is none."""
 
     entry: ImageEntry
     checks: tuple[EndorsementCheck, ...] = ()
@@ -41,7 +41,7 @@ class ImageListing:
 
 
 def image_pages(console: Console) -> APIRouter:
-    """The images of the catalog, and the form that explains."""
+    """The routes of images, and the form that explains."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
@@ -100,7 +100,7 @@ def image_pages(console: Console) -> APIRouter:
 
 
 def parse_request_form(asked: Mapping[str, Any]) -> DeploymentRequest:
-    """A request as the form has it; Misused, DocumentError where it cannot be understood."""
+    """The request in a form; Misused, DocumentError where it is malformed."""
     given = {name: value for name, value in asked.items() if value not in (None, "")}
     for name, parse in (("memory", parse_size), ("lifetime", parse_duration)):
         if name in given:
@@ -112,12 +112,12 @@ def parse_request_form(asked: Mapping[str, Any]) -> DeploymentRequest:
 
 
 def parse_rules(decision: Mapping[str, Any]) -> tuple[RuleResult, ...]:
-    """The rules of a decision that was kept as JSON."""
+    """The rules of a decision that was stored as JSON."""
     return tuple(RuleResult.model_validate(rule) for rule in decision.get("rules", ()))
 
 
 def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everything: bool) -> ImageListing | None:
-    """What is said of an image of the list; None where it is nothing to whoever looks."""
+    """An image of the list; None where the user may not deploy it."""
     site = console.site
     try:
         request = DeploymentRequest(image=f"{entry.vo}/{entry.name}@{entry.version}")
@@ -126,12 +126,12 @@ def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everythi
         return ImageListing(entry, fault=str(exc)) if everything else None
     if not everything and not _within(console, visit, manifest):
         return None
-    fault = "" if manifest.image_id == entry.image_id else "the catalog's list has another image under this name"
+    fault = "" if manifest.image_id == entry.image_id else "the catalog lists a different image under this name"
     return ImageListing(entry.model_copy(update={"image_id": manifest.image_id}), judged.checks, judged.decision, fault)
 
 
 def _within(console: Console, visit: PageRequest, manifest: Manifest) -> bool:
-    """Whether any grant lets somebody deploy that image."""
+    """Whether any grant allows the user to deploy that image."""
     rights = console.site.access.rights()
     allowed = quota_of(rights, visit.who, manifest)
     return allowed.unlimited or (

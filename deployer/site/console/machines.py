@@ -1,4 +1,4 @@
-"""The console's pages of machines and deployments, and the first page, which has something of everything."""
+"""The console's pages of machines and deployments, and the overview."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -37,8 +37,7 @@ from deployer.site.console.request import (
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_deployments, list_machines, machines_of
 from deployer.site.db.nodes import list_nodes
-from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, ListFilter, SiteMachine
 from deployer.site.schema.messages import MachineChange
@@ -46,14 +45,14 @@ from signer.documents import validate
 from signer.runtime.units import parse_duration
 
 ROWS = 50
-"""Rows of a page; there is a link to what follows."""
+"""Rows of a page; a link leads to the next one."""
 
 FEW = 8
-"""Rows of each table of the first page."""
+"""Rows of each table of the overview."""
 
 
 def machine_pages(console: Console) -> APIRouter:
-    """The first page, machines and deployments."""
+    """The routes of the overview, machines and deployments."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     for part in (_overview, _machines, _machine, _deployments):
         routes.include_router(part(console))
@@ -148,12 +147,12 @@ def _machine(console: Console) -> APIRouter:
 
     @routes.post("/machines/{machine}/extend")
     async def extend(request: Request, machine: str) -> Response:
-        visit, fields = await console.sent(request)
+        visit, fields = await console.submission(request)
         try:
             seconds = parse_duration(fields.get("lifetime", ""))
         except ValueError as exc:
-            raise Misused(f"the time from now: {exc}") from exc
-        wanted = validate(MachineChange, {"lifetime": seconds}, "the time from now")
+            raise Misused(f"lifetime: {exc}") from exc
+        wanted = validate(MachineChange, {"lifetime": seconds}, "lifetime")
 
         def work() -> SiteMachine:
             found = permitted_machine(site, visit.who, machine, SiteAction.MODIFY)
@@ -163,7 +162,7 @@ def _machine(console: Console) -> APIRouter:
 
     @routes.post("/machines/{machine}/{verb}")
     async def act(request: Request, machine: str, verb: Verb) -> Response:
-        visit, fields = await console.sent(request)
+        visit, fields = await console.submission(request)
         reason = read_form_reason(fields)
 
         def work() -> SiteMachine:
@@ -205,7 +204,7 @@ def _deployments(console: Console) -> APIRouter:
 
     @routes.post("/deployments/{deployment}/destroy")
     async def destroy(request: Request, deployment: str) -> Response:
-        visit, _ = await console.sent(request)
+        visit, _ = await console.submission(request)
 
         def work() -> Deployment:
             found = permitted_deployment(site, visit.who, deployment, SiteAction.CANCEL)
@@ -218,7 +217,7 @@ def _deployments(console: Console) -> APIRouter:
 
 
 def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) -> list[Verb]:
-    """What somebody may do to a machine, and what would change anything of it as it is now."""
+    """The verbs that a user may apply to a machine and that would change its present state."""
     access, now = console.site.access, console.site.now()
     owner, rights = access.owner(machine.deployment), access.rights()
     found = []
@@ -226,7 +225,7 @@ def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) 
         if isinstance(authorize(rights, visit.who, ACTIONS[verb], owner), Denied):
             continue
         try:
-            change = lifecycle.apply_verb(machine, verb, "", now)
+            change = apply_verb(machine, verb, "", now)
         except MachineConflict:
             continue
         if change is not None:
@@ -235,13 +234,13 @@ def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) 
 
 
 def _has_serial(console: Console, visit: PageRequest, machine: SiteMachine, owner: Principal) -> bool:
-    """Whether there may be something to read of a guest's serial console, and somebody may."""
+    """Whether a machine may have console output, and the user may read it."""
     denied = isinstance(authorize(console.site.access.rights(), visit.who, SiteAction.CONSOLE, owner), Denied)
     return not (denied or machine.gone or machine.node is None or machine.state is MachineState.PENDING)
 
 
 def node_names(console: Console, visit: PageRequest) -> Mapping[str, str]:
-    """What nodes are called, by UUID; nothing for whoever may not see them."""
+    """The names of nodes by UUID; empty if the user may not see them."""
     if not console.site.access.allows(visit.who, SiteAction.NODES):
         return {}
     return {one.uuid: one.name for one in console.site.store.read(list_nodes, contents=False)}

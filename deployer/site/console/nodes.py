@@ -1,4 +1,4 @@
-"""The console's pages of nodes: what they have room for, what they cache, and what is on its way to which of them."""
+"""The console's pages of nodes: their capacity, their caches, and the transfers between them."""
 
 import threading
 import time
@@ -29,27 +29,27 @@ ROWS = 50
 """Rows of a page."""
 
 MAX_CATALOG_IMAGES = 200
-"""Images in which the contents of a cache are looked for."""
+"""Images that cached contents are looked up in."""
 
 REUSE, RETRY = 60.0, 5.0
-"""Seconds until the catalog is asked again which images there are, and where that failed: the page is live, and asks often."""
+"""Seconds until the catalog's images are listed again, after success and after failure: the page is live, and asks often."""
 
 
 @dataclass(frozen=True, order=True)
 class ImagePart:
-    """What a content is: a part of that image (VO/NAME@VERSION), called so there."""
+    """A part of an image (VO/NAME@VERSION), with its label there."""
 
     image: str
     label: str
 
 
 PartsByAddress = Mapping[str, Sequence[ImagePart]]
-"""What contents are, by their addresses."""
+"""The image parts of contents, by address."""
 
 
 @dataclass(frozen=True)
 class CachedContent:
-    """A content, what it is a part of as far as that is known, and the nodes that have it whole."""
+    """A content, the image parts that it is known to be, and the nodes that have it complete."""
 
     address: str
     size: int
@@ -59,7 +59,7 @@ class CachedContent:
 
 @dataclass(frozen=True)
 class IncomingContents:
-    """A machine whose contents come to its node, and the nodes that have any of them whole: its swarm's other seeds."""
+    """A machine whose contents are being fetched, and the nodes that have any of them complete: the swarm's other seeds."""
 
     machine: SiteMachine
     node: str
@@ -67,7 +67,7 @@ class IncomingContents:
 
 
 def node_pages(console: Console) -> APIRouter:
-    """Nodes."""
+    """The routes of nodes."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     contents = ImagePartIndex(console.site.catalog.newest_images, console.site.catalog.manifest)
     site, access = console.site, console.site.access
@@ -97,8 +97,8 @@ def node_pages(console: Console) -> APIRouter:
         access.demand(visit.who, SiteAction.NODES)
         found = site.store.read(find_node, node)
         parts, fault = contents.parts()
-        everybody = site.store.read(list_nodes)
-        fed = site_feeds(everybody)
+        everyone = site.store.read(list_nodes)
+        fed = site_feeds(everyone)
         reads = access.reach(visit.who)
         wanted = restrict_filter(
             ListFilter(node=found.uuid, states=tuple(one for one in MachineState if not one.final)), reads
@@ -114,12 +114,12 @@ def node_pages(console: Console) -> APIRouter:
             fault=fault,
             machines=site.store.read(list_machines, wanted, ROWS)[0] if wanted else (),
             events=events_about(site, subject=found.uuid)[::-1][:ROWS],
-            nodes={one.uuid: one.name for one in everybody},
+            nodes={one.uuid: one.name for one in everyone},
         )
 
     @routes.post("/nodes/{node}/{verb}")
     async def act(request: Request, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
-        visit, fields = await console.sent(request)
+        visit, fields = await console.submission(request)
         reason = read_form_reason(fields)
 
         def work() -> SiteNode:
@@ -132,7 +132,7 @@ def node_pages(console: Console) -> APIRouter:
 
 
 def cached_contents(nodes: Sequence[SiteNode], parts: PartsByAddress) -> list[CachedContent]:
-    """What the nodes have in their caches: what most of them have first."""
+    """The contents of the nodes' caches, those that most nodes have first."""
     holders = defaultdict[str, list[str]](list)
     for node in nodes:
         for address in node.cached:
@@ -145,18 +145,18 @@ def cached_contents(nodes: Sequence[SiteNode], parts: PartsByAddress) -> list[Ca
 
 
 def _size(address: str) -> int:
-    """As the address says (ROOT-SIZE)."""
+    """The size in an address (ROOT-SIZE)."""
     size = address.rpartition("-")[2]
     return int(size) if size.isdecimal() else 0
 
 
 class ImagePartIndex:
-    """What contents are a part of, by the catalog's images; asked for at most once in a while. Safe to use from several threads.
+    """Which image parts contents are, by the catalog's images, which are listed once in a while. Safe to use from several threads.
 
     Args:
-        listed: up to so many images, as the catalog lists them.
-        manifest: of an image ID, believed.
-        clock: seconds, that never goes back.
+        listed: returns up to that many images of the catalog.
+        manifest: returns the verified manifest of an image ID.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class ImagePartIndex:
         self._until = float("-inf")
 
     def parts(self) -> tuple[PartsByAddress, str]:
-        """What contents are; and why that is not known in full, if it is not."""
+        """The image parts by address, and why they are incomplete, or an empty string."""
         with self._lock:
             if self._clock() >= self._until:
                 self._known = self._ask()

@@ -1,8 +1,8 @@
-"""What all pages of the console share: who looks at them, what they send, how errors become pages.
+"""What all pages of the console share: sessions, forms, and error pages.
 
-Whoever is logged in is the very principal that a token, a certificate or the operator's socket proved; each page and each
-button asks `site.access` as the routes of the API do. A browser sends forms of other pages along with nothing
-(SameSite=Strict), and each form carries a secret of its session all the same.
+A session's principal is the very one that a token, a certificate or the operator's socket proved; each page and each
+button asks `site.access` as the routes of the API do. With forms of other sites a browser sends no session cookie
+(SameSite=Strict), and each form carries a secret of its session as well.
 """
 
 import secrets
@@ -32,7 +32,7 @@ from signer.documents import validate
 from signer.errors import PartitaError
 
 COOKIE = "__Host-partita"
-"""A name with this beginning is taken by browsers only over TLS, from this very host, for all of it (RFC 6265bis, 4.1.3.2)."""
+"""Browsers accept a cookie with this prefix only over TLS, from this very host, for its whole path (RFC 6265bis, 4.1.3.2)."""
 
 MAX_FORM = 96 << 10
 """Bytes of a form: a token with some hundred groups is the largest."""
@@ -44,14 +44,14 @@ LOGIN = f"{CONSOLE_PREFIX}/login"
 
 @dataclass(frozen=True)
 class PageRequest:
-    """One request of somebody who is logged in."""
+    """A request within a session."""
 
     request: Request
     session: LoginSession
 
     @property
     def who(self) -> Principal:
-        """As whom."""
+        """The session's principal."""
         return self.session.who
 
 
@@ -59,8 +59,8 @@ class Console:
     """What the routes of all pages need.
 
     Attributes:
-        site: whose console it is.
-        sessions: who is logged in.
+        site: that the console shows.
+        sessions: of its users.
     """
 
     def __init__(self, site: Site) -> None:
@@ -68,25 +68,25 @@ class Console:
         self.sessions = LoginSessions(lambda: secrets.token_urlsafe(SESSION_SECRET_BYTES))
 
     def visit(self, request: Request) -> PageRequest:
-        """Who looks at a page: a dependency of routes. NotAuthenticated, TooManyRequests."""
+        """The session of a request: a dependency of routes. NotAuthenticated, TooManyRequests."""
         session = self.sessions.find(request.cookies.get(COOKIE, ""), self.site.now())
         self.site.access.reauthenticate(request, session.who)
         return PageRequest(request, session)
 
-    async def sent(self, request: Request) -> tuple[PageRequest, dict[str, str]]:
-        """Who sends a form, and what is in it.
+    async def submission(self, request: Request) -> tuple[PageRequest, dict[str, str]]:
+        """The session and the fields of a submitted form.
 
         Raises:
-            NotAuthenticated, TooManyRequests. Forbidden: it is no form of this session. Malformed: it is none.
+            NotAuthenticated, TooManyRequests. Forbidden: the form is not of this session. Malformed: not a form.
         """
         visit = await run_in_threadpool(self.visit, request)
         fields = await read_form(request)
         if not secrets.compare_digest(fields.pop("form", "").encode(), visit.session.form.encode()):
-            raise Forbidden("form token does not match your session; reload the page and send it again")
+            raise Forbidden("the form token does not match your session; reload the page and send the form again")
         return visit, fields
 
     def show(self, visit: PageRequest, template: str, **values: Any) -> Response:
-        """A page, with what all pages have."""
+        """Render a page, with the values that all pages have."""
         may = {action.value for action in SiteAction if self.site.access.allows(visit.who, action)}
         shared = {
             "who": visit.who,
@@ -99,10 +99,10 @@ class Console:
 
 
 class PageRoute(APIRoute):
-    """A route whose errors are pages, too; who is not logged in is asked to."""
+    """A route that renders errors as pages, and redirects to the login page without a session."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with errors turned into answers."""
+        """The handler, with errors rendered."""
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:
@@ -127,7 +127,7 @@ class PageRoute(APIRoute):
 
 
 def problem_page(error: PartitaError) -> Response:
-    """The page that an error is."""
+    """The page for an error."""
     answered = render_page(
         "problem.html",
         {"status": error.status, "title": HTTPStatus(error.status).phrase, "detail": str(error)},
@@ -141,7 +141,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form (application/x-www-form-urlencoded).
 
     Raises:
-        Forbidden: a page from elsewhere sent it. TooLarge, Malformed: it is none.
+        Forbidden: a page of another site sent it. TooLarge, Malformed: not a form.
     """
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")):
@@ -154,20 +154,20 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def redirect(where: str) -> Response:
-    """Look there next: by GET, whatever the request was (RFC 9110, section 15.4.4)."""
+    """Redirect by GET, whatever the request's method (303: RFC 9110, section 15.4.4)."""
     return RedirectResponse(where, 303, HEADERS)
 
 
 def redirect_back(path: str) -> Response:
-    """To a page of the console, when what was asked for is done."""
+    """Redirect to a page of the console after an action."""
     return redirect(f"{CONSOLE_PREFIX}{path}")
 
 
 def read_form_reason(fields: Mapping[str, str]) -> str:
-    """Why somebody wants something, as far as they say; DocumentError where it is too long."""
+    """The reason in a form, or an empty string; DocumentError where it is too long."""
     return validate(ReasonRequest, {"reason": fields.get("reason", "").strip()}, "reason").reason
 
 
 def next_page_url(request: Request, after: str | None) -> str:
-    """The address of the page that follows; empty where there is none."""
+    """The query string of the next page; empty on the last one."""
     return str(request.url.include_query_params(after=after).query) if after else ""

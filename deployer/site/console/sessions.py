@@ -1,7 +1,7 @@
-"""Who is logged in on the console, and the links by which a site's operator logs in. In memory: a restart logs everybody out.
+"""Sessions of the console, and the links with which a site's operator logs in. In memory: a restart ends all sessions.
 
-A browser holds nothing but a random word. So a session of somebody with hundreds of groups is no larger than another, it
-ends at once when they log out, and there is no key by whose loss others could be made.
+A browser holds nothing but a random secret. So a session of a user with hundreds of groups is as small as any other, it
+ends at once at logout, and there is no signing key with whose loss sessions could be forged.
 """
 
 import hashlib
@@ -15,29 +15,29 @@ from deployer.errors import NotAuthenticated
 from deployer.site.model.principal import Principal
 
 MAX_SESSION = timedelta(hours=8)
-"""How long a session holds at most: a working day. One by a token never holds longer than the token."""
+"""The longest session: a working day. One by a token never outlives the token."""
 
 LINK_LIFE = timedelta(minutes=1)
-"""How long the operator's link is good: from one window to the other."""
+"""Validity of the operator's link: enough to copy it to a browser."""
 
 SESSION_SECRET_BYTES = 32
-"""Of what a browser holds: nobody guesses 256 bits."""
+"""Bytes of a browser's secret: 256 bits cannot be guessed."""
 
 MAX_SESSIONS = 10_000
-"""Sessions that are kept: the oldest goes first."""
+"""Sessions that are kept; the oldest is dropped first."""
 
 MAX_LINKS = 100
-"""Links that are good at a time."""
+"""Links that are valid at a time."""
 
 
 @dataclass(frozen=True)
 class LoginSession:
-    """Somebody who is logged in.
+    """A user's session.
 
     Attributes:
-        who: as they were known when they logged in; what they may is looked up each time.
+        who: the principal at login; what they may do is looked up each time.
         expires: when they have to log in again.
-        form: what each form of theirs carries, so that no other page can send one in their name.
+        form: a secret in each of their forms, so that no other page can send one in their name.
     """
 
     who: Principal
@@ -46,10 +46,10 @@ class LoginSession:
 
 
 class LoginSessions:
-    """Safe to use from several threads. Secrets are kept as digests: who reads this memory cannot use them elsewhere.
+    """The sessions and links. Safe to use from several threads. Secrets are kept as digests: a memory dump reveals none.
 
     Args:
-        secret: gives a fresh unguessable text.
+        secret: returns a fresh unguessable string.
     """
 
     def __init__(self, secret: Callable[[], str]) -> None:
@@ -59,10 +59,10 @@ class LoginSessions:
         self._links: OrderedDict[str, tuple[Principal, datetime]] = OrderedDict()
 
     def open(self, who: Principal, until: datetime, now: datetime) -> tuple[str, LoginSession]:
-        """Log somebody in, until that time at most; returns what their browser holds, and the session.
+        """Open a session that ends at `until` at the latest; returns the browser's secret, and the session.
 
         Raises:
-            NotAuthenticated: the time is over already.
+            NotAuthenticated: `until` has passed.
         """
         expires = min(until, now + MAX_SESSION)
         if expires <= now:
@@ -75,23 +75,23 @@ class LoginSessions:
         return text, session
 
     def find(self, text: str, now: datetime) -> LoginSession:
-        """The session that a browser's secret stands for; NotAuthenticated if it stands for none any more."""
+        """The session of a browser's secret; NotAuthenticated if it is unknown or expired."""
         with self._lock:
             found = self._sessions.get(_digest(text))
             if found is not None and found.expires <= now:
                 del self._sessions[_digest(text)]
                 found = None
         if found is None:
-            raise NotAuthenticated("you are not logged in, or not any more")
+            raise NotAuthenticated("you are not logged in, or your session has expired")
         return found
 
     def end(self, text: str) -> None:
-        """Log out."""
+        """End a session."""
         with self._lock:
             self._sessions.pop(_digest(text), None)
 
     def invite(self, who: Principal, now: datetime) -> str:
-        """A code by which somebody logs in once, within a minute."""
+        """A code with which a principal logs in once, within a minute."""
         text = self._secret()
         with self._lock:
             self._links[_digest(text)] = (who, now + LINK_LIFE)
@@ -100,11 +100,11 @@ class LoginSessions:
         return text
 
     def redeem(self, code: str, now: datetime) -> Principal:
-        """Whose a code is, which is good no longer; NotAuthenticated if it is nobody's."""
+        """The principal of a code, which is used up by this; NotAuthenticated if it is unknown or expired."""
         with self._lock:
             who, until = self._links.pop(_digest(code), (None, now))
         if who is None or until <= now:
-            raise NotAuthenticated("this link is not good (any more); ask for a new one: partita site login")
+            raise NotAuthenticated("this link is invalid or expired; get a new one with partita site login")
         return who
 
 

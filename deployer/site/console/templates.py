@@ -1,7 +1,7 @@
-"""The console's pages as text: templates, how values are written in them, and the headers that every page carries.
+"""Rendering of the console's pages: templates, their filters, and the headers of every page.
 
-All that a page shows is escaped, and what cannot be printed (control characters, marks that turn writing around) is
-written as an escape: names come from images and guests. A page loads nothing from elsewhere, and has nothing inline.
+All values are HTML-escaped, and unprintable characters (control characters, bidirectional marks) are
+written as escapes: names come from images and guests. A page loads nothing from other hosts, and has nothing inline.
 """
 
 import base64
@@ -25,7 +25,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
-"""Content Security Policy, level 3: nothing inline, nothing from elsewhere, in nobody's frame."""
+"""Content Security Policy, level 3: nothing inline, nothing from other hosts, no framing."""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -35,7 +35,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Of every page. A page is for whoever asked for it, and nothing on the way keeps it."""
+"""Headers of every page. A page is for one user, and no cache keeps it."""
 
 _HERE = Path(__file__).resolve().parent
 _KINDS = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -43,12 +43,12 @@ _STATIC = {name: (_HERE / "static" / name).read_bytes() for name in _KINDS}
 
 
 def render_page(template: str, values: Mapping[str, Any], status: int = 200) -> Response:
-    """A page from a template."""
+    """Render a page from a template."""
     return HTMLResponse(_TEMPLATES.get_template(template).render(values), status, HEADERS)
 
 
 def static_file(name: str) -> Response | None:
-    """A file that pages load, or None. Its address changes with what is in it, so it may be kept."""
+    """A file that pages load, or None. Its URL changes with its content, so it may be cached."""
     if name not in _STATIC:
         return None
     headers = HEADERS | {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -56,12 +56,12 @@ def static_file(name: str) -> Response | None:
 
 
 def _address(name: str) -> str:
-    """Where a page finds one of its files."""
+    """The URL of a static file."""
     return f"{CONSOLE_PREFIX}/static/{name}?v={hashlib.sha256(_STATIC[name]).hexdigest()[:16]}"
 
 
 def _shown(value: object) -> object:
-    """Whatever a template writes: nothing for None, and no character that cannot be seen."""
+    """A value for a template: empty for None, and without unprintable characters."""
     if value is None:
         return ""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -79,7 +79,7 @@ def _size(value: float) -> str:
 
 
 def _when(value: datetime | None) -> Markup:
-    """An instant, for people and for programs."""
+    """An instant, for people and programs."""
     if value is None:
         return Markup("never")
     known = value.astimezone(UTC)
@@ -87,7 +87,7 @@ def _when(value: datetime | None) -> Markup:
 
 
 def _short(value: str) -> str:
-    """The beginning of a UUID or a digest: what tells it from others at a glance."""
+    """The beginning of a UUID or a digest."""
     return value.removeprefix("sha256:")[: 12 if value.startswith("sha256:") else 8]
 
 
@@ -96,7 +96,7 @@ def _lasts(value: timedelta | int) -> str:
 
 
 def _text64(value: str) -> str:
-    """What base64 stands for, as text."""
+    """Decoded base64, as text."""
     return base64.b64decode(value).decode("utf-8", "replace")
 
 

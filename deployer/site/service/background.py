@@ -1,4 +1,4 @@
-"""What a site's service does without being asked: threads that sweep, ring for whoever waits, and look at the catalog."""
+"""A site's background threads: they run periodic tasks, wake waiting requests, and keep the TUF metadata current."""
 
 import logging
 import threading
@@ -15,21 +15,21 @@ from deployer.web.wakeup import Wakeup
 from signer.errors import PartitaError
 
 TICK = 1.0
-"""Seconds between two looks at what has to be done in time."""
+"""Seconds between two runs of the periodic tasks."""
 
 GATHER_SECONDS = 0.05
-"""How long news are gathered: a thousand events in a row do not wake a thousand nodes a thousand times."""
+"""How long changes are collected: a thousand events in a row do not wake a thousand nodes a thousand times."""
 
 LATE = 60.0
-"""Seconds without such a look after which the service is not ready: something holds it up."""
+"""Seconds without a successful run after which the service is not ready."""
 
 FRESHNESS_SECONDS = 600.0
-"""How often a site looks at what is current when nobody orders machines: often against a lifetime of a day."""
+"""Seconds between two refreshes of the TUF metadata without orders: often compared to its lifetime of a day."""
 
 END_SECONDS = 10.0
 
 PeriodicTask = Callable[[datetime], object]
-"""Something that has to be done in time, called each second; twice does no harm."""
+"""A periodic task, called each second; must be idempotent."""
 
 log = logging.getLogger("partita.site")
 
@@ -40,11 +40,11 @@ class BackgroundThreads:
     Args:
         store: of the site.
         catalog: that its images come from.
-        bells: rung when there is news.
-        duties: what is done each second.
+        bells: notified of changes.
+        duties: the periodic tasks.
 
     Attributes:
-        revisions: of each node's desired state, as of the last ring of the bells.
+        revisions: of each node's desired state, as of the last notification.
     """
 
     def __init__(
@@ -57,25 +57,25 @@ class BackgroundThreads:
         self._looked: float | None = None
 
     def start(self) -> None:
-        """Begin."""
-        for name, work in (("sweeper", self._sweep), ("ringer", self._ring), ("freshness", self._stay_fresh)):
+        """Start the threads."""
+        for name, work in (("sweeper", self._sweep), ("notifier", self._notify), ("freshness", self._refresh)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def close(self) -> None:
-        """End, and wait for that."""
+        """End the threads, and wait for them."""
         self._ended.set()
         for thread in self._threads:
             thread.join(END_SECONDS)
 
     def check(self) -> None:
-        """Raise SiteUnavailable unless what has to be done in time is done."""
+        """Raise SiteUnavailable unless all periodic tasks succeeded lately."""
         if self._looked is None or time.monotonic() - self._looked > LATE:
             raise SiteUnavailable("background tasks are failing; see the service's log")
 
     def _sweep(self) -> None:
-        """Each second every duty; what one of them fails over keeps no other from being done, and is tried again."""
+        """Run every task each second; a failure of one does not keep others from running, and is retried."""
         while True:
             now, well = self._store.now(), True
             for duty in self._duties:
@@ -92,15 +92,15 @@ class BackgroundThreads:
             if self._ended.wait(TICK):
                 return
 
-    def _ring(self) -> None:
-        """Wake whoever waits for news. However many wait, one query tells what is new for which node."""
+    def _notify(self) -> None:
+        """Wake waiting requests after changes. However many wait, one query finds what changed for which node."""
         last = 0
         while not self._ended.wait(GATHER_SECONDS):
             try:
                 self._store.wait(last, None, 0, TICK)
                 now = self._store.read(newest)
             except PartitaError as exc:
-                log.warning("news of the site cannot be looked for: %s", exc)
+                log.warning("watching the site's database failed; retrying: %s", exc)
                 self._ended.wait(TICK)
                 continue
             if now.event != last or now.revisions != self.revisions:
@@ -108,11 +108,11 @@ class BackgroundThreads:
                 for bell in self._bells:
                     bell.notify()
 
-    def _stay_fresh(self) -> None:
-        """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""
+    def _refresh(self) -> None:
+        """Refresh the catalog's metadata regularly, so that a coming expiry is logged before it keeps machines from starting."""
         told: str | None = None
         while not self._ended.wait(FRESHNESS_SECONDS):
-            with suppress(CatalogError):  # said by the status, and by whoever orders a machine
+            with suppress(CatalogError):  # shown in the status, and to users who order machines
                 self._catalog.refresh()
             problem = self._catalog.freshness().problem
             if problem is not None and problem != told:
@@ -121,7 +121,7 @@ class BackgroundThreads:
 
 
 def run_every(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> PeriodicTask:
-    """A duty that is done only so often; the first time after as many seconds."""
+    """A periodic task that runs every so many seconds; first after as many."""
     last = clock()
 
     def duty(_now: datetime) -> None:

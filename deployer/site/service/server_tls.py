@@ -1,8 +1,8 @@
-"""The TLS that a site's service speaks: what it shows, and whose certificates it takes.
+"""TLS of a site's service: its own certificate, and the client certificates that it accepts.
 
-A client may show a certificate and need not: people have tokens. Taken are those of the site's own CA, which nodes and
-guests have, and, where the site names a directory of CAs, those of the grid with their proxies (RFC 3820). That a chain
-was verified says nothing about rights: who may do what is decided afterwards, by what the leaf is.
+A client certificate is optional: people have tokens. Accepted are those of the site's own CA, which nodes and
+guests have, and, where the site names a directory of CAs, those of the grid with their proxies (RFC 3820). A verified
+chain says nothing about rights: authorization comes afterwards, by the leaf.
 """
 
 import ssl
@@ -22,16 +22,16 @@ from signer.runtime import files
 from signer.x509.authority import CertificateKeyPair
 
 SERVER_LIFE = timedelta(days=365)
-"""Of the certificate that the site makes for itself; it makes a new one in time, whether it is started again or not."""
+"""Validity of the certificate that the site makes for itself; it is renewed in time, also without a restart."""
 
 FILE = "tls.pem"
 
 
 class ServerTls:
-    """The context of the service's connections.
+    """The TLS context of the service's connections.
 
     Args:
-        settings: names, a certificate from elsewhere, CAs of the grid.
+        settings: names, a certificate of another CA, CAs of the grid.
         authority: the site's own CA.
         now: the present.
 
@@ -50,14 +50,14 @@ class ServerTls:
         context.load_verify_locations(cadata=authority.certificate.decode("ascii"))
         if settings.grid_certificates is not None:
             if not settings.grid_certificates.is_dir():
-                raise Misused(f"{settings.grid_certificates}: there is no such directory of CAs")
+                raise Misused(f"{settings.grid_certificates}: not a directory of CA certificates")
             context.load_verify_locations(capath=str(settings.grid_certificates))
             context.verify_flags |= ssl.VERIFY_ALLOW_PROXY_CERTS
         self.context = context
         self.renew(now)
 
     def renew(self, now: datetime) -> None:
-        """Show a fresh certificate if it is time, or the one from elsewhere as its files are now. Connections go on."""
+        """Renew the certificate if it is due, or reload the other CA's from its files. Connections stay open."""
         if self._settings.certificate is not None and self._settings.key is not None:
             self._shown = _load(self.context, self._settings.certificate, self._settings.key)
         elif not self._shown or needs_renewal(self._shown, now):
@@ -68,12 +68,12 @@ class ServerTls:
 
     @property
     def shown(self) -> str:
-        """SHA-256 of the certificate that is shown now, 64 hex digits."""
+        """SHA-256 of the present certificate, 64 hex digits."""
         return fingerprint(first_certificate(self._shown))
 
     @property
     def anchors(self) -> bytes:
-        """By what nodes believe the service (PEM): the site's CA and, of a certificate from elsewhere, the last of its chain."""
+        """The certificates (PEM) that nodes verify the service with: the site's CA and the last of another CA's chain."""
         if self._settings.certificate is None:
             return self._authority.certificate
         return self._authority.certificate + last_certificate(self._shown)
@@ -85,11 +85,11 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> bytes:
         context.load_cert_chain(certificate, key)
     except OSError as exc:
         raise Misused(
-            f"{certificate}, {key}: cannot be used as the site's certificate and key: {exc.strerror or exc}"
+            f"{certificate}, {key}: not usable as the site's certificate and key: {exc.strerror or exc}"
         ) from exc
     return shown
 
 
 def _write(place: Path, pair: CertificateKeyPair) -> None:
-    """For this user alone; the library takes keys from files only."""
+    """Write the file for this user alone; the library takes keys from files only."""
     files.write(place, pair.key + pair.certificate, mode=0o600)

@@ -1,10 +1,10 @@
-"""One site, put together: what it remembers, by which rules it decides, who may ask, and what it does in time.
+"""A site and its parts: database, policy, authorization, services and background tasks.
 
-DIR/site.db      what it remembers, unless the settings name another database
-DIR/site.sock    the operator's socket (or a shorter place, see `places`)
-DIR/tls.pem      the certificate and key that it shows, made by its own CA
-DIR/broker.key   what guests' one-shot secrets are derived from
-DIR/freshness    what is known to be current of its catalog
+DIR/site.db      the database, unless the settings name another one
+DIR/site.sock    the operator's socket (or a shorter path, see `deployer.web.socket_paths`)
+DIR/tls.pem      the service's certificate and key, made by its own CA
+DIR/broker.key   the key that guests' one-shot secrets are derived from
+DIR/freshness    the verified TUF metadata of its catalog
 DIR/lock         held by the service while it runs
 """
 
@@ -74,10 +74,10 @@ from signer.runtime.clock import utc_now
 from signer.runtime.units import parse_duration
 
 RENEW_SECONDS = 3600.0
-"""How often it is looked whether the service's certificate is due."""
+"""Time between two checks whether the service's certificate is due for renewal."""
 
 TIDY_SECONDS = 600.0
-"""How often the context broker forgets guests that are long gone."""
+"""Time between two clean-ups of the context broker's guests that ended long ago."""
 
 BROKER_KEY = "broker.key"
 
@@ -86,30 +86,30 @@ log = logging.getLogger("partita.site")
 
 
 class SiteExtension:
-    """What lets a site's machines run elsewhere than on its nodes, such as at EC2; this one has nothing to offer."""
+    """Lets a site's machines run elsewhere than on its nodes, such as at EC2; this base class offers nothing."""
 
     def burst(self, place: Placer, who: Principal, manifest: Manifest, proposal: Proposal) -> Placer:  # noqa: ARG002
-        """A way to place somebody's machines; `place` is the one for nodes."""
+        """A placer for a principal's machines; `place` is the one for nodes."""
         return place
 
     def afford(self, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
-        """Refuse a machine that runs elsewhere and costs more than may be spent; `CostCheck`."""
+        """Refuse a machine that runs elsewhere and exceeds the budget; a `CostCheck`."""
 
     def problems(self) -> Sequence[str]:
-        """What keeps it from its work, in sentences."""
+        """Its present problems, a sentence each."""
         return ()
 
     def run(self, site: "Site") -> AbstractContextManager[None]:  # noqa: ARG002
-        """Works for the site until the block ends; entered before it listens to requests."""
+        """Work for the site until the block ends; entered before the site serves requests."""
         return nullcontext()
 
 
 class Site:
-    """A site that works: open one with `Site.open`, close it when done. Machines go on without it.
+    """A site in operation: open one with `Site.open`, and close it at the end. Machines keep running without it.
 
     Attributes:
-        url: what it calls itself.
-        store, access, joining, admitting, changing, clusters, upkeep, bell, serials, tls, authority, anchors: see there.
+        url: its own URL.
+        store, access, joining, admitting, changing, clusters, upkeep, bell, serials, tls, authority, anchors: its parts.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Site:
         clock: Clock = utc_now,
         extension: SiteExtension = SiteExtension(),
     ) -> Self:
-        """Take over a site's directory, which is made if absent, and what it remembers.
+        """Open a site's directory, which is made if absent, and its database.
 
         Raises:
             SiteUnavailable: another process owns the directory, or the database cannot be used.
@@ -216,7 +216,7 @@ class Site:
         return site
 
     def invite(self, url: str) -> Broker:
-        """Have a context broker, which guests reach under that URL; called before `start`."""
+        """Make the context broker, which guests reach at that URL; called before `start`."""
         directory, shown = self.settings.directory, (lambda: self.tls.shown) if url.startswith("https:") else lambda: ""
         self.broker = Broker(
             self.store,
@@ -228,16 +228,16 @@ class Site:
         return self.broker
 
     def desired(self, node: str) -> DesiredState:
-        """What a node should have, with the way to the context broker for each machine."""
+        """The desired state of a node, with the access to the context broker for each machine."""
         state = self.store.read(desired_state, node)
         return state if self.broker is None else self.broker.introduce(node, state)
 
     def start(self) -> None:
-        """Begin to do in time what has to be done."""
+        """Start the background tasks."""
         self.upkeep.start()
 
     def close(self) -> None:
-        """Let go. Machines go on."""
+        """Close everything. Machines keep running."""
         self.bell.end()
         self.upkeep.close()
         self._closing.close()
@@ -247,17 +247,17 @@ class Site:
         return self.store.now()
 
     def status(self) -> SiteStatus:
-        """How the site is doing."""
+        """The state of the site: its policy, nodes, machines and problems."""
         digest, problems = None, []
         try:
             digest = self.policies.current().digest
         except PartitaError as exc:
             problems.append(str(exc))
         if self.policies.problem:
-            problems.append(f"the policy is not in force as its files are: {self.policies.problem}")
+            problems.append(f"the policy files are not in force: {self.policies.problem}")
         self.rights.current()
         if self.rights.problem:
-            problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
+            problems.append(f"the rights file is not in force: {self.rights.problem}")
         problems += self._authenticator.problems()
         problems += self._extension.problems()
         if fresh := self.catalog.freshness().problem:
@@ -275,27 +275,27 @@ class Site:
         )
 
     def check(self) -> None:
-        """Raise SiteUnavailable unless the database answers, and what has to be done in time is done."""
+        """Raise SiteUnavailable unless the database answers, and the background tasks run."""
         self.store.read(last_event)
         self.upkeep.check()
 
     def absorb(self, node: str, report: NodeReport) -> ReportResponse:
-        """Take in what a node reports, and answer it."""
+        """Store a node's report, and answer it."""
         self.store.write(store_report, node, report)
         return ReportResponse(lease=self._fencing.lease)
 
     def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> DeploymentCreated:
-        """Order machines; errors as `AdmissionService.admit` has them."""
+        """Order machines; errors as in `AdmissionService.admit`."""
         with acting_as(who):
             return self.admitting.admit(request, who, key)
 
     def published_cluster(self, reference: str) -> tuple[str, ClusterDocument]:
-        """The cluster document that a catalog has published under that name, if the policy takes it; errors as there."""
+        """The cluster document published in the catalog under a name, if the policy accepts it; errors as in `resolve_published`."""
         policy = self.policies.current().policy
         return resolve_published(self.catalog, reference, policy, self._withdrawing.current(), self._clock())
 
     def try_cluster(self, document: ClusterDocument, who: Principal) -> ClusterDryRun:
-        """What would come of a cluster; nothing is done. Errors as `AdmissionService.try_out` has them for each of its roles."""
+        """Dry-run a cluster; nothing is done. Errors as in `AdmissionService.try_out` for each of its roles."""
         self.clusters.check(document)
         lifetime = document.lifetime or parse_duration(self.settings.lifetime)
         proposed = {
@@ -315,12 +315,12 @@ class Site:
         )
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
-        """What would come of an order; nothing is done."""
+        """Dry-run an order; nothing is done."""
         return self.admitting.try_out(request, who)
 
     def _node_is_in(self, uuid: str) -> None:
         if self.store.read(get_node, uuid, contents=False).state is NodeState.LEFT:
-            raise JoinRefused("this node has left the site; it has to join again")
+            raise JoinRefused("this node was removed from the site; it has to join again")
 
     def _sweeper(self) -> Sweeper:
         settings = self.settings
@@ -346,7 +346,7 @@ class Site:
 
 
 def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentRequest:
-    """The order for the members of a role that have room taken for them at once."""
+    """The order for the members of a role whose capacity is reserved at once."""
     role = document.roles[name]
     hostnames = tuple(document.hostname(name, slot) for slot in range(1, initial_count(document, role) + 1))
     return role.request(role.image, min(lifetime, role.lifetime or lifetime), hostnames, whole=True)
@@ -364,13 +364,13 @@ def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:
 
 
 def _own(directory: Path, undo: ExitStack) -> None:
-    """Make the directory, and hold its lock: one service each."""
+    """Make the directory, and hold its lock: one service per directory."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         undo.enter_context(files.locked(directory / "lock"))
     except files.LockHeld as exc:
         raise SiteUnavailable(
-            f"{directory}: another site's service works there ({exc.strerror}); end that first"
+            f"{directory}: another site's service uses this directory ({exc.strerror}); stop that first"
         ) from exc
     except OSError as exc:
-        raise SiteUnavailable(f"{directory}: cannot be made or used: {exc.strerror}") from exc
+        raise SiteUnavailable(f"{directory}: cannot be created or used: {exc.strerror}") from exc

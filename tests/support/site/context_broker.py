@@ -18,7 +18,8 @@ from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import BrokerAccess, Capacity, NodeReport, ObservedMachine
 from deployer.site.broker.api import create_broker_app, make_guest_limiter
 from deployer.site.broker.broker import Broker, BrokerEndpoint, broker_key
-from deployer.site.broker.server import open_broker_listener, serve_broker
+from deployer.site.broker.server import serve_broker
+from deployer.site.daemon import bind_address
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import desired_state, get_machine
@@ -91,7 +92,7 @@ class World:
             self.authority,
             BrokerEndpoint(url, broker_key(directory / "context.key"), lambda: fingerprint(shown) if shown else ""),
             lambda: self.now,
-            news=self.bell.ring,
+            news=self.bell.notify,
         )
         known = [node.uuid for node in self.store.read(list_nodes)]
         self.nodes = known or [self.add_node(f"node{number}") for number in (1, 2)]
@@ -222,7 +223,8 @@ def site(
     directory: Path, *, tls: bool = False, port: int = 0
 ) -> Iterator[tuple[World, Callable[[SiteMachine], Guest]]]:
     """A world whose broker answers, and what makes guests of its machines."""
-    listening = open_broker_listener(f"127.0.0.1:{port}")
+    listening = bind_address(f"127.0.0.1:{port}", "site.broker_listen")
+    listening.listen()
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     context, client, shown = None, None, None
     if tls:

@@ -1,8 +1,8 @@
-// Pages keep themselves fresh: when the site tells of something, the page is fetched again and its live part put in place.
-// Everything works without this file; it only saves the reader from loading pages again.
+// Pages update themselves: at an event of the site, the page is fetched again and its live part replaced.
+// Everything works without this file; it only saves the reader from reloading pages.
 "use strict";
 
-const REST = 500; // milliseconds between two fetches at least: events come in flocks
+const REST = 500; // milliseconds between two fetches at least: events come in bursts
 const KINDS = ["machine", "deployment", "node", "cluster"];
 
 const live = document.querySelector("#live[data-live]");
@@ -21,10 +21,10 @@ async function refresh() {
   try {
     answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   } catch {
-    return; // the stream begins again by itself, and brings us back
+    return; // the stream reconnects by itself, and triggers the next refresh
   }
   if (answer.redirected) {
-    location.assign(answer.url); // not logged in any more
+    location.assign(answer.url); // the session has expired
     return;
   }
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -52,12 +52,12 @@ function follow() {
   stream.onopen = () => say("Live.");
   stream.onerror = () => {
     const over = stream && stream.readyState === EventSource.CLOSED;
-    say(over ? "Not live any more: load the page again." : "Not live at the moment.");
+    say(over ? "No longer live; reload the page." : "Not live at the moment; reconnecting.");
   };
 }
 
 function rest() {
-  if (stream) stream.close(); // browsers have few connections to one host, and nobody looks
+  if (stream) stream.close(); // browsers have few connections to one host, and the page is hidden
   stream = null;
 }
 

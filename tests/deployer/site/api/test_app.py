@@ -31,7 +31,7 @@ def test_nobody_and_strangers_get_nothing(site: SiteProcess, node: PaperNode, pe
         ):
             with pytest.raises(Forbidden):
                 ask()
-    with site.reach(**node.files) as as_node, pytest.raises(Forbidden, match="node's own business"):
+    with site.reach(**node.files) as as_node, pytest.raises(Forbidden, match="node's own requests"):
         as_node.nodes()
     with site.reach(token=people.star("ann")) as ann, pytest.raises(Forbidden):
         ann.ask(JoinRequest, "GET", "agent/desired")

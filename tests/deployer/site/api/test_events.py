@@ -154,7 +154,7 @@ def test_one_service_for_each_directory(site: SiteProcess) -> None:
     """A second one is refused with a sentence, and the first goes on."""
     second = SiteProcess()
     second.set(directory=str(site.directory))
-    with pytest.raises(AssertionError, match="another site's service works there"):
+    with pytest.raises(AssertionError, match="another site's service uses this directory"):
         second.start()
     second.kill()
     with site.client() as client:

@@ -166,7 +166,7 @@ def test_a_limited_proxy_looks_and_does_nothing() -> None:
         assert bool(reach_of(found, who, action).owner) is (action is SiteAction.READ)
     assert (
         quota_of(found, who).check(ResourceUsage(), ResourceUsage(machines=1))
-        == "a limited proxy lets its holder look and nothing else; make a full one"
+        == "a limited proxy allows only reading; make a full one"
     )
 
 
@@ -204,7 +204,7 @@ def test_groups_count_for_nothing_beside_capabilities() -> None:
     strict = rights(CAPABLE.replace("capabilities = true", ""))
     said = authorize(strict, who, SiteAction.READ, who)
     assert isinstance(said, Denied)
-    assert "do not count beside a token's capabilities" in said.reason
+    assert "which do not count for a token with capabilities" in said.reason
 
 
 def test_a_capability_reaches_no_further_than_the_grant() -> None:

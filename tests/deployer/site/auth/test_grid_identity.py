@@ -40,7 +40,7 @@ def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch:
 def test_a_name_longer_than_anything_may_be(tmp_path: Path) -> None:
     grid = GridWorld.make(tmp_path, utc_now())
     long = other(grid, "/DC=org/DC=grid" + f"/OU={'x' * 60}" * 20)
-    with pytest.raises(NotAuthenticated, match="longer than anything"):
-        GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir))).person(
+    with pytest.raises(NotAuthenticated, match="too long"):
+        GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir))).authenticate(
             [der(long.certificate)], grid.now
         )

@@ -175,7 +175,7 @@ BAD = [
     (
         "a place that is no URL",
         lambda s: page(s, DISCOVERY, {"issuer": s.url, "jwks_uri": "https://\x00"}),
-        "cannot be asked",
+        "cannot be fetched",
     ),
     ("a list", lambda s: page(s, DISCOVERY, []), "does not serve a JSON object"),
     ("no JSON", lambda s: page(s, DISCOVERY, b"<html>"), "is not JSON"),

@@ -86,7 +86,7 @@ def test_who_asks_too_often_is_told_when_to_ask_again() -> None:
     clock = Clock()
     slow = RequestRate(burst=2, per_second=0.1)
     rates = RequestLimiter(clock, person=slow, address=slow, failure=slow)
-    for ask in (rates.knock, rates.ask, rates.failed):
+    for ask in (rates.check_address, rates.check_person, rates.count_failure):
         ask("x")
         ask("x")
         with pytest.raises(TooManyRequests, match="retry in 10 s") as caught:

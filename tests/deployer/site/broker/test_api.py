@@ -194,7 +194,7 @@ def test_no_secret_and_no_session_stands_in_the_database_or_in_a_log(
     out, err = capfd.readouterr()
     said = caplog.text + out + err + "".join(str(event) for event in world.store.read(list_events))
     hidden = {guest.context.secret, guest.session, guest.session.partition(".")[2]}
-    assert "shown a second time" in said
+    assert "presented a second time" in said
     assert [one for one in hidden if one in said] == []
     world.database.close()
     held = b"".join(path.read_bytes() for path in world.directory.iterdir() if path.name.startswith("site.db"))

@@ -58,7 +58,7 @@ def test_the_key_is_made_once_kept_private_and_missed_when_it_is_damaged(tmp_pat
     assert path.stat().st_mode & 0o777 == 0o600
     assert [one.name for one in path.parent.iterdir()] == ["context.key"]
     path.write_bytes(b"short")
-    with pytest.raises(Exception, match="is not the 32 bytes"):
+    with pytest.raises(Exception, match="does not have 32 bytes"):
         broker_key(path)
 
 

@@ -37,7 +37,7 @@ def test_what_a_guest_says_counts_for_people_until_its_node_sees_better(tmp_path
         assert "10.1.2.3, fd00::5" in shown(machine())
         assert certificate_names(machine()) == (machine().hostname,)
         told = [reason for what, reason in world.told(guest.machine) if what == "said-addresses"]
-        assert told == ["the guest says that it is reached at 10.1.2.3, fd00::5"]
+        assert told == ["the guest published the addresses 10.1.2.3, fd00::5"]
 
         world.observed(guest.machine, "10.1.2.9")
         assert machine().known == ("10.1.2.9",)

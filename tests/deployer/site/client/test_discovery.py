@@ -86,5 +86,5 @@ def test_nobody_there_is_said_with_what_to_do(tmp_path: Path) -> None:
     ca = write(tmp_path / "ca.pem", "no certificate")
     with pytest.raises(Misused, match="believed by"):
         open_site_client(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", ca=ca), {})
-    with pytest.raises(Misused, match="cannot be shown"):
+    with pytest.raises(Misused, match="cannot be used as a client"):
         open_site_client(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", client_certificate=ca), {})

@@ -120,7 +120,7 @@ def test_somebody_logs_in_with_a_token_and_sees_their_own_and_what_happens(world
     page.fill("#token", token)
     page.click("#enter")
     page.wait_for_url("**/console/machines")
-    expect(page.locator("#live")).to_contain_text("There are none.")
+    expect(page.locator("#live")).to_contain_text("None.")
     expect(page.locator("#following")).to_contain_text("Live")
     page.evaluate("window.before = true")
     with world.site.reach(token=token) as client:
@@ -196,7 +196,7 @@ def test_the_map_of_the_swarm_is_read_by_keyboard(world: World) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_url("**/console/nodes/*")
-    expect(page.get_by_role("table", name="Who feeds it")).to_contain_text("star/hello@1.0")
+    expect(page.get_by_role("table", name="Contents that it receives")).to_contain_text("star/hello@1.0")
     page.context.close()
     assert world.said == []
 

@@ -78,7 +78,7 @@ def test_what_does_not_count_lets_nobody_in(site: SiteProcess, browser: httpx.Cl
     for token in wrong:
         got = browser.post("/console/login", data={"token": token})
         assert got.status_code == 401, token
-        assert "what was shown does not count here" in got.text
+        assert "the credentials were not accepted" in got.text
         assert "set-cookie" not in got.headers
     assert browser.post("/console/login", data={}).status_code == 401
     for code in ("", "x", "a" * 43):
@@ -88,7 +88,7 @@ def test_what_does_not_count_lets_nobody_in(site: SiteProcess, browser: httpx.Cl
         link = client.login_link().url
     code = link.partition("code=")[2]
     assert [browser.post("/console/login", data={"code": code}).status_code for _ in range(2)] == [303, 401]
-    assert "what was shown" not in browser.get(link).text  # looking at a link does nothing
+    assert "credentials were not accepted" not in browser.get(link).text  # looking at a link does nothing
 
 
 def test_a_node_has_nothing_to_do_here(site: SiteProcess, node: PaperNode, context: ssl.SSLContext) -> None:
@@ -96,9 +96,9 @@ def test_a_node_has_nothing_to_do_here(site: SiteProcess, node: PaperNode, conte
     shown = ssl.create_default_context(cadata=site.ca)
     shown.load_cert_chain(node.files["certificate"], node.files["key"])
     with httpx.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
-        assert "certificate that your browser shows" in asked.get("/console/login").text
+        assert "Log in with your browser" in asked.get("/console/login").text
         got = asked.post("/console/login", data={})
-        assert (got.status_code, "nothing to do here" in got.text) == (401, True)
+        assert (got.status_code, "this is for people" in got.text) == (401, True)
         assert asked.get("/console/").status_code == 303
         assert asked.post("/v1/login-links").status_code == 403
 
@@ -150,7 +150,7 @@ def test_people_log_in_with_a_certificate(tmp_path: Path) -> None:
         shown = ssl.create_default_context(cadata=site.ca)
         shown.load_cert_chain(tmp_path / "proxy")
         with httpx.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
-            assert "certificate that your browser shows" in asked.get("/console/login").text
+            assert "Log in with your browser" in asked.get("/console/login").text
             assert asked.get("/console/machines").status_code == 303  # it is shown on purpose, or it does not count
             got = asked.post("/console/login", data={"next": "/console/machines"})
             assert (got.status_code, got.headers["location"]) == (303, "/console/machines"), got.text

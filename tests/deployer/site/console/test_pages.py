@@ -42,7 +42,7 @@ def test_every_page_is_there_for_the_operator(site: SiteProcess, browser: httpx.
     assert "accepted" in images
     explained = asked.get(f"/console{pages[-1]}").text
     assert "star/hello@1.0 is accepted" in explained
-    assert "There is room" in explained
+    assert "There is enough capacity" in explained
     assert "asked for by" not in asked.get(f"/console/machines/{machine.uuid}").text
 
 
@@ -247,4 +247,4 @@ def test_who_feeds_whom_is_on_the_pages_and_in_the_api(
     assert {one.to for one in found} == {fed.joined.node}
     node.step()
     fed.step()
-    assert "Nothing came to any node" in asked.get("/console/nodes").text
+    assert "No node received anything" in asked.get("/console/nodes").text
