@@ -53,6 +53,7 @@ class PeerProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Read the peer: the connection and its TLS handshake are complete."""
         super().connection_made(transport)
+        self._tls = transport.get_extra_info("ssl_object") is not None
         self.app = cast("Any", _with(self.app, _peer(transport)))
 
     def shutdown(self) -> None:
@@ -61,7 +62,7 @@ class PeerProtocol(H11Protocol):
         The peer of an idle TLS connection does not read, so it sends no close_notify: it is not waited for.
         """
         super().shutdown()
-        if self.transport.is_closing() and self.transport.get_extra_info("ssl_object") is not None:
+        if self._tls and self.transport.is_closing():  # asked at the start: a transport closed twice cannot tell
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
 

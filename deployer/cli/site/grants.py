@@ -141,7 +141,7 @@ def _one(rights: SiteGrants, who: Principal, action: SiteAction, *, as_json: boo
 def _load(context: typer.Context, file: Path | None) -> SiteGrants:
     path = file or terminal.section(context, SiteSettings).rights
     if not path.exists():
-        raise Misused(f"{path}: there is no rights file, so only the operator may do anything")
+        raise Misused(f"{path}: no rights file there, so only the operator may do anything")
     return SiteGrants.load(path)
 
 

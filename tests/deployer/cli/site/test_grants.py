@@ -61,7 +61,7 @@ def test_check_warns(tmp_path: Path) -> None:
     assert told("check", rights=file)["warnings"] == ["the file has no [[grant]]: only the operator may do anything"]
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "there is no rights file"), ("[[grant]]\n", "name: is missing")])
+@pytest.mark.parametrize(("text", "reason"), [(None, "no rights file"), ("[[grant]]\n", "name: is missing")])
 def test_a_file_that_cannot_be_used_is_an_error_of_the_command(tmp_path: Path, text: str | None, reason: str) -> None:
     file = tmp_path / "rights.toml"
     if text is not None:

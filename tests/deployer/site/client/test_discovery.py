@@ -60,7 +60,7 @@ def test_a_file_of_somebody_else_is_not_shown(tmp_path: Path) -> None:
     file = write(tmp_path / "bt_u4711", "theirs")
     if file.stat().st_uid == 0:
         os.chown(file, 4712, -1)
-    with pytest.raises(Misused, match="somebody else"):
+    with pytest.raises(Misused, match="another user"):
         discover_token({}, 4711, tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_nobody_there_is_said_with_what_to_do(tmp_path: Path) -> None:
     ):
         client.status()
     ca = write(tmp_path / "ca.pem", "no certificate")
-    with pytest.raises(Misused, match="believed by"):
+    with pytest.raises(Misused, match="not a PEM certificate"):
         open_site_client(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", ca=ca), {})
     with pytest.raises(Misused, match="cannot be used as a client"):
         open_site_client(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", client_certificate=ca), {})

@@ -188,7 +188,7 @@ def test_the_map_of_the_swarm_is_read_by_keyboard(world: World) -> None:
     world.node.step(swarm=SWARM)
     page = world.operator(width=360, script=False)
     world.go(page, "/nodes")
-    arrow = page.get_by_role("img", name="the catalog gave paper 1 GiB, now 1 MiB a second")
+    arrow = page.get_by_role("img", name="the catalog sent 1 GiB to paper, now 1 MiB per second")
     arrow.focus()
     expect(arrow).to_be_focused()
     page.keyboard.press("Tab")

@@ -231,7 +231,7 @@ def test_who_feeds_whom_is_on_the_pages_and_in_the_api(
         assert "3 MiB" in text
         assert "star/&lt;b&gt;@1.0" in text
         assert "<i>x" not in text
-    assert 'aria-label="paper gave fed 3 MiB, now 2 KiB a second"' in pages["/nodes"]
+    assert 'aria-label="paper sent 3 MiB to fed, now 2 KiB per second"' in pages["/nodes"]
     assert 'aria-label="the catalog gave fed 2 MiB"' in pages["/nodes"]
     assert "192.0.2.7:9 <small>no node of this site</small>" in pages["/nodes/fed"]
     assert "192.0.2.7:9" not in pages["/nodes/paper"]

@@ -177,7 +177,7 @@ def test_a_site_is_believed_by_its_fingerprint_alone(bare_site: SiteProcess) -> 
     with bare_site.client() as client:
         wanted = client.status().fingerprint
     assert fingerprint(fetch_anchors(bare_site.url, wanted).certificates.encode()) == wanted
-    with pytest.raises(Misused, match="not the site"):
+    with pytest.raises(Misused, match="from another site"):
         fetch_anchors(bare_site.url, "0" * 64)
     with pytest.raises(SiteUnavailable):
         fetch_anchors("https://127.0.0.1:9", wanted)
