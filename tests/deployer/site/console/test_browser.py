@@ -192,7 +192,7 @@ def test_the_map_of_the_swarm_is_read_by_keyboard(world: World) -> None:
     arrow.focus()
     expect(arrow).to_be_focused()
     page.keyboard.press("Tab")
-    expect(page.get_by_role("img", name="elsewhere gave paper 9 MiB")).to_be_focused()
+    expect(page.get_by_role("img", name="elsewhere sent 9 MiB to paper")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_url("**/console/nodes/*")

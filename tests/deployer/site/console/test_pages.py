@@ -232,8 +232,8 @@ def test_who_feeds_whom_is_on_the_pages_and_in_the_api(
         assert "star/&lt;b&gt;@1.0" in text
         assert "<i>x" not in text
     assert 'aria-label="paper sent 3 MiB to fed, now 2 KiB per second"' in pages["/nodes"]
-    assert 'aria-label="the catalog gave fed 2 MiB"' in pages["/nodes"]
-    assert "192.0.2.7:9 <small>no node of this site</small>" in pages["/nodes/fed"]
+    assert 'aria-label="the catalog sent 2 MiB to fed"' in pages["/nodes"]
+    assert "192.0.2.7:9 <small>not a node of this site</small>" in pages["/nodes/fed"]
     assert "192.0.2.7:9" not in pages["/nodes/paper"]
     with site.client() as client:
         found = client.swarm().items
