@@ -174,7 +174,9 @@ def _unpack(path: Path, scratch: Path) -> BackupContents:
                     missing = set(backup.members)
                     continue
                 if member.name not in missing or not _sound(member):
-                    raise Malformed(f"{path}: {CONTENTS} does not list {member.name[:200]!r}, or not so")
+                    raise Malformed(
+                        f"{path}: {CONTENTS} does not list {member.name[:200]!r}, or its path or size is not allowed"
+                    )
                 missing.remove(member.name)
                 target = scratch / member.name
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

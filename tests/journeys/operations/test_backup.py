@@ -133,8 +133,8 @@ def _climbing(member: tarfile.TarInfo, data: bytes) -> tuple[tarfile.TarInfo, by
 
 WRONG = {
     "a byte of the key is another": (lambda m, d: (m, d.replace(b"a key", b"b key")), "damaged"),
-    "a member is missing": (lambda m, d: None if m.name == "database" else (m, d), "database is not in it"),
-    "a path climbs out": (_climbing, "is not what backup.json says"),
+    "a member is missing": (lambda m, d: None if m.name == "database" else (m, d), "database is missing"),
+    "a path climbs out": (_climbing, "backup.json does not list"),
     "it is of a catalog": (lambda m, d: (m, d.replace(b'"kind":"site"', b'"kind":"catalog"')), "of a catalog"),
     "it is of a later version": (lambda m, d: (m, d.replace(b'"version":1', b'"version":2')), "version"),
 }

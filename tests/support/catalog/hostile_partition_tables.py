@@ -123,7 +123,7 @@ def _(here: Path) -> Path:
     return disk
 
 
-@bad("more bytes between partitions than any boot loader has", "raw", "outside every partition")
+@bad("more bytes between partitions than any boot loader has", "raw", "outside all partitions")
 def _(here: Path) -> Path:
     disk = table(here / "disk", 100 * MIB, "label: gpt\nstart=198656, size=2048, name=last\n")
     put(disk, 2 * MIB, random.Random(1).randbytes(MIB) * 70)
