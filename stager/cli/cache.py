@@ -49,11 +49,7 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
             for entry, row in zip(entries, rows, strict=True)
         ],
     )
-    terminal.show(
-        asdict(usage) | {"entries": rows},
-        grid,
-        as_json=as_json,
-    )
+    terminal.show(asdict(usage) | {"entries": rows}, grid, as_json=as_json)
     if not as_json:
         terminal.show(
             None,

@@ -354,9 +354,7 @@ class SwarmFetch:
         result.poisoners, result.suspects = tuple(sorted(torrent.poisoners)), tuple(sorted(torrent.suspects))
 
 
-def _requests(
-    pieces: list[tuple[int, list[tuple[int, int]]]],
-) -> Iterator[list[tuple[int, list[tuple[int, int]]]]]:
+def _requests(pieces: list[tuple[int, list[tuple[int, int]]]]) -> Iterator[list[tuple[int, list[tuple[int, int]]]]]:
     """Group pieces with their ranges into requests of at most MAX_RANGES ranges."""
     group: list[tuple[int, list[tuple[int, int]]]] = []
     count = 0
