@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -173,8 +174,18 @@ class AuditLog:
                         found.append(entry)
         return found
 
-    def _exclusive(self) -> "_Exclusive":
-        return _Exclusive(self._lock, self._descriptor, self.path)
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Make this thread the only writer, first within this process, then among all processes."""
+        with self._lock:
+            try:
+                files.lock_open(self._descriptor, wait=True)
+            except (OSError, ValueError) as exc:  # a closed descriptor is -1
+                raise AuditUnwritable(f"{self.path}: the audit log was closed") from exc
+            try:
+                yield
+            finally:
+                files.unlock_open(self._descriptor)
 
     def _catch_up(self, now: datetime) -> None:
         """Read the lines of other processes; a line that a dead process left half written is removed, and that recorded."""
@@ -237,27 +248,6 @@ class AuditLog:
             raise AuditUnwritable(f"{self.path}: {self._failed}") from exc
         self._advance(line)
         return self.head
-
-
-class _Exclusive:
-    """Makes this thread the only writer, first within this process, then among all processes."""
-
-    def __init__(self, lock: threading.Lock, descriptor: int, path: Path) -> None:
-        self._lock, self._descriptor, self._path = lock, descriptor, path
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            files.lock_open(self._descriptor, wait=True)
-        except (OSError, ValueError) as exc:  # a closed descriptor is -1
-            self._lock.release()
-            raise AuditUnwritable(f"{self._path}: the audit log was closed") from exc
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            files.unlock_open(self._descriptor)
-        finally:
-            self._lock.release()
 
 
 def read_entry(line: bytes, what: str, error: type[SignerError] | None = None) -> AuditLogEntry:

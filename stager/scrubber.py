@@ -14,6 +14,7 @@ from catalog.image.address import Address
 from signer.errors import PartitaError
 from stager.cache import sidecars
 from stager.cache.cache import Cache
+from stager.cache.disk import has_data
 from stager.cache.entries import CacheEntry
 from stager.cache.partial_file import READ_SIZE, READERS
 from stager.cache.recovery import entry_path
@@ -148,12 +149,8 @@ class Scrubber:
         if self._ending.is_set():
             return None
         start, end = piece_map.bounds(first)[0], piece_map.bounds(last - 1)[1]
-        if all(piece_map.zero(piece) for piece in range(first, last)):
-            try:
-                if os.lseek(descriptor, start, os.SEEK_DATA) >= end:
-                    return None
-            except OSError:  # ENXIO: only holes remain
-                return None
+        if all(piece_map.zero(piece) for piece in range(first, last)) and not has_data(descriptor, start, end):
+            return None
         self._throttle(end - start)
         content = os.pread(descriptor, end - start, start)
         for piece in range(first, last):

@@ -242,16 +242,8 @@ def partition_statement(
 def cluster_statement(
     digest: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
 ) -> bytes:
-    """Make the canonical bytes of a cluster document's endorsement, ready to be signed.
-
-    Args:
-        digest: `sha256:` and 64 hex digits, of the canonical document.
-        title: VO/name@version.
-        endorser, role, issued, expires, comment: as for an image.
-
-    Raises:
-        DocumentError: an argument is malformed; says which.
-    """
+    """As :func:`endorsement_statement`, for a cluster document: `digest` is `sha256:` and 64 hex digits, of its canonical
+    form."""
     subject = _subject(title, "sha256", digest.removeprefix("sha256:"))
     predicate = _predicate(endorser, role, issued, expires, comment)
     return _written(ClusterStatement, "endorsement of a cluster", CLUSTER_TYPE, subject, predicate)

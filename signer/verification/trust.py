@@ -204,7 +204,7 @@ def evaluate_claim(
     if by is None:
         if good:
             return _refused(statement, f"It names {statement.fingerprint} but was signed by {good[0].fingerprint}.")
-        reasons = _list(check.reason for check in examined.signatures) or "there is none"
+        reasons = _list(check.reason for check in examined.signatures) or "the file holds no signature"
         return _refused(statement, f"The signature does not count: {reasons}.")
     # 8. It has been issued, and has not expired.
     if says.issued > now + SKEW:

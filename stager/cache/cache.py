@@ -222,7 +222,7 @@ class Cache:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as exc:
-            self._reject(entry, f"cannot be opened ({exc.strerror})")
+            self.reject(entry, f"cannot be opened ({exc.strerror})")
         try:
             reason = find_difference(descriptor, entry)
             if reason is None and full:
@@ -232,22 +232,18 @@ class Cache:
         finally:
             os.close(descriptor)
         if reason is not None:
-            self._reject(entry, reason)
+            self.reject(entry, reason)
         if full:
             with self._index.transaction():
                 self._index.verified(entry.key, self._clock())
 
-    def evict(self, item: CacheItem) -> int:
+    def evict(self, key: CacheKey) -> int:
         """Remove an entry without leases; returns the bytes freed.
 
         Raises:
             NotCached: there is no such entry.
             InUse: it is leased, or being staged.
         """
-        return self.evict_key(cache_key(item))
-
-    def evict_key(self, key: CacheKey) -> int:
-        """As :meth:`evict`, by key."""
         entry = self._entry(key)
         with self._index.exclusive():
             holders = sorted({lease.holder for lease in self.leases() if lease.key == entry.key})
@@ -291,7 +287,18 @@ class Cache:
         Raises:
             EntryChanged: always.
         """
-        self._reject(entry, reason)
+        with self._index.exclusive():
+            with self._index.transaction():
+                now = self._index.entry(entry.key)
+            if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
+                with translate_os_errors(self.root):
+                    if self.grace and entry_path(self.root, entry.key).is_file():
+                        self._cache_quota.move_to_trash(entry, WRONG + entry.key, reason)
+                    else:
+                        self._cache_quota.remove([entry.key])
+        raise EntryChanged(
+            f"{entry_path(self.root, entry.key)}: {reason} since it was verified; entry dropped, stage the image again"
+        )
 
     # Filling
 
@@ -377,20 +384,6 @@ class Cache:
             return True
         self._index.drop_entry(key)
         return False
-
-    def _reject(self, entry: CacheEntry, reason: str) -> None:
-        with self._index.exclusive():
-            with self._index.transaction():
-                now = self._index.entry(entry.key)
-            if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
-                with translate_os_errors(self.root):
-                    if self.grace and entry_path(self.root, entry.key).is_file():
-                        self._cache_quota.move_to_trash(entry, WRONG + entry.key, reason)
-                    else:
-                        self._cache_quota.remove([entry.key])
-        raise EntryChanged(
-            f"{entry_path(self.root, entry.key)}: {reason} since it was verified; entry dropped, stage the image again"
-        )
 
 
 def _content_difference(path: Path, descriptor: int, entry: CacheEntry, advance: Advance) -> str | None:

@@ -95,6 +95,14 @@ class DiskOperations:
             path.unlink(missing_ok=True)
 
 
+def has_data(descriptor: int, start: int, end: int) -> bool:
+    """Whether any byte of a file between two offsets is outside a hole."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA) < end
+    except OSError:  # ENXIO: only holes remain
+        return False
+
+
 def allocated_bytes(path: Path) -> int:
     """Return the bytes that a file allocates on its disk; 0 if it does not exist."""
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from catalog.content.indexing import HINT_BLOCK, compute_hints, verify_content
 from catalog.errors import ContentMismatch
-from stager.cache.disk import DiskOperations
+from stager.cache.disk import DiskOperations, has_data
 from stager.cache.entries import CacheKey
 from stager.content.piece_map import PieceMap, piece_runs
 
@@ -54,10 +54,7 @@ class PartialFile:
 
     def stored(self, start: int, end: int) -> bool:
         """Whether any byte between two offsets has been written."""
-        try:
-            return os.lseek(self.descriptor, start, os.SEEK_DATA) < end
-        except OSError:  # ENXIO: only holes remain
-            return False
+        return has_data(self.descriptor, start, end)
 
     def read(self, start: int, end: int) -> bytes:
         """Read the bytes between two offsets."""

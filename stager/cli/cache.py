@@ -95,7 +95,7 @@ def evict(context: typer.Context, key: KeyArgument, *, as_json: Json = False) ->
     """Remove an entry without leases."""
     with _cache(context) as cache:
         entry = _find(cache, key)
-        freed = cache.evict_key(entry.key)
+        freed = cache.evict(entry.key)
     terminal.show({"evicted": entry.key, "freed": freed}, f"freed {terminal.format_size(freed)}", as_json=as_json)
 
 

@@ -26,7 +26,7 @@ def seed(
     catalog: Annotated[
         str | None, typer.Option(help="URL of the catalog's service as nodes reach it; by default catalog.url.")
     ] = None,
-    upload_limit: Annotated[int, typer.Option(min=0, help="Bytes per second to all peers; 0 is no limit.")] = 0,
+    upload_limit: Annotated[int, typer.Option(min=0, help="Bytes per second to all peers; 0 for no limit.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Share all published contents of the catalog with BitTorrent peers, beside its service, until interrupted."""

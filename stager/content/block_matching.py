@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from catalog.content.indexing import HINT_BLOCK
+from stager.content.piece_map import join_ranges
 
 WINDOW = 1 << 19
 """Blocks of the new content that are looked up at once: 2 GiB of content, 60 MB of memory."""
@@ -109,13 +110,5 @@ def _windows(blocks: Iterable[int], window: int) -> Iterator[list[int]]:
 
 def missing_runs(start: int, end: int, has: Callable[[int], bool]) -> list[tuple[int, int]]:
     """Return (start, end) in bytes of each run of missing blocks between two offsets (`start` on a block)."""
-    runs: list[tuple[int, int]] = []
-    for block in range(start // HINT_BLOCK, -(-end // HINT_BLOCK)):
-        if has(block):
-            continue
-        low, high = block * HINT_BLOCK, min((block + 1) * HINT_BLOCK, end)
-        if runs and runs[-1][1] == low:
-            runs[-1] = (runs[-1][0], high)
-        else:
-            runs.append((low, high))
-    return runs
+    missing = (block for block in range(start // HINT_BLOCK, -(-end // HINT_BLOCK)) if not has(block))
+    return join_ranges((block * HINT_BLOCK, min((block + 1) * HINT_BLOCK, end)) for block in missing)

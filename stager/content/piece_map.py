@@ -67,15 +67,8 @@ class PieceMap:
     def ranges(self, piece: int) -> list[tuple[int, int]]:
         """Return (start, end) of each run of leaves with data of a piece, by the data map; the whole piece if it has none."""
         start, end = self.bounds(piece)
-        runs: list[tuple[int, int]] = []
-        for leaf in range(start // LEAF, -(-end // LEAF)) if self.data_map is not None else ():
-            if self._maps(leaf):
-                low, high = leaf * LEAF, min((leaf + 1) * LEAF, end)
-                if runs and runs[-1][1] == low:
-                    runs[-1] = (runs[-1][0], high)
-                else:
-                    runs.append((low, high))
-        return runs or [(start, end)]
+        mapped = (leaf for leaf in range(start // LEAF, -(-end // LEAF)) if self._maps(leaf))
+        return join_ranges((leaf * LEAF, min((leaf + 1) * LEAF, end)) for leaf in mapped) or [(start, end)]
 
     def hash_of(self, piece: int) -> bytes | None:
         """Return the hash of a piece; None without a layer."""
@@ -112,13 +105,7 @@ class PieceMap:
                     for leaf in leaves:
                         mapped[leaf >> 3] |= 0x80 >> (leaf & 7)
             return tuple(decode_data_map(bytes(mapped), self.address.size))
-        merged: list[tuple[int, int]] = []
-        for start, end in wanted:
-            if merged and sum(merged[-1]) == start:
-                merged[-1] = (merged[-1][0], end - merged[-1][0])
-            else:
-                merged.append((start, end - start))
-        return tuple(merged)
+        return tuple((start, end - start) for start, end in join_ranges(wanted))
 
     @property
     def data_bytes(self) -> int:
@@ -174,6 +161,17 @@ class PieceMap:
         start, end = self.bounds(self.count - 1)
         hashes = [hashlib.sha256(bytes(min(LEAF, end - at))).digest() for at in range(start, end, LEAF)]
         return self._root(hashes)
+
+
+def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join (start, end) ranges that touch; they are in order."""
+    found: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
 
 
 def piece_runs(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:

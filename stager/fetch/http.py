@@ -14,7 +14,7 @@ from catalog.content.multipart_ranges import MAX_RANGES
 from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.partial_file import PartialFile
 from stager.content.block_matching import missing_runs
-from stager.content.piece_map import PieceMap
+from stager.content.piece_map import PieceMap, join_ranges
 from stager.errors import ContentCorrupt
 from stager.fetch.local_reuse import ReuseResult
 from stager.fetch.sources import ByteRange, ContentSource, ResumingSource
@@ -212,17 +212,6 @@ class HttpFetch:
             f"piece {piece} (bytes {start}-{end}) of {piece_map.address} failed verification {CORRUPT_TRIES + 1} times; the "
             "source is corrupt or malicious: tell its operator, or stage from another"
         )
-
-
-def join_ranges(runs: Iterable[ByteRange]) -> list[ByteRange]:
-    """Join ranges that touch; they are in order."""
-    found: list[ByteRange] = []
-    for start, end in runs:
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((start, end))
-    return found
 
 
 def _requests(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:

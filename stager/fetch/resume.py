@@ -12,6 +12,7 @@ from pathlib import Path
 
 from catalog.image.address import LEAF
 from signer.runtime import files
+from stager.cache.disk import has_data
 from stager.content.leaf_set import LeafSet
 from stager.content.piece_map import PieceMap
 
@@ -42,7 +43,7 @@ def verified_pieces(piece_map: PieceMap, descriptor: int, pieces: Iterable[int])
     right = []
     for piece in pieces:
         start, end = piece_map.bounds(piece)
-        if _stored(descriptor, start, end):
+        if has_data(descriptor, start, end):
             content = os.pread(descriptor, end - start, start)
             right += [piece] if piece_map.verify_piece(piece, start, content) is not None else []
     return right
@@ -64,7 +65,7 @@ def find_leaves(piece_map: PieceMap, path: Path, journal: Path | None, boot: str
             os.ftruncate(descriptor, piece_map.address.size)
         needed = set(piece_map.needed)
         for piece in range(piece_map.count):
-            if piece not in needed and not _stored(descriptor, *piece_map.bounds(piece)):
+            if piece not in needed and not has_data(descriptor, *piece_map.bounds(piece)):
                 here.add_piece(piece)
         # A zero piece into which bytes were written is verified like any other.
         for piece in verified_pieces(piece_map, descriptor, here.missing_pieces()):
@@ -72,15 +73,8 @@ def find_leaves(piece_map: PieceMap, path: Path, journal: Path | None, boot: str
         if journal is not None:
             for start, end in read_journal(journal, piece_map, boot).ranges():
                 for leaf in range(start, end, LEAF):
-                    if _stored(descriptor, leaf, min(leaf + LEAF, end)):
+                    if has_data(descriptor, leaf, min(leaf + LEAF, end)):
                         here.add(leaf, min(leaf + LEAF, end))
     finally:
         os.close(descriptor)
     return here
-
-
-def _stored(descriptor: int, start: int, end: int) -> bool:
-    try:
-        return os.lseek(descriptor, start, os.SEEK_DATA) < end
-    except OSError:  # ENXIO: only holes remain
-        return False

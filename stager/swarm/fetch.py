@@ -18,7 +18,7 @@ from catalog.swarm.origin_scheduler import ORIGIN_PART
 from signer.runtime.progress import Advance, ignore_progress
 from stager.content.leaf_set import LeafSet
 from stager.content.peer_stats import PeerStats
-from stager.content.piece_map import PieceMap, piece_runs
+from stager.content.piece_map import PieceMap, join_ranges, piece_runs
 from stager.errors import (
     ContentCorrupt,
     SourceLacks,
@@ -27,7 +27,6 @@ from stager.errors import (
     TrackerRefuses,
     TrackerUnavailable,
 )
-from stager.fetch.http import join_ranges
 from stager.fetch.sources import ContentSource, read_ranges
 from stager.swarm.stall_policy import RescueAction, StallHistory, decide_rescue
 from stager.swarm.swarm import Swarm

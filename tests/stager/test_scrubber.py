@@ -154,7 +154,7 @@ def test_blanks_are_checked_too(cache: Cache, clock: Clock) -> None:
 def test_an_entry_that_left_meanwhile_is_no_fault(cache: Cache, clock: Clock) -> None:
     address = put(cache, CONTENT)
     entry = cache.entry(address)
-    cache.evict(address)
+    cache.evict(str(address))
     assert Job(cache, clock).scrubber.scrub(entry)
 
 

@@ -120,7 +120,7 @@ class CacheMachine(RuleBasedStateMachine):
     def evict(self, address: Address) -> None:
         there = address in self.present()
         try:
-            self.cache.evict(address)
+            self.cache.evict(str(address))
         except NotCached:
             assert not there
         except InUse:

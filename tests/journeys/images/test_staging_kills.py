@@ -135,7 +135,7 @@ def loop(root: Path, served: Served, kills: int, seed: int) -> Counter[str]:
             if not left or chance.random() < 0.1:
                 cache.release("machine:1")
                 for entry in cache.entries():
-                    cache.evict_key(entry.key)
+                    cache.evict(entry.key)
         # Writes are most steps by far; half of the kills aim at all the others.
         at = chance.randrange(1, 40) if chance.random() < 0.5 else chance.randrange(1, len(whole))
         told = run(root, served, at, chance.random() * 0.004)

@@ -43,7 +43,7 @@ def test_what_is_lent_is_the_same_file_and_stays_when_the_lender_lets_go(tmp_pat
             assert borrower.path(address).samefile(lender.path(address))
             borrower.check(address, full=True)
             lender.check(address)  # nothing about the lender's own entry is another
-            lender.evict(address)
+            lender.evict(str(address))
             borrower.check(address, full=True)
             with pytest.raises(NotCached):
                 borrower.path(absent)

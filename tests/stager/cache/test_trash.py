@@ -44,7 +44,7 @@ def spoil(cache: Cache, address: Address) -> None:
 
 def test_what_was_evicted_by_hand_comes_back_when_it_is_wanted(cache: Cache, root: Path) -> None:
     address = put(cache, A)
-    assert cache.evict(address) == SIZE
+    assert cache.evict(str(address)) == SIZE
     assert cache.entries() == []
     assert cache.usage().trash == SIZE
     acquired = cache.acquire([address], "m", 10)
@@ -55,7 +55,7 @@ def test_what_was_evicted_by_hand_comes_back_when_it_is_wanted(cache: Cache, roo
 
 def test_after_its_grace_time_it_is_gone(cache: Cache, clock: Clock, root: Path) -> None:
     address = put(cache, A)
-    cache.evict(address)
+    cache.evict(str(address))
     clock.now += GRACE - 1
     assert cache.clean_trash() == 0
     clock.now += 1
@@ -66,7 +66,7 @@ def test_after_its_grace_time_it_is_gone(cache: Cache, clock: Clock, root: Path)
 
 def test_the_trash_gives_way_before_anything_that_is_cached(cache: Cache) -> None:
     kept, evicted = put(cache, A), put(cache, B)
-    cache.evict(evicted)
+    cache.evict(str(evicted))
     put(cache, C)
     assert cache.usage().trash == 0
     assert cache.path(kept).read_bytes() == A
@@ -74,7 +74,7 @@ def test_the_trash_gives_way_before_anything_that_is_cached(cache: Cache) -> Non
 
 def test_trash_survives_a_restart_and_what_nobody_knows_there_does_not(cache: Cache, root: Path, clock: Clock) -> None:
     address = put(cache, A)
-    cache.evict(address)
+    cache.evict(str(address))
     (root / "trash" / "litter").write_bytes(b"x")
     abandon(cache)
     with Cache(root, cache.quota, clock, grace=GRACE) as again:
@@ -85,7 +85,7 @@ def test_trash_survives_a_restart_and_what_nobody_knows_there_does_not(cache: Ca
 
 def test_what_was_spoilt_in_the_trash_does_not_come_back(cache: Cache, root: Path) -> None:
     address = put(cache, A)
-    cache.evict(address)
+    cache.evict(str(address))
     path = root / "trash" / str(address)
     path.chmod(0o600)
     path.write_bytes(B)
@@ -114,7 +114,7 @@ def test_who_listens_hears_what_leaves(cache: Cache) -> None:
     gone: list[str] = []
     cache.on_removal(gone.append)
     first, second = put(cache, A), put(cache, B)
-    cache.evict(first)
+    cache.evict(str(first))
     spoil(cache, second)
     with pytest.raises(EntryChanged):
         cache.check(second)
@@ -126,7 +126,7 @@ def test_a_pin_holds_over_years_and_restarts(cache: Cache, root: Path, clock: Cl
     cache.acquire([address], PIN + "sha256:1", FOREVER)
     clock.now += 20 * 365 * 86400
     with pytest.raises(InUse, match="pin:sha256:1"):
-        cache.evict(address)
+        cache.evict(str(address))
     abandon(cache)
     with Cache(root, cache.quota, clock) as again:
         put(again, B)
@@ -134,7 +134,7 @@ def test_a_pin_holds_over_years_and_restarts(cache: Cache, root: Path, clock: Cl
             put(again, b"x" * 2 * SIZE)
         assert again.path(address).read_bytes() == A
         again.release(PIN + "sha256:1")
-        again.evict(address)
+        again.evict(str(address))
 
 
 # Shares

@@ -169,7 +169,7 @@ def test_layers_and_hints_are_kept_beside_and_leave_with_the_content(cache: Cach
     assert (cache.root / "beside" / f"{address}.hints").read_bytes() == source.stored[address]
     (cache.root / "beside" / f"{address}.layer").write_bytes(b"\0" * len(source.layers[address] or b""))
     assert sidecars.read_layer(cache.root, address) is None, "a layer that does not prove itself"
-    cache.evict(address)
+    cache.evict(str(address))
     assert list((cache.root / "beside").iterdir()) == []
 
 
