@@ -82,7 +82,7 @@ SECOND = timedelta(seconds=1)
         ("issued in the future", endorsement(issued=NOW + SKEW + SECOND), "in the future"),
         ("expired this second", endorsement(expires=NOW), "It expired on 2026-11-22"),
         ("too old", endorsement(issued=NOW - timedelta(days=31)), "31 days old, more than the 30 allowed"),
-        ("unsigned", ExaminedStatement(endorsement().statement), "does not count: there is none"),
+        ("unsigned", ExaminedStatement(endorsement().statement), "does not count: the file holds no signature"),
         (
             "not examined",
             ExaminedStatement(endorsement().statement, problem="the signature is empty"),
