@@ -60,14 +60,6 @@ def _catalog() -> typer.Typer:
     return catalog_app
 
 
-def _policy() -> typer.Typer:
-    from deployer.cli.policy import policy_app
-    from deployer.cli.stratuslab import import_stratuslab
-
-    policy_app.command("import-stratuslab")(import_stratuslab)
-    return policy_app
-
-
 def _site() -> typer.Typer:
     from deployer.cli.node.machine import list_exposure
     from deployer.cli.site.site import site_app
@@ -89,7 +81,7 @@ COMMANDS: dict[str, Callable[[], Any]] = {
     "publish": _at("catalog.cli.publish", "publish_command"),
     "vo": _at("catalog.cli.vo", "vo_app"),
     "catalog": _catalog,
-    "policy": _policy,
+    "policy": _at("deployer.cli.policy", "policy_app"),
     "receipt": _at("deployer.cli.audit", "receipt_app"),
     "audit": _at("deployer.cli.audit", "audit_app"),
     "node": _at("deployer.cli.node.node", "node_app"),

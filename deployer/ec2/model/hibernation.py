@@ -18,9 +18,6 @@ from deployer.ec2.model.instance_types import InstanceType
 MOST_MEMORY: Final = 150 * GIB
 """Bytes that EC2 hibernates at most, of Linux."""
 
-DAYS: Final = 60
-"""For which EC2 keeps a machine hibernated."""
-
 MEMORY_NOT_KEPT: Final = "EC2 keeps no memory of it while it rests, so it goes on running"
 MEMORY_LOST: Final = "EC2 stopped it and did not hibernate it: its disks are kept, its memory is not"
 

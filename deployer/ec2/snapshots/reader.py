@@ -1,16 +1,14 @@
-"""Reading snapshots back, block by block: what AWS has is compared with what was verified, or written to a file."""
+"""Reading snapshots back, block by block: what AWS has is compared with what was verified."""
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import SnapshotFailed
-from deployer.ec2.snapshots.blocks import BLOCK_SIZE, GIB, ZERO_DIGEST, Digests
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE, ZERO_DIGEST, Digests
 from deployer.ec2.snapshots.buffer_pool import BufferPool
 from signer.runtime.progress import Advance, ignore_progress
 
@@ -111,40 +109,3 @@ def snapshot_matches(
 
 class _Other(Exception):
     """A block is another one than it should be."""
-
-
-def snapshot_digests(
-    aws: AwsClient, snapshot_id: str, *, workers: int = WORKERS, advance: Advance = ignore_progress
-) -> dict[int, bytes]:
-    """SHA-256 of a snapshot's blocks that are not zero, of bytes that were read; errors as in :func:`read_snapshot`."""
-    found: dict[int, bytes] = {}
-
-    def take(index: int, data: bytes) -> None:
-        if (value := hashlib.sha256(data).digest()) != ZERO_DIGEST:
-            found[index] = value
-
-    read_snapshot(aws, snapshot_id, take, workers=workers, advance=advance)
-    return found
-
-
-def write_snapshot(aws: AwsClient, snapshot_id: str, gib: int, path: Path, *, workers: int = WORKERS) -> int:
-    """Write a snapshot to a new, sparse file as large as its volume; returns how many blocks it has.
-
-    Errors as in :func:`read_snapshot`; nothing is left of the file then.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(descriptor, gib * GIB)
-
-        def take(index: int, data: bytes) -> None:
-            view, offset = memoryview(data), index * BLOCK_SIZE
-            while view:
-                done = os.pwrite(descriptor, view, offset)
-                view, offset = view[done:], offset + done
-
-        return read_snapshot(aws, snapshot_id, take, workers=workers)
-    except BaseException:
-        path.unlink()
-        raise
-    finally:
-        os.close(descriptor)

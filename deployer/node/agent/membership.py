@@ -49,7 +49,6 @@ class MembershipService:
         self._directory, self._work_for, self._now, self._listens = directory, work_for, now, listens
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="membership")
-        self._stamp: tuple[int, ...] | None = None
         self._working: tuple[Agent, NodeSiteClient, SiteMembership] | None = None
         self._problem = ""
         self._tried = 0.0

@@ -5,7 +5,6 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 
-from catalog.errors import TooLarge
 from catalog.web.parameters import read_body
 from catalog.web.responses import document_response as answer
 from deployer.site.auth.grants import SiteAction
@@ -88,6 +87,3 @@ async def read_reason(request: Request) -> str:
 def no_content() -> Response:
     """Nothing more to say."""
     return Response(status_code=204)
-
-
-TOO_LARGE = TooLarge

@@ -5,7 +5,6 @@ already (`want`) and on how it was last reported (`state`). Who asks for what is
 and is not refused: a request that came twice has the same answer twice.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -208,10 +207,6 @@ def release_machine(machine: SiteMachine) -> MachineTransition | None:
     if not machine.held or machine.state.final:
         return None
     return MachineTransition(machine.model_copy(update={"held": False}), (("released", ""),))
-
-
-VerbRule = Callable[[SiteMachine], MachineTransition | None]
-"""A verb with everything but its machine."""
 
 
 def _demand_life(machine: SiteMachine, done: str) -> None:

@@ -2,5 +2,4 @@
 
 - `arguments`: every command's test.
 - `deploy`: tests/deployer/cli/node/test_commands.py and tests/deployer/cli/site/test_commands.py.
-- `stratuslab`: tests/deployer/policy/test_stratuslab.py.
 """

@@ -14,12 +14,12 @@ from catalog.image.manifest import Blank, DirectBoot
 from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.images import boot_disk as bootdisk
 from deployer.ec2.images.boot_disk import FIRST_OFFSET, boot_layout, build_head, grub_config, open_boot_disk
-from deployer.ec2.snapshots.reader import write_snapshot
 from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.errors import CannotBoot
 from examples.guest import kernel_tree
 from tests.support.aws.fake_aws import AwsWorld
+from tests.support.aws.snapshot_reader import write_snapshot
 
 PACKAGES = Path(__file__).resolve().parents[4] / "build" / "guest-packages"
 CMDLINE = "console=ttyS0 quiet panic=-1 star.site=bnl,lbl $HOME `x` a;b (hd1)"

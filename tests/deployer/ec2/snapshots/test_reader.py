@@ -7,7 +7,8 @@ import pytest
 
 from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE
-from deployer.ec2.snapshots.reader import read_snapshot, write_snapshot
+from deployer.ec2.snapshots.reader import read_snapshot
+from tests.support.aws.snapshot_reader import write_snapshot
 
 
 def test_a_block_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from catalog.image.manifest import Blank
 from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE, Layout, Run
 from deployer.ec2.snapshots.disk_reader import block_digests, open_disk
-from deployer.ec2.snapshots.reader import snapshot_digests, write_snapshot
 from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords
 from deployer.ec2.snapshots.snapshots import CONTENT_TAG, Snapshots, find_parents
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.memory_disks import MIB, MemoryDisk, Shelf, bare, gpt, plain_digests
+from tests.support.aws.snapshot_reader import snapshot_digests, write_snapshot
 from tests.support.node.boot_sector_guest import GOODBYE, SAID, boot_sector_image
 from tests.support.node.bundle_contents import BundleContents
 

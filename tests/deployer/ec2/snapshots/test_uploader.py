@@ -15,7 +15,6 @@ from catalog.image.address import Address
 from deployer.ec2.errors import AwsThrottled, SnapshotGone
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE
 from deployer.ec2.snapshots.disk_reader import open_disk
-from deployer.ec2.snapshots.reader import snapshot_digests
 from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.ec2.snapshots.upload_journal import UploadJournal
@@ -23,6 +22,7 @@ from deployer.ec2.snapshots.uploader import SnapshotUploader, client_token
 from tests.support.aws.fake_aws import ROOT, AwsWorld
 from tests.support.aws.killed_uploader import BLOCKS
 from tests.support.aws.memory_disks import Shelf, bare, plain_digests
+from tests.support.aws.snapshot_reader import snapshot_digests
 
 
 def token() -> str:

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 UUID = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
 NAME = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
