@@ -57,7 +57,7 @@ def _span(text: str) -> timedelta | None:
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
     if span is not None and span < timedelta(days=1):
-        raise typer.BadParameter(f"{text} is less than the day that a key lasts at least")
+        raise typer.BadParameter(f"{text} is too short: the lifetime of a key is at least one day")
     return span
 
 

@@ -1,7 +1,7 @@
-"""Files that are read again when they change, and only as a whole.
+"""Files that are read again, as a whole, when they change.
 
-What does not validate never comes into force: the last good value stays, or one that allows nothing while there was none,
-and `problem` says what is wrong. A slip in a file so takes no service down.
+Files that do not validate never come into force: the last valid value stays, or without one a value that allows nothing,
+and `problem` says what is wrong. So a mistake in a file does not take a service down.
 """
 
 import logging
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 SETTLED = 0.02
-"""Seconds between two readings of files that have changed. Half a file may be a whole one, and a laxer one: both readings
+"""Seconds between two readings of changed files. A partly written file may be valid, and more permissive: both readings
 must be the same, or the file is still being written."""
 
 TRIES = 50
-"""Such pairs of readings, before the files are taken to be always changing."""
+"""Pairs of readings until the files count as changing all the time."""
 
 T = TypeVar("T")
 FileReader = Callable[[Path, int], bytes]
@@ -30,15 +30,15 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 class ReloadedFiles(Generic[T]):
-    """What files say now, or last said while they were good. Safe to use from several threads.
+    """The value of files, or their last valid one. Safe to use from several threads.
 
     Args:
-        what: the files, as messages call them.
-        load: makes the value, reading whatever it needs with the FileReader that it is given.
-        refused: the error that `load` raises where a file cannot be used.
-        nothing: the value while the files have never been good; it must allow nothing.
-        accept: called with the old value and a new one before that comes into force; what it raises keeps it from that.
-        log: where problems are written.
+        what: the files' name in messages.
+        load: makes the value, reading files with the FileReader that it is given.
+        refused: the error that `load` raises if a file cannot be used.
+        nothing: the value until the files have been valid once; it must allow nothing.
+        accept: called with the old and the new value before the new one comes into force; an exception prevents that.
+        log: for problems.
         sleep: waits for so many seconds.
     """
 
@@ -59,7 +59,7 @@ class ReloadedFiles(Generic[T]):
         self._good = nothing
         self._seen: dict[Path, tuple[int, bytes | None]] | None = None
         self.problem = ""
-        """Why what the files say now is not in force; empty where it is."""
+        """Why the files as they are now are not in force; empty if they are."""
 
     def current(self) -> T:
         """The value in force."""

@@ -1,7 +1,7 @@
 """Sizes and durations as people write them in policies, settings, recipes and commands: a whole number and its unit.
 
-Not pydantic's ByteSize: it reads 256M as 256 000 000 bytes, less than whoever writes that of a machine's memory means, and a
-bare 4 as 4 bytes.
+Not pydantic's ByteSize: it reads 256M as 256 000 000 bytes, less than is meant by that for a machine's memory, and a bare 4
+as 4 bytes.
 """
 
 import re
@@ -15,24 +15,25 @@ SIZE_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "Ti
 DURATION_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 MAX_SIZE: Final = 64 << 40
-"""Bytes that anything here may have."""
+"""The largest size in bytes."""
 
 MAX_DURATION: Final = 100 * 365 * 86400
-"""Seconds. A hundred years: whoever means "for ever" says so in a way that dates can still be computed with."""
+"""Seconds. A hundred years: longer than any real duration, and dates can still be computed with it."""
 
 _AMOUNT = re.compile(r"([0-9]{1,15})\s?([A-Za-z]+)")
 
 
 def parse_size(text: object) -> int:
-    """Bytes of `512MiB`, `4GiB`; ValueError when it is anything else or more than 64 TiB."""
+    """Read a size such as `512MiB` or `4GiB` in bytes; ValueError if it is malformed or more than 64 TiB."""
     size = _amount(text, SIZE_UNITS, "a size such as '512MiB' or '4GiB'")
     if size > MAX_SIZE:
-        raise ValueError(f"{text} is more than the 64TiB that anything here may have")
+        raise ValueError(f"{text} is more than the 64TiB allowed")
     return size
 
 
 def parse_duration(text: object) -> int:
-    """Seconds of `90s`, `30m`, `12h`, `30d`, `2w`, `2y` (a year has 365 days); ValueError when it is anything else or more than a hundred years."""
+    """Read a duration such as `90s`, `30m`, `12h`, `30d`, `2w`, `2y` (a year has 365 days) in seconds; ValueError if it is
+    malformed or more than a hundred years."""
     seconds = _amount(text, DURATION_UNITS, "a duration such as '30m', '12h' or '30d'")
     if seconds > MAX_DURATION:
         raise ValueError(f"{text} is longer than a hundred years")
@@ -40,14 +41,14 @@ def parse_duration(text: object) -> int:
 
 
 def size_text(size: int) -> str:
-    """The shortest exact way to write a size: what `parse_size` reads back as the same number."""
+    """Write a size in the shortest exact form, which `parse_size` reads back as the same number."""
     return _text(size, SIZE_UNITS)
 
 
 def duration_text(duration: int | timedelta) -> str:
-    """The shortest exact way to write whole seconds: what `parse_duration` reads back as the same number."""
+    """Write whole seconds in the shortest exact form, which `parse_duration` reads back as the same number."""
     seconds = int(duration.total_seconds()) if isinstance(duration, timedelta) else duration
-    # In days at most: what somebody wrote as 7d should not come back as 1w.
+    # In days at most: 7d should not come back as 1w.
     return _text(seconds, {unit: factor for unit, factor in DURATION_UNITS.items() if unit not in {"w", "y"}})
 
 

@@ -1,7 +1,7 @@
 """A certificate authority: a P-256 key that signs certificates for other P-256 keys (RFC 5280).
 
-Nobody's private key travels: a request (PKCS #10, RFC 2986) proves that its sender has one, and of a request only the key
-counts, never a name that stands in it.
+Private keys are never sent: a request (PKCS #10, RFC 2986) proves that its sender has one, and only the key of a request is
+used, never a name in it.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 AUTHORITY_LIFE = timedelta(days=3650)
-"""Others pin an authority's certificate, so it lives long."""
+"""An authority's certificate is pinned by others, so it is valid for long."""
 
 SKEW = timedelta(hours=1)
 """How far another machine's clock may be behind ours."""
@@ -107,7 +107,7 @@ class X509Authority(CertificateKeyPair):
 
 
 def requested_key(request: str) -> PublicKey:
-    """The key of a certificate request (PKCS #10, PEM); ValueError if it has none that counts."""
+    """Return the key of a certificate request (PKCS #10, PEM); ValueError unless it is signed by a P-256 key."""
     try:
         asked = x509.load_pem_x509_csr(request[:MAX_SIGNING_REQUEST].encode())
         public, signed = asked.public_key(), asked.is_signature_valid
@@ -119,13 +119,13 @@ def requested_key(request: str) -> PublicKey:
 
 
 def subject_name(common: str, unit: str = "") -> x509.Name:
-    """A name of a common name, of which 64 characters count, and an organizational unit."""
+    """Make a name of a common name, cut to 64 characters, and an organizational unit."""
     units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit)] if unit else []
     return x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A private key as files and databases keep it: PKCS #8, PEM, not encrypted."""
+    """Write a private key as files and databases store it: PKCS #8, PEM, not encrypted."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
