@@ -168,7 +168,7 @@ LONGER, MOST_YET = (
         "catalog.cli.catalog",
         "deployer.hypervisor.libvirt",
         "deployer.node.machines.deployment",
-        "deployer.node.service.node",
+        "deployer.node.node",
         "deployer.site.client.client",
         "deployer.site.clusters.controller",
         "stager.cache.cache",

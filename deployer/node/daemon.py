@@ -13,9 +13,9 @@ from catalog.web import server as answering
 from catalog.web.metrics import RequestMetrics, expose_metrics
 from deployer.errors import BackendFailed
 from deployer.node.api.app import create_node_app
+from deployer.node.gauges import figures
+from deployer.node.node import Node
 from deployer.node.schema.orders import NodeStatus
-from deployer.node.service.gauges import figures
-from deployer.node.service.node import Node
 from deployer.node.settings import DeploySettings
 from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from stager.settings import NodeSettings

@@ -21,6 +21,7 @@ from deployer.machine.state import MachineState
 from deployer.node.api.machines import verb_routes
 from deployer.node.api.staging import staging_routes
 from deployer.node.machines.console import read_console_from
+from deployer.node.node import Node
 from deployer.node.schema.orders import (
     MAX_ORDER,
     MAX_WAIT,
@@ -30,7 +31,6 @@ from deployer.node.schema.orders import (
     MachineList,
     NodeStatus,
 )
-from deployer.node.service.node import Node
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord

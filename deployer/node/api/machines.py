@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Misused
+from deployer.node.node import Node
 from deployer.node.schema.machines import MAX_ASKED, ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
-from deployer.node.service.node import Node
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, parse
 

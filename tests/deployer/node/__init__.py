@@ -1,6 +1,7 @@
 """Tests of deployer.node. Modules without a file of their own here, and where they are tested:
 
+- `gauges`: tests/journeys/operations/test_metrics.py.
 - `backoff`: tests/deployer/node/agent/test_agent.py.
 - `client`, `daemon`, `settings`: every test with a running node (tests/support/node/service_process.py),
-  tests/deployer/node/service/test_node.py first of all.
+  tests/deployer/node/test_node.py first of all.
 """

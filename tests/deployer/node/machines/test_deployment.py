@@ -13,7 +13,7 @@ from deployer.machine.state import MachineState
 from deployer.node.schema.orders import DeploymentResult
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError
-from tests.deployer.node.service.test_node import holders
+from tests.deployer.node.test_node import holders
 from tests.support.node.boot_sector_guest import SAID
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, order, policy, wait_for

@@ -15,7 +15,7 @@ from catalog.image.bundle import Bundle
 from deployer.errors import BackendFailed, MachineConflict, Refused
 from deployer.machine.state import MachineState
 from deployer.node.schema.machines import ResizeRequest, SaveOrder
-from tests.deployer.node.service.test_node import holders
+from tests.deployer.node.test_node import holders
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, policy, wait_for

@@ -1,6 +1,4 @@
 """Tests of deployer.site.schema. Modules without a file of their own here, and where they are tested:
 
 - `clusters`: tests/deployer/site/api/test_clusters.py.
-- `messages`: tests/deployer/site/api/test_deployments.py, tests/deployer/site/api/test_machines.py and
-  tests/deployer/site/api/test_fuzzing.py.
 """

@@ -15,7 +15,7 @@ import pytest
 from deployer.errors import MachineConflict, MachineNotFound, NodeUnavailable
 from deployer.machine.state import MachineState
 from deployer.node.client import NodeClient
-from deployer.node.service.node import Node
+from deployer.node.node import Node
 from deployer.node.settings import DeploySettings
 from signer.documents import validate
 from stager.errors import CacheBusy

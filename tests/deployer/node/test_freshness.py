@@ -8,7 +8,7 @@ import pytest
 
 from catalog.client.trusted import pin_root
 from catalog.errors import Equivocation, Stale, Unpinned, Unverified
-from deployer.node.service.node import Node
+from deployer.node.node import Node
 from deployer.node.settings import DeploySettings
 from signer.documents import validate
 from stager.settings import NodeSettings

@@ -11,7 +11,7 @@ from deployer.policy.rules.registry import RULES, fixes_of, is_urgent, judge_rul
 from deployer.policy.rules.rule import PolicyCase, PolicyRule, RevocationFacts
 from tests.support.node.policy_values import IMAGE, NOW, A, B, anchors, ordered, policy, vouched
 
-PAGE = Path(__file__).parents[3] / "policies" / "README.md"
+PAGE = Path(__file__).parents[4] / "policies" / "README.md"
 
 DEMANDS = """threshold = 2
 roles = { reviewer = 1 }

@@ -1,1 +1,0 @@
-"""The node as one object: puts its parts together. The daemon runs it."""
