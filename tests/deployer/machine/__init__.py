@@ -1,4 +1,4 @@
 """Tests of deployer.machine. Modules without a file of their own here, and where they are tested:
 
-- `network`, `state`: tests/deployer/machine/test_spec.py.
+- `state`: tests/deployer/machine/test_spec.py.
 """
