@@ -115,7 +115,7 @@ REFUSED = [
         "quorum of 3 is more than the 2",
     ),
     ("a word that is not known", "name='c'\n[roles.a]\nimage='v/n'\nnumber=2", r"roles\.a\.number"),
-    ("a word twice", "name='c'\n[roles.a]\nimage='v/n'\nprovides=['x','x']", "stands twice under provides"),
+    ("a word twice", "name='c'\n[roles.a]\nimage='v/n'\nprovides=['x','x']", "is listed twice under provides"),
     ("an image that is none", "name='c'\n[roles.a]\nimage='nowhere'", r"roles\.a\.image"),
     ("a role that is not a valid host name", "name='c'\n[roles.A_b]\nimage='v/n'", "roles"),
     ("a name that is not a valid host name", "name='c.d'\n[roles.a]\nimage='v/n'", r"\$\.name"),
