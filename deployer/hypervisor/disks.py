@@ -20,7 +20,6 @@ from deployer.hypervisor.vmdk_descriptor import build_descriptor, disk_serials
 from deployer.machine.spec import (
     BiosBoot,
     Descriptor,
-    DiskSource,
     DiskSpec,
     KernelBoot,
     MachineBoot,
@@ -113,21 +112,13 @@ def _disk(disk: Disk, contents: ImageContents, directory: Path, index: int, seri
         size = disk.size
         base = Descriptor(path=_describe(disk, contents, directory, index))
         shared = False
-    source: DiskSource
-    if shared and isinstance(base, RawFile):
-        source = base
-    else:
-        overlay = directory / f"disk{index}.qcow2"
-        _make_overlay(overlay, base, size)
-        source = Overlay(path=overlay, base=base)
+    source = base if shared and isinstance(base, RawFile) else _make_overlay(directory, index, base, size)
     return DiskSpec(target=disk_target(index), source=source, serial=serial)
 
 
 def _extra(blank: Blank, contents: ImageContents, directory: Path, index: int) -> DiskSpec:
-    base = RawFile(path=_part(blank, contents, blank.size))
-    overlay = directory / f"disk{index}.qcow2"
-    _make_overlay(overlay, base, blank.size)
-    return DiskSpec(target=disk_target(index), source=Overlay(path=overlay, base=base), serial=f"disk{index}")
+    source = _make_overlay(directory, index, RawFile(path=_part(blank, contents, blank.size)), blank.size)
+    return DiskSpec(target=disk_target(index), source=source, serial=f"disk{index}")
 
 
 def _describe(disk: GptDisk | MbrDisk, contents: ImageContents, directory: Path, index: int) -> Path:
@@ -163,9 +154,11 @@ def _part(source: Address | Blank, contents: ImageContents, size: int) -> Path:
     return path
 
 
-def _make_overlay(path: Path, base: RawFile | Descriptor, size: int) -> None:
+def _make_overlay(directory: Path, index: int, base: RawFile | Descriptor, size: int) -> Overlay:
+    path = directory / f"disk{index}.qcow2"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", base.kind, "-b", str(base.path), "--", str(path)]
     _run([*command, str(size)], f"the overlay {path.name}")
+    return Overlay(path=path, base=base)
 
 
 def rebase_overlay(overlay: Path, base: RawFile | Descriptor) -> None:

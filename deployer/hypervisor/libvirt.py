@@ -6,10 +6,12 @@ other libvirt URI may be set instead. Domains are transient: a node's own record
 """
 
 import ipaddress
+import operator
 import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -255,30 +257,22 @@ class Hypervisor:
             libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
             libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
         ):
-            found: list[str] = []
-
-            def look(domain: Any, source: int = source, found: list[str] = found) -> None:
-                found += _usable(domain.interfaceAddresses(source, 0))
-
-            try:
-                self._domain(uuid, look, f"machine {uuid} has no addresses")
-            except BackendFailed:
-                continue  # no agent in the guest, or another driver: the next source may know
-            if found:
-                return tuple(found)
+            look = operator.methodcaller("interfaceAddresses", source, 0)
+            with suppress(BackendFailed):  # no agent in the guest, or another driver: the next source may know
+                if found := tuple(_usable(self._domain(uuid, look, f"machine {uuid} has no addresses"))):
+                    return found
         return tuple(_reachable(read_neighbors().get(mac_of(uuid), ())))
 
     def state(self, uuid: str) -> MachineState | None:
         """RUNNING or PAUSED as the hypervisor has it now; None where there is no such machine."""
-        found: list[MachineState] = []
 
-        def look(domain: Any) -> None:
-            if domain.isActive():
-                paused = domain.state()[0] in {self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED}
-                found.append(MachineState.PAUSED if paused else MachineState.RUNNING)
+        def look(domain: Any) -> MachineState | None:
+            if not domain.isActive():
+                return None
+            paused = domain.state()[0] in {self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED}
+            return MachineState.PAUSED if paused else MachineState.RUNNING
 
-        self._domain(uuid, look, f"unknown state of machine {uuid} is")
-        return found[0] if found else None
+        return self._domain(uuid, look, f"unknown state of machine {uuid}")
 
     def destroy(self, uuid: str) -> None:
         """End a machine now; one that is not there is ended already."""
@@ -344,42 +338,38 @@ class Hypervisor:
         except self._libvirt.libvirtError as exc:
             raise BackendFailed(f"{failing}: {exc}") from exc
 
-    def _domain(self, uuid: str, act: Callable[[Any], object], failing: str, *, strict: bool = False) -> None:
+    def _domain(self, uuid: str, act: Callable[[Any], T], failing: str, *, strict: bool = False) -> T | None:
         """Act on a domain; one that has ended is left alone, unless the act makes no sense then."""
 
-        def look_up_and_act(connection: Any) -> None:
+        def look_up_and_act(connection: Any) -> T | None:
             try:
-                act(connection.lookupByUUIDString(uuid))
+                return act(connection.lookupByUUIDString(uuid))
             except self._libvirt.libvirtError as exc:
                 if strict or exc.get_error_code() not in self._gone:
                     raise
+                return None
 
-        self._ask(look_up_and_act, failing)
+        return self._ask(look_up_and_act, failing)
 
     def _happened(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
-        """libvirt's lifecycle events as ours; runs in the event loop's thread."""
+        """Report libvirt's lifecycle events as ours; runs in the event loop's thread."""
         libvirt = self._libvirt
-        told: tuple[MachineEvent, str] | None = None
-        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
-            if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN:
-                told = MachineEvent.POWERED_OFF, "the guest powered off"
-            elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED:
-                told = MachineEvent.DESTROYED, "the machine was ended from outside the guest"
-            elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED:
-                told = MachineEvent.SUSPENDED, "its memory was saved"
-            else:
-                told = (
-                    MachineEvent.CRASHED,
-                    "the emulator ended by itself; its log in the node's directory has the reason",
-                )
-        elif event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
-            told = MachineEvent.CRASHED, "the guest crashed"
-        elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
-            told = MachineEvent.PAUSED, "the machine was paused"
-        elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
-            told = MachineEvent.RESUMED, ""
-        if told is not None:
-            self._tell(domain.UUIDString(), *told)
+        crashed = "the emulator ended by itself; its log in the node's directory has the reason"
+        known: dict[int, tuple[MachineEvent, str]] = {
+            libvirt.VIR_DOMAIN_EVENT_STOPPED: {
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: (MachineEvent.POWERED_OFF, "the guest powered off"),
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: (
+                    MachineEvent.DESTROYED,
+                    "the machine was ended from outside the guest",
+                ),
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED: (MachineEvent.SUSPENDED, "its memory was saved"),
+            }.get(detail, (MachineEvent.CRASHED, crashed)),
+            libvirt.VIR_DOMAIN_EVENT_CRASHED: (MachineEvent.CRASHED, "the guest crashed"),
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED: (MachineEvent.PAUSED, "the machine was paused"),
+            libvirt.VIR_DOMAIN_EVENT_RESUMED: (MachineEvent.RESUMED, ""),
+        }
+        if event in known:
+            self._tell(domain.UUIDString(), *known[event])
 
     def _rebooted(self, _connection: Any, domain: Any, _opaque: object) -> None:
         self._tell(domain.UUIDString(), MachineEvent.REBOOTED, "")
@@ -397,12 +387,12 @@ def _forget_unborn(place: Path) -> None:
 
 
 def _usable(interfaces: Any) -> Iterator[str]:
-    """The addresses by which others reach a guest: none of its loopback, none that hold on one link alone."""
-    for interface in (interfaces or {}).values():
-        yield from _reachable(entry["addr"] for entry in interface.get("addrs") or ())
+    entries = (entry for interface in (interfaces or {}).values() for entry in interface.get("addrs") or ())
+    return _reachable(entry["addr"] for entry in entries)
 
 
 def _reachable(addresses: Iterable[str]) -> Iterator[str]:
+    """The addresses by which others reach a guest: no loopback, and none that is valid on one link alone."""
     for text in addresses:
         address = ipaddress.ip_address(text)
         if not (address.is_loopback or address.is_link_local or address.is_unspecified):

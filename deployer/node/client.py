@@ -41,6 +41,7 @@ ASK_AGAIN = 5.0
 """Seconds after which a guest that was asked to power off, and runs still, is asked again."""
 
 D = TypeVar("D", bound=Document)
+S = TypeVar("S", DeploymentStep, PrefetchStep)
 
 
 class NodeClient:
@@ -83,11 +84,8 @@ class NodeClient:
         Raises:
             The very error that the node ended with, such as Refused.
         """
-        with closing(self._lines("deployments", canonical(order))) as lines:
-            for line in lines:
-                step = parse(DeploymentStep, line, "step of a deployment", limit=MAX_STEP)
-                if step.problem is not None:
-                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+        with closing(self._steps(DeploymentStep, "deployments", order)) as steps:
+            for step in steps:
                 watch(step)
                 if step.result is not None:
                     return step.result
@@ -105,11 +103,8 @@ class NodeClient:
         Raises:
             The very error that the node ended with.
         """
-        with closing(self._lines("prefetches", canonical(order))) as lines:
-            for line in lines:
-                step = parse(PrefetchStep, line, "step of a prefetch", limit=MAX_STEP)
-                if step.problem is not None:
-                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+        with closing(self._steps(PrefetchStep, "prefetches", order)) as steps:
+            for step in steps:
                 advance(step.done, step.total)
                 if step.result is not None:
                     return step.result
@@ -219,6 +214,15 @@ class NodeClient:
             raise self._unavailable(exc) from exc
         _raise_problem(answer)
         return answer
+
+    def _steps(self, model: type[S], path: str, order: Document) -> Generator[S, None, None]:
+        """POST an order, and the steps of the answer; raises the error that the node ended with."""
+        with closing(self._lines(path, canonical(order))) as lines:
+            for line in lines:
+                step = parse(model, line, "step of the node", limit=MAX_STEP)
+                if step.problem is not None:
+                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+                yield step
 
     def _lines(self, path: str, content: bytes) -> Generator[bytes, None, None]:
         """POST, and the lines of the answer as they come; closing it early closes the connection."""

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from catalog.image.manifest import Manifest, Vo
 from deployer.errors import PolicyUnusable
 from deployer.machine.user_data import UserDataKind
-from deployer.policy.anchors import MAX_KEY, TrustedKey, load_anchor_key
+from deployer.policy.anchors import TrustedKey, load_anchor_key
 from deployer.policy.patterns import (
     FileName,
     Fingerprint,
@@ -213,15 +213,6 @@ class Policy(Document):
         )
         return read.model_copy(update={"anchor": anchors})
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a policy file and the key files that it names, which are looked for beside it; errors as in `parse`."""
-        try:
-            data = _read(path, MAX_POLICY)
-        except OSError as exc:
-            raise PolicyUnusable(f"policy {path}: cannot be read: {exc.strerror}") from exc
-        return cls.parse(data, f"policy {path}", lambda name: _read(path.parent / name, MAX_KEY))
-
     @property
     def digest(self) -> str:
         """`sha256:` and 64 hex digits over the canonical form, keys included: what a decision says it was made with."""
@@ -296,8 +287,3 @@ class Policy(Document):
             if not getattr(self.limits, name)
         ]
         return found
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(limit + 1)

@@ -1,7 +1,6 @@
 """How a site's files name VOs, images, networks and keys: with `*` for anything, and what such a name means."""
 
 import re
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -16,7 +15,7 @@ _IMAGE_PATTERN = re.compile(
 _NETWORK_PATTERN = re.compile(r"user|(network|bridge):[A-Za-z0-9*][A-Za-z0-9*_.-]{0,63}")
 
 
-def pattern_validator(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
+def pattern_validator(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
     """A validator: text of that form, or a ValueError that says what would be one."""
 
     def check(text: str) -> str:
@@ -24,42 +23,24 @@ def pattern_validator(pattern: re.Pattern[str], wanted: str) -> Callable[[str], 
             raise ValueError(f"{text[:80]!r} is not {wanted}")
         return text
 
-    return check
+    return AfterValidator(check)
 
 
-VoPattern = Annotated[
-    str, AfterValidator(pattern_validator(_VO_PATTERN, "the name of a VO, in which * stands for anything"))
-]
+_WILD = ", in which * stands for anything"
+VoPattern = Annotated[str, pattern_validator(_VO_PATTERN, f"the name of a VO{_WILD}")]
 ImagePattern = Annotated[
-    str,
-    AfterValidator(
-        pattern_validator(
-            _IMAGE_PATTERN,
-            "an image ID (sha256:<64 hex digits>), VO/NAME or VO/NAME@VERSION, in which * stands for anything",
-        )
-    ),
+    str, pattern_validator(_IMAGE_PATTERN, f"an image ID (sha256:<64 hex digits>), VO/NAME or VO/NAME@VERSION{_WILD}")
 ]
-NetworkPattern = Annotated[
-    str,
-    AfterValidator(
-        pattern_validator(_NETWORK_PATTERN, "user, network:NAME or bridge:NAME, in which * stands for anything")
-    ),
-]
+NetworkPattern = Annotated[str, pattern_validator(_NETWORK_PATTERN, f"user, network:NAME or bridge:NAME{_WILD}")]
 Fingerprint = Annotated[
     str,
-    AfterValidator(
-        pattern_validator(
-            re.compile(r"[0-9A-F]{40}|/.{1,1023}"),
-            "a primary key's fingerprint: 40 hex digits in capitals, without spaces",
-        )
+    pattern_validator(
+        re.compile(r"[0-9A-F]{40}|/.{1,1023}"), "a primary key's fingerprint: 40 hex digits in capitals, without spaces"
     ),
 ]
 """Of a key, or the subject of a certificate, as `openssl x509 -noout -subject -nameopt compat` writes it."""
 FileName = Annotated[
-    str,
-    AfterValidator(
-        pattern_validator(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy")
-    ),
+    str, pattern_validator(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy")
 ]
 
 

@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Self
 
 from catalog.image.manifest import BareDisk, Disk, GptDisk, Manifest, MbrDisk, PlacedPartition
+from deployer.machine.spec import MachineSpec
 from deployer.policy.decision import Decision
 from deployer.records.receipt import (
     LEVEL,
@@ -24,40 +25,35 @@ from signer.documents import canonical
 from signer.verification.trust import EndorsementCheck
 
 
-class BootedDisk(Protocol):
-    """A disk as whoever boots it gives it to the guest; `deployer.machine.spec.DiskSpec` is one."""
+@dataclass(frozen=True)
+class BootedDisk:
+    """A disk as the guest gets it: its name there, and whether the guest is kept from writing."""
 
-    @property
-    def target(self) -> str:
-        """Its name in the guest."""
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the guest is kept from writing."""
+    target: str
+    read_only: bool = False
 
 
-class BootedMachine(Protocol):
-    """What is about to boot; `deployer.machine.spec.MachineSpec` is one."""
+@dataclass(frozen=True)
+class BootedMachine:
+    """A machine that is about to boot, here or elsewhere.
 
-    @property
-    def uuid(self) -> str:
-        """The machine's identity."""
+    Attributes:
+        uuid, name: its identity, and its name in lists.
+        memory, cores: bytes, virtual processors.
+        disks: at least those of the manifest, in its order.
+    """
 
-    @property
-    def name(self) -> str:
-        """Its name in lists."""
+    uuid: str
+    name: str
+    memory: int
+    cores: int
+    disks: tuple[BootedDisk, ...]
 
-    @property
-    def memory(self) -> int:
-        """Bytes."""
-
-    @property
-    def cores(self) -> int:
-        """Virtual processors."""
-
-    @property
-    def disks(self) -> Sequence[BootedDisk]:
-        """At least those of the manifest, in its order."""
+    @classmethod
+    def of(cls, spec: MachineSpec) -> Self:
+        """The machine that a hypervisor is about to start."""
+        disks = tuple(BootedDisk(disk.target, disk.read_only) for disk in spec.disks)
+        return cls(spec.uuid, spec.name, spec.memory, spec.cores, disks)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from signer.errors import KeyUnusable, ReceiptRefused
 from signer.openpgp.keyring import Keyring
 from signer.runtime import files
 
-STATEMENT, SIGNATURE, ORIGIN = ".json", ".json.sig", ".origin"
+STATEMENT, ORIGIN = ".json", ".origin"
 USER_ID = "Partita node {}"
 
 
@@ -50,12 +50,7 @@ class ReceiptStore:
             KeyUnusable: it cannot be signed or written.
         """
         signature = self._keyring.sign(statement, self.key)
-        try:
-            files.write(self.directory / f"{machine}{SIGNATURE}", signature)
-            files.write(self.directory / f"{machine}{STATEMENT}", statement)
-        except OSError as exc:
-            raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
-        return hashlib.sha256(statement).hexdigest()
+        return self._write(machine + STATEMENT, statement, signature)
 
     def keep_origin(self, machine: str, statement: bytes, signature: bytes) -> str:
         """Keep the receipt that a machine had at its earlier node, beside its own; returns the statement's SHA-256.
@@ -63,12 +58,15 @@ class ReceiptStore:
         Raises:
             KeyUnusable: it cannot be written.
         """
+        return self._write(machine + ORIGIN, statement, signature)
+
+    def _write(self, name: str, statement: bytes, signature: bytes) -> str:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files.write(self.directory / f"{machine}{ORIGIN}.sig", signature)
-            files.write(self.directory / f"{machine}{ORIGIN}", statement)
+            files.write(self.directory / f"{name}.sig", signature)
+            files.write(self.directory / name, statement)
         except OSError as exc:
-            raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
+            raise KeyUnusable(f"{self.directory}: the receipt cannot be written: {exc.strerror}") from exc
         return hashlib.sha256(statement).hexdigest()
 
     def files(self, machine: str) -> tuple[bytes, bytes] | None:

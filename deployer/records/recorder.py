@@ -6,9 +6,10 @@ Nothing is done that cannot be put on record: a decision, then a deployment, are
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from deployer.machine.spec import MachineSpec
 from deployer.policy.decision import Decision
@@ -34,20 +35,13 @@ AUDIT_FILE, REQUESTS = "audit.jsonl", "requests.jsonl"
 log = logging.getLogger("partita.node")
 
 
-class RunningMachine(Protocol):
-    """A machine that runs, here or elsewhere; `deployer.records.machine_store.MachineRecord` is one."""
+@dataclass(frozen=True)
+class RunningMachine:
+    """A machine that runs, here or elsewhere: its identity, its name in lists, and the image that it runs."""
 
-    @property
-    def uuid(self) -> str:
-        """Its identity."""
-
-    @property
-    def name(self) -> str:
-        """Its name in lists."""
-
-    @property
-    def image_id(self) -> str:
-        """What it runs."""
+    uuid: str
+    name: str
+    image_id: str
 
 
 class Recorder:
@@ -112,7 +106,7 @@ class Recorder:
         self, spec: MachineSpec, case: EvaluationInput, judged: Evaluation, origin: PreviousReceipt | None = None
     ) -> None:
         """A machine is about to boot: its receipt is signed, and both are on record."""
-        self.booting(spec, case, judged, origin=origin)
+        self.booting(BootedMachine.of(spec), case, judged, origin=origin)
 
     def booting(
         self,
@@ -151,7 +145,7 @@ class Recorder:
         self.audit.append("deployment", data, now)
         return receipt
 
-    def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
+    def exposed(self, record: MachineRecord | RunningMachine, reason: str, action: str) -> None:
         """A machine runs what was withdrawn, and something is about to be done about it."""
         data = {"machine": record.uuid, "name": record.name, "image": record.image_id, "reason": reason}
         self.audit.append("exposure", data | {"action": action}, self._clock())

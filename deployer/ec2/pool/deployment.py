@@ -36,7 +36,7 @@ from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredMachine
 from deployer.records.receipt import CloudPlacement, CloudVolume
-from deployer.records.receipt_builder import BootedMachine
+from deployer.records.receipt_builder import BootedDisk, BootedMachine
 from deployer.records.recorder import RunningMachine
 from signer.verification.signature_cache import SignatureCache
 
@@ -76,32 +76,6 @@ class NullRecorder:
     def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
         """Never asked for."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class _Disk:
-    """A disk of a receipt: EC2 gives every machine volumes of its own, and the guest may write to all of them."""
-
-    target: str
-    read_only: bool = False
-
-
-@dataclass(frozen=True)
-class _Spec:
-    uuid: str
-    name: str
-    memory: int
-    cores: int
-    disks: tuple[_Disk, ...]
-
-
-@dataclass(frozen=True)
-class Ec2RunningMachine:
-    """A machine that runs, for the record."""
-
-    uuid: str
-    name: str
-    image_id: str
 
 
 @dataclass(frozen=True)
@@ -219,7 +193,7 @@ class Ec2Deployer:
         """Whether one that was at rest may run again, decided as if it were new; Refused by the policy."""
         self._judge(self._look_up(machine), running, "boot")
 
-    def exposed(self, machines: Sequence[Ec2RunningMachine]) -> dict[str, str]:
+    def exposed(self, machines: Sequence[RunningMachine]) -> dict[str, str]:
         """Why machines that run should not go on, by UUID: what they run was withdrawn since they began.
 
         Errors of the catalog, PolicyUnusable, SignerError: nobody can say now.
@@ -233,7 +207,7 @@ class Ec2Deployer:
                 found[machine.uuid] = exposure_reason(rules.policy, facts, entry.began, held, withdrawn.blocks)
         return {uuid: reason for uuid, reason in found.items() if reason}
 
-    def act_on(self, machine: Ec2RunningMachine, reason: str) -> str:
+    def act_on(self, machine: RunningMachine, reason: str) -> str:
         """What the policy does about a machine that runs what was withdrawn; it is on record before it is done."""
         action = self._rules().policy.revocations.running
         self._records.exposed(machine, reason, action)
@@ -387,8 +361,8 @@ def _for_a_pool(rules: RuleSet) -> RuleSet:
     return replace(rules, policy=rules.policy.model_copy(update={"limits": changed}))
 
 
-def _spec(job: _Job) -> _Spec:
+def _spec(job: _Job) -> BootedMachine:
     """The manifest's disks as a receipt names them: by their devices."""
     devices = [volume.device for volume in job.found.volumes[1 if job.found.boot_disk is not None else 0 :]]
     machine = job.machine
-    return _Spec(machine.uuid, machine.hostname, machine.memory, machine.cores, tuple(map(_Disk, devices)))
+    return BootedMachine(machine.uuid, machine.hostname, machine.memory, machine.cores, tuple(map(BootedDisk, devices)))

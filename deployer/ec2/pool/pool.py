@@ -20,7 +20,7 @@ from deployer.ec2.errors import AwsFailed
 from deployer.ec2.images.image_upload import MachineProgress
 from deployer.ec2.model.accounts import Account
 from deployer.ec2.model.instances import Instance
-from deployer.ec2.pool.deployment import Ec2Deployer, Ec2RunningMachine
+from deployer.ec2.pool.deployment import Ec2Deployer
 from deployer.ec2.pool.reconciler import actions, observe_machine
 from deployer.errors import Cancelled
 from deployer.machine.state import MachineState
@@ -33,6 +33,7 @@ from deployer.protocol.desired_state import (
     NodeReport,
     ObservedMachine,
 )
+from deployer.records.recorder import RunningMachine
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, PartitaError
 
 WORKERS = 8
@@ -154,7 +155,7 @@ class Ec2Pool:
             return False
         self._watched, acted = now, False
         live = {
-            each.machine: Ec2RunningMachine(each.machine, each.tags.get("Name", ""), each.tags.get(IMAGE_TAG, ""))
+            each.machine: RunningMachine(each.machine, each.tags.get("Name", ""), each.tags.get(IMAGE_TAG, ""))
             for each in instances
             if each.state == "running"
         }

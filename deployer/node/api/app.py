@@ -13,12 +13,12 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Misused
 from catalog.schema.problems import INTERNAL, to_problem
 from catalog.web.problems import ProblemApi
 from deployer.errors import Cancelled, DeployerError
 from deployer.machine.state import MachineState
 from deployer.node.api.machines import verb_routes
+from deployer.node.api.messages import document_response, read_document
 from deployer.node.api.staging import staging_routes
 from deployer.node.machines.console import read_console_from
 from deployer.node.node import Node
@@ -34,7 +34,6 @@ from deployer.node.schema.orders import (
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
-from signer.documents import Document, parse
 from signer.errors import PartitaError
 
 LINES = "application/x-ndjson"
@@ -68,7 +67,7 @@ def _node_routes(node: Node) -> APIRouter:
 
     @routes.get("/status", summary="How the node is doing", response_model=NodeStatus)
     def status() -> Response:
-        return _document(node.status())
+        return document_response(node.status())
 
     @routes.get(
         "/exposure",
@@ -78,11 +77,11 @@ def _node_routes(node: Node) -> APIRouter:
     def exposure(
         of: Annotated[str, Query(max_length=1100, description="Image or key; empty means all.")] = "",
     ) -> Response:
-        return _document(node.watcher.exposure(of))
+        return document_response(node.watcher.exposure(of))
 
     @routes.post("/decisions", summary="Evaluate the policy for an order without deploying it")
     async def decide(request: Request) -> Response:
-        order = await _order(request)
+        order = await read_document(request, MachineOrder, "order", MAX_ORDER)
         decision = await run_in_threadpool(node.decide, order)
         return JSONResponse(decision.as_json())
 
@@ -92,7 +91,7 @@ def _node_routes(node: Node) -> APIRouter:
         response_class=StreamingResponse,
     )
     async def deploy(request: Request) -> Response:
-        order = await _order(request)
+        order = await read_document(request, MachineOrder, "order", MAX_ORDER)
         return StreamingResponse(_steps(node, order, request), media_type=LINES)
 
     return routes
@@ -104,13 +103,13 @@ def _machine_routes(node: Node) -> APIRouter:
 
     @routes.get("/machines", summary="All machines, the oldest first", response_model=MachineList)
     def machines() -> Response:
-        return _document(MachineList(machines=tuple(store.all())))
+        return document_response(MachineList(machines=tuple(store.all())))
 
     @routes.get(
         "/machines/{name}", summary="One machine, by UUID, its beginning, or name", response_model=MachineRecord
     )
     def machine(name: str) -> Response:
-        return _document(store.find(name))
+        return document_response(store.find(name))
 
     @routes.get("/machines/{name}/console", summary="Read a machine's serial console", response_class=Response)
     async def console(
@@ -145,11 +144,11 @@ def _machine_routes(node: Node) -> APIRouter:
             record = node.keeper.wait(
                 record.uuid, frozenset({MachineState.STOPPED, MachineState.ENDED, MachineState.FAILED}), wait
             )
-        return _document(record)
+        return document_response(record)
 
     @routes.delete("/machines/{name}", summary="End a machine and remove its files", response_model=MachineRecord)
     def destroy(name: str) -> Response:
-        return _document(node.keeper.destroy(store.find(name).uuid))
+        return document_response(node.keeper.destroy(store.find(name).uuid))
 
     return routes
 
@@ -193,16 +192,3 @@ async def _steps(node: Node, order: MachineOrder, request: Request) -> AsyncIter
             yield step.model_dump_json(exclude_none=True).encode() + b"\n"
     finally:
         cancelled.set()
-
-
-async def _order(request: Request) -> MachineOrder:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_ORDER:
-            raise Misused(f"the order has more than the {MAX_ORDER} bytes allowed")
-    return parse(MachineOrder, bytes(body), "order", limit=MAX_ORDER)
-
-
-def _document(value: Document) -> Response:
-    return Response(value.model_dump_json(exclude_none=True), media_type="application/json")

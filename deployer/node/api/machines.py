@@ -1,18 +1,14 @@
 """The routes of what can be done to machines that exist: parse, call, render."""
 
 from datetime import timedelta
-from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Misused
+from deployer.node.api.messages import document_response, read_document
 from deployer.node.node import Node
 from deployer.node.schema.machines import MAX_ASKED, ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
 from deployer.records.machine_store import MachineRecord
-from signer.documents import Document, parse
-
-D = TypeVar("D", bound=Document)
 
 
 def verb_routes(node: Node) -> APIRouter:
@@ -22,21 +18,21 @@ def verb_routes(node: Node) -> APIRouter:
 
     @routes.post("/machines/{name}/resize", summary="Other amounts, within its maximum", response_model=MachineRecord)
     async def resize(name: str, request: Request) -> Response:
-        sized = await _asked(request, ResizeRequest)
+        sized = await read_document(request, ResizeRequest, "request", MAX_ASKED)
         record = store.find(name)
         memory, cores = sized.memory or record.memory, sized.cores or record.cores
-        return _document(await run_in_threadpool(verbs.resize, record.uuid, memory, cores))
+        return document_response(await run_in_threadpool(verbs.resize, record.uuid, memory, cores))
 
     @routes.post("/machines/{name}/extend", summary="Another end of its time", response_model=MachineRecord)
     async def extend(name: str, request: Request) -> Response:
-        lasting = await _asked(request, ExtendRequest)
+        lasting = await read_document(request, ExtendRequest, "request", MAX_ASKED)
         ends = node.keeper.now() + timedelta(seconds=lasting.lifetime)
-        return _document(await run_in_threadpool(verbs.until, store.find(name).uuid, ends))
+        return document_response(await run_in_threadpool(verbs.until, store.find(name).uuid, ends))
 
     @routes.post("/machines/{name}/save", summary="A new version of its image, unendorsed", response_model=SavedImage)
     async def save(name: str, request: Request) -> Response:
-        order = await _asked(request, SaveOrder)
-        return _document(await run_in_threadpool(node.save, store.find(name).uuid, order))
+        order = await read_document(request, SaveOrder, "request", MAX_ASKED)
+        return document_response(await run_in_threadpool(node.save, store.find(name).uuid, order))
 
     @routes.get("/machines/{name}/addresses", summary="Its IP addresses, as far as anybody knows them")
     def addresses(name: str) -> tuple[str, ...]:
@@ -44,19 +40,6 @@ def verb_routes(node: Node) -> APIRouter:
 
     @routes.post("/machines/{name}/do/{verb}", summary="Pause, resume, suspend, reactivate, stop or reboot it")
     def do(name: str, verb: OperationName) -> Response:
-        return _document(getattr(verbs, verb)(store.find(name).uuid))
+        return document_response(getattr(verbs, verb)(store.find(name).uuid))
 
     return routes
-
-
-async def _asked(request: Request, model: type[D]) -> D:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_ASKED:
-            raise Misused(f"the request has more than the {MAX_ASKED} bytes allowed")
-    return parse(model, bytes(body), "request", limit=MAX_ASKED)
-
-
-def _document(value: Document) -> Response:
-    return Response(value.model_dump_json(exclude_none=True), media_type="application/json")

@@ -14,6 +14,7 @@ from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from catalog.schema.problems import INTERNAL, to_problem
 from deployer.errors import DeployerError
+from deployer.node.api.messages import document_response, read_document
 from deployer.node.schema.orders import MAX_ORDER
 from deployer.node.schema.staging import (
     ContentStatus,
@@ -25,7 +26,6 @@ from deployer.node.schema.staging import (
     SwarmStatus,
     UnpinResult,
 )
-from signer.documents import parse
 from signer.errors import PartitaError
 from stager.cache.entries import PIN
 from stager.content.transfer_stats import TransferProgress
@@ -90,7 +90,7 @@ def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:
 
     @routes.get("/staging", summary="Show transfers under way and the use of the cache", response_model=StagingStatus)
     def staging() -> Response:
-        return _document(staging_status(stager))
+        return document_response(staging_status(stager))
 
     @routes.post(
         "/prefetches",
@@ -98,19 +98,14 @@ def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:
         response_class=StreamingResponse,
     )
     async def prefetch(request: Request) -> Response:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_ORDER:
-                break
-        order = parse(PrefetchOrder, bytes(body), "prefetch", limit=MAX_ORDER)
+        order = await read_document(request, PrefetchOrder, "prefetch", MAX_ORDER)
         manifest = await run_in_threadpool(_look_up, images, order.image)
         return StreamingResponse(_lines(stager, manifest, order), media_type="application/x-ndjson")
 
     @routes.delete("/pins/{image:path}", summary="Let go of an image that was pinned", response_model=UnpinResult)
     def unpin(image: str) -> Response:
         image_id = images.resolve(Reference.parse(image))
-        return _document(UnpinResult(image_id=image_id, released=stager.unpin(image_id)))
+        return document_response(UnpinResult(image_id=image_id, released=stager.unpin(image_id)))
 
     return routes
 
@@ -168,7 +163,3 @@ def _result(manifest: Manifest, staged: StagedImage) -> PrefetchResult:
 
 def _line(step: PrefetchStep) -> bytes:
     return step.model_dump_json(exclude_none=True).encode() + b"\n"
-
-
-def _document(value: StagingStatus | UnpinResult) -> Response:
-    return Response(value.model_dump_json(exclude_none=True), media_type="application/json")

@@ -13,12 +13,12 @@ from catalog.errors import Misused
 from catalog.image.bundle import Bundle
 from deployer.cli.policy import policy_app
 from deployer.errors import PolicyUnusable, UserDataRefused
-from deployer.policy.model import Policy
 from signer.errors import KeyUnusable
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse
 from signer.verification.signers import KeySigner
 from tests.support.factories import MIB, bundle
+from tests.support.node.policy_values import load_policy
 
 SAMPLES = Path(__file__).parents[3] / "policies"
 
@@ -66,7 +66,7 @@ def policy(site: Site, tmp_path: Path) -> Path:
 
 
 def test_an_anchor_is_ready_to_append(site: Site, policy: Path) -> None:
-    (anchor,) = Policy.load(policy).anchor
+    (anchor,) = load_policy(policy).anchor
 
     assert (anchor.vo, anchor.role, anchor.fingerprint) == ("star", "image-administrator", site.fingerprint)
     told = json.loads(output("anchor", site.alice, "--vo", "star", "--role", "site-reviewer", "--json"))
@@ -77,7 +77,7 @@ def test_an_anchor_is_ready_to_append(site: Site, policy: Path) -> None:
 def test_a_policy_that_is_meant_is_checked_without_warnings(policy: Path) -> None:
     told = json.loads(output("check", policy, "--json"))
 
-    assert told == {"digest": Policy.load(policy).digest, "warnings": []}
+    assert told == {"digest": load_policy(policy).digest, "warnings": []}
     assert "warning" not in output("check", policy)
 
 
@@ -101,7 +101,7 @@ def test_show_tells_everything(site: Site, policy: Path) -> None:
 
     assert told["limits"]["memory"] == 4 << 30
     assert told["anchor"][0]["fingerprint"] == site.fingerprint
-    assert told["digest"] == Policy.load(policy).digest
+    assert told["digest"] == load_policy(policy).digest
     for said in (site.fingerprint, "at least 1, not older than 365d", "4GiB memory", "12h lifetime", "cloud-config"):
         assert said in text
 

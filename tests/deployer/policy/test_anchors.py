@@ -9,6 +9,7 @@ from deployer.policy.anchors import anchor_block, certificate_anchor
 from deployer.policy.model import Policy
 from tests.support.node.policy_site import ADMIN, Site
 from tests.support.node.policy_texts import ANCHOR, ARMORED, FPR, parse
+from tests.support.node.policy_values import load_policy
 
 
 def test_an_anchor_block_is_read_as_it_was_written() -> None:
@@ -47,7 +48,7 @@ def test_an_anchor_is_what_its_certificate_says(site: Site, tmp_path: Path) -> N
     (tmp_path / "bob.pem").write_bytes(site.bob.pem)
     inline = good[good.index("'''") : good.rindex("'''") + 3]
     (tmp_path / "p.toml").write_text(good.replace(inline, '"bob.pem"'))
-    assert Policy.load(tmp_path / "p.toml").anchor == (anchor,)
+    assert load_policy(tmp_path / "p.toml").anchor == (anchor,)
     table = [
         ("another subject", good.replace("Bob", "Rob"), r"is that of /DC=org/CN=Bob"),
         ("another issuer", good.replace("CN=Root", "CN=Loot"), r"is that of /DC=org/CN=Bob"),

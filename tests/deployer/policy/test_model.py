@@ -19,6 +19,7 @@ from deployer.policy.model import MAX_POLICY, Policy
 from deployer.policy.rules.registry import decide
 from tests.support.factories import manifest
 from tests.support.node.policy_texts import ANCHOR, ARMORED, FPR, parse, toml
+from tests.support.node.policy_values import load_policy
 
 ROOT = Path(__file__).parents[3]
 IMAGE = manifest([Address(bytes(32), 4096)])
@@ -127,8 +128,8 @@ def test_key_files_are_looked_for_beside_the_policy(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "star.asc").write_bytes(ARMORED.replace("\n", "\r\n").encode())
 
-    assert Policy.load(beside) == Policy.load(inside)
-    assert Policy.load(beside).digest == Policy.load(inside).digest
+    assert load_policy(beside) == load_policy(inside)
+    assert load_policy(beside).digest == load_policy(inside).digest
 
 
 @pytest.mark.parametrize(
@@ -147,19 +148,19 @@ def test_a_key_file_that_cannot_serve(tmp_path: Path, sentence: str, content: by
         (tmp_path / "star.asc").write_bytes(content)
 
     with pytest.raises(PolicyUnusable, match=rf"p\.toml: \$\.anchor\[0\]\.key: .*{says}"):
-        Policy.load(policy)
+        load_policy(policy)
 
 
 def test_a_policy_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PolicyUnusable, match=r"none\.toml: cannot be read: No such file"):
-        Policy.load(tmp_path / "none.toml")
+        load_policy(tmp_path / "none.toml")
 
 
 def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(ANCHOR.replace("'''\n" + ARMORED + "'''", '"a\\u0000b"'))
 
     with pytest.raises(PolicyUnusable, match="cannot be read"):
-        Policy.load(tmp_path / "p.toml")
+        load_policy(tmp_path / "p.toml")
 
 
 def test_the_digest_covers_every_rule_and_every_key() -> None:
@@ -260,7 +261,7 @@ def test_any_values_are_a_policy_or_refused(entries: list[tuple[str, str, object
 def test_a_sample_lacks_nothing_but_anchors(name: str) -> None:
     text = (ROOT / "policies" / f"{name}.toml").read_text()
 
-    assert Policy.load(ROOT / "policies" / f"{name}.toml").warnings() == [
+    assert load_policy(ROOT / "policies" / f"{name}.toml").warnings() == [
         "no [[anchor]] is given: nothing will be accepted"
     ]
     with_anchors = text + "".join(

@@ -10,9 +10,9 @@ import pytest
 from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
 from deployer.policy.decision import Request
-from deployer.policy.model import Policy
 from deployer.policy.store import PolicyStore, RuleSet
 from tests.support.factories import manifest
+from tests.support.node.policy_values import load_policy
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 IMAGE = manifest([Address.parse(f"{'ab' * 32}-4096"), Address.parse(f"{'cd' * 32}-65536")])
@@ -48,7 +48,7 @@ def test_a_set_is_read_whole(path: Path) -> None:
 def test_without_cedar_the_digest_is_the_policys(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text("[limits]\ncores = 2\n")
-    assert RuleSet.load(file).digest == Policy.load(file).digest
+    assert RuleSet.load(file).digest == load_policy(file).digest
 
 
 CHANGES: list[tuple[str, Callable[[Path], object], bool]] = [

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from catalog.image.address import Address
+from deployer.errors import PolicyUnusable
+from deployer.policy.anchors import MAX_KEY
 from deployer.policy.decision import Decision, Request
-from deployer.policy.model import Policy
+from deployer.policy.model import MAX_POLICY, Policy
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
 
@@ -16,6 +19,20 @@ IMAGE = manifest([Address(bytes(32), MIB), Address(bytes([1]) * 32, 4 * MIB)])
 A, B, C = "A" * 40, "B" * 40, "C" * 40
 KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
 ORDER = Request.supposed(IMAGE.needs, memory=256 * MIB)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy file and the key files beside it."""
+
+    def read(file: Path, limit: int) -> bytes:
+        with file.open("rb") as opened:
+            return opened.read(limit + 1)
+
+    try:
+        data = read(path, MAX_POLICY)
+    except OSError as exc:
+        raise PolicyUnusable(f"policy {path}: cannot be read: {exc.strerror}") from exc
+    return Policy.parse(data, f"policy {path}", lambda name: read(path.parent / name, MAX_KEY))
 
 
 def ordered(**changes: Any) -> Request:

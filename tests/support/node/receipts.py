@@ -8,7 +8,7 @@ from deployer.machine.network import Network
 from deployer.machine.shape import MachineShape
 from deployer.machine.spec import DiskSpec, DomainTag, KernelBoot, MachineSpec, Overlay, RawFile
 from deployer.policy.decision import Decision, RuleResult
-from deployer.records.receipt_builder import ReceiptIssuer, build_receipt
+from deployer.records.receipt_builder import BootedMachine, ReceiptIssuer, build_receipt
 from deployer.records.receipt_store import ReceiptStore
 from signer.audit_log import AuditLog
 from signer.verification.trust import EndorsementCheck
@@ -75,7 +75,12 @@ class Kept:
         log.append("deployment", {"machine": MACHINE}, NOW)
         log.close()
         self.statement = build_receipt(
-            ReceiptIssuer(NODE, self.store.key, self.head), spec(), IMAGE, decided(), [(VOUCHED, b"statement")], NOW
+            ReceiptIssuer(NODE, self.store.key, self.head),
+            BootedMachine.of(spec()),
+            IMAGE,
+            decided(),
+            [(VOUCHED, b"statement")],
+            NOW,
         )
         self.digest = self.store.keep(MACHINE, self.statement)
         self.file = directory / "receipts" / f"{MACHINE}.json"
