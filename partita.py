@@ -61,10 +61,10 @@ def _catalog() -> typer.Typer:
 
 
 def _site() -> typer.Typer:
-    from deployer.cli.node.machine import list_exposure
+    from deployer.cli.node.node import node_exposure
     from deployer.cli.site.site import site_app
 
-    site_app.command("exposure")(list_exposure)
+    site_app.command("exposure", hidden=True)(node_exposure)  # its old name: it queries the node
     return site_app
 
 

@@ -301,7 +301,7 @@ def ending(demo: Demo, fingerprint: str) -> None:
             raise DemoError(f"the revocation did not reach the machine within {REVOCATION_DEADLINE:.0f} s")
         time.sleep(0.5)
     demo.shown("machine", "list")
-    demo.shown("site", "exposure", "star/worker@1.0")
+    demo.shown("node", "exposure", "star/worker@1.0")
     demo.shown("deploy", "star/worker@1.0", "--memory", "256MiB", "--lifetime", "1h", expect=3)
     demo.shown("audit", "verify")
     for machine in demo.asked("machine", "list"):

@@ -1,10 +1,11 @@
-"""Arguments and output that several commands share."""
+"""Arguments, options and output that several commands share."""
 
 import base64
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,50 +13,118 @@ from catalog.errors import Misused
 from catalog.image.manifest import Blank
 from deployer.machine.user_data import MAX_USER_DATA
 from deployer.protocol.console import sanitize_output
-from signer.documents import validate
-from signer.runtime.units import parse_size
+from signer.documents import Document, validate
+from signer.runtime import terminal
+from signer.runtime.units import parse_duration, parse_size
 
+ImageArgument = Annotated[
+    str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.", metavar="IMAGE")
+]
 MachineArgument = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
+RootFile = Annotated[Path, typer.Argument(help="The catalog's root.json, from its operator by a way that you trust.")]
+
+CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Number of machines.")]
+MemoryOption = Annotated[str | None, typer.Option(help="Memory of each, such as 2GiB; by default the image's minimum.")]
+CoresOption = Annotated[int | None, typer.Option(min=1, help="Cores of each; by default the image's minimum.")]
+MaxMemoryOption = Annotated[
+    str | None, typer.Option(help="Memory to which each may grow while it runs; by default its memory.")
+]
+MaxCoresOption = Annotated[
+    int | None, typer.Option(min=1, help="Cores to which each may grow while it runs; by default its cores.")
+]
+LifetimeOption = Annotated[
+    str | None, typer.Option(help="Lifetime of each, such as 12h; by default that of the node or site.")
+]
+HostnameOption = Annotated[str | None, typer.Option(help="Host name; with several machines a number is appended.")]
+NetworkOption = Annotated[str | None, typer.Option(help="none, user, network:NAME or bridge:NAME.")]
+UserDataOption = Annotated[
+    Path | None, typer.Option(help="User-data for the guest's first boot: cloud-config or a script.", metavar="FILE")
+]
+PublicKeyOption = Annotated[
+    list[Path] | None, typer.Option(help="An OpenSSH public key for the guest's user; repeatable.", metavar="FILE")
+]
+BlankOption = Annotated[
+    list[str] | None,
+    typer.Option(help="An extra disk, made on the node; repeatable.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
+]
+VerifyOption = Annotated[
+    str, typer.Option(help="Check of the contents right before boot: `sample`, or `full` to hash them all.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Continue until the machine has ended.")]
+RawOption = Annotated[bool, typer.Option("--raw", help="Print the bytes unchanged, terminal control included.")]
+ReadyFile = Annotated[
+    Path | None, typer.Option(help="Write the service's address here when it is ready.", metavar="FILE")
+]
 
 
 def parse_amount(text: str, parse: Callable[[object], int], option: str) -> int:
-    """An amount as people write it; Misused if it is none."""
+    """A size or duration as people write it; Misused, with the option's name, if it is malformed."""
     try:
         return parse(text)
     except ValueError as exc:
         raise Misused(f"{option}: {exc}") from exc
 
 
+def optional_amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
+    """As `parse_amount`; None for an option that is not given."""
+    return parse_amount(text, parse, option) if text else None
+
+
 def parse_blank(text: str) -> Blank:
-    """SIZE[:FILESYSTEM[:LABEL]] as people write an extra disk; Misused if it is none."""
+    """SIZE[:FILESYSTEM[:LABEL]] of an extra disk; Misused if it is malformed."""
     size, _, rest = text.partition(":")
     filesystem, _, label = rest.partition(":")
     wanted = {"size": parse_amount(size, parse_size, "--blank"), "filesystem": filesystem or "none", "label": label}
     return validate(Blank, wanted, "--blank")
 
 
+def order_values(
+    *,
+    memory: str | None,
+    max_memory: str | None,
+    lifetime: str | None,
+    user_data: Path | None,
+    public_key: list[Path] | None,
+    blank: list[str] | None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The members of an order from a command's options; options that are not given are left out. Misused as above."""
+    values = others | {
+        "memory": optional_amount(memory, parse_size, "--memory"),
+        "max_memory": optional_amount(max_memory, parse_size, "--max-memory"),
+        "lifetime": optional_amount(lifetime, parse_duration, "--lifetime"),
+        "user_data": encode_user_data(user_data),
+        "public_keys": [read_text_file(path).strip() for path in public_key or ()],
+        "blanks": [parse_blank(text).model_dump(mode="json") for text in blank or ()],
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def read_text_file(path: Path) -> str:
-    """What a small file of text says; Misused if it cannot be read."""
+    """The text of a small file; Misused if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as exc:
         raise Misused(f"{path}: cannot be read: {exc}") from exc
 
 
-def encode_user_data(path: Path | None) -> str | None:
-    """User-data as orders carry it: base64, one byte more than allowed at most; Misused if it cannot be read."""
-    if path is None:
-        return None
+def read_bounded(path: Path, limit: int) -> bytes:
+    """A file's first `limit` + 1 bytes, so that a larger file is noticed; Misused if it cannot be read."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_USER_DATA + 1)
+            return file.read(limit + 1)
     except OSError as exc:
         raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
-    return base64.b64encode(data).decode()
+
+
+def encode_user_data(path: Path | None) -> str | None:
+    """User-data as orders carry it, in base64, with one byte more than allowed at most; Misused if it cannot be read."""
+    return None if path is None else base64.b64encode(read_bounded(path, MAX_USER_DATA)).decode()
 
 
 def print_console(chunks: Iterable[bytes], *, raw: bool) -> None:
-    """What a guest wrote, to standard output: as it is, or without what would control the terminal."""
+    """Write console output to standard output: unchanged, or without what would control the terminal."""
     for chunk in chunks:
         if raw:
             sys.stdout.buffer.write(chunk)
@@ -63,3 +132,36 @@ def print_console(chunks: Iterable[bytes], *, raw: bool) -> None:
         else:
             sys.stdout.write(sanitize_output(chunk))
             sys.stdout.flush()
+
+
+def print_console_json(output: bytes) -> None:
+    """Write console output as a JSON document."""
+    terminal.show({"console": output.decode(errors="replace")}, "", as_json=True)
+
+
+def pin_trust_root(file: Path, place: Path, *, as_json: bool) -> None:
+    """Pin a catalog's TUF root as the file `place`; Misused if it cannot be read."""
+    from catalog.client.trusted import pin_root  # loads the TUF library: only here
+
+    try:
+        data = file.read_bytes()
+    except OSError as exc:
+        raise Misused(f"{file}: cannot be read: {exc.strerror}") from exc
+    digest = pin_root(place, data)
+    text = f"pinned; compare this with the catalog's operator: SHA-256 {digest}"
+    terminal.show({"root": str(place), "sha256": digest}, text, as_json=as_json)
+
+
+def to_json(document: Document) -> dict[str, Any]:
+    """A document as JSON-ready values, without members that are None."""
+    return document.model_dump(mode="json", exclude_none=True)
+
+
+def minute(at: datetime) -> str:
+    """An instant (UTC) for a table."""
+    return at.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def counts_text(counts: "dict[str, int]") -> str:
+    """Counts by name, such as `2 running, 1 stopped`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"

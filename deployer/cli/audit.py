@@ -1,4 +1,4 @@
-"""Commands for what a node leaves behind: receipts of machines, and the audit log (a catalog's too)."""
+"""The commands `partita receipt` and `partita audit`: receipts of machines, and the audit log of a node or catalog."""
 
 import json
 from contextlib import suppress
@@ -9,7 +9,7 @@ import typer
 
 from catalog.errors import Misused
 from catalog.settings import CatalogSettings
-from deployer.cli.node.options import node_client as connect
+from deployer.cli.node.options import node_client
 from deployer.errors import NodeUnavailable
 from deployer.records.receipt import Receipt, read_receipt, verify_receipt
 from deployer.records.receipt_store import STATEMENT, audit_heads, read_receipt_files
@@ -24,41 +24,43 @@ from signer.statements.endorsement import write_instant
 from stager.settings import NodeSettings
 
 receipt_app = typer.Typer(
-    name="receipt", help="Receipts: what a node verified before it booted a machine.", no_args_is_help=True
+    name="receipt",
+    help="Show and verify receipts: what a node verified before it booted a machine.",
+    no_args_is_help=True,
 )
 audit_app = typer.Typer(
-    name="audit", help="The audit log of this machine's node, or of its catalog.", no_args_is_help=True
+    name="audit", help="Show and verify the audit log of this machine's node or catalog.", no_args_is_help=True
 )
 
 ReceiptName = Annotated[str, typer.Argument(help="A receipt's file, or a machine's UUID on this node.", metavar="FILE")]
 LogFile = Annotated[
-    Path | None, typer.Option("--log", help="The log, if it is not that of this machine's node.", metavar="FILE")
+    Path | None, typer.Option("--log", help="The log file; by default that of this machine's node.", metavar="FILE")
 ]
-OfCatalog = Annotated[bool, typer.Option("--catalog", help="The log of this machine's catalog instead.")]
+OfCatalog = Annotated[bool, typer.Option("--catalog", help="Use the log of this machine's catalog instead.")]
 
 
 @receipt_app.command("show")
-def show_receipt(context: typer.Context, file: ReceiptName, as_json: Json = False) -> None:
-    """Show a receipt. Its signature is not looked at: `receipt verify` does that."""
+def receipt_show(context: typer.Context, file: ReceiptName, as_json: Json = False) -> None:
+    """Show a receipt without verifying its signature; see `receipt verify`."""
     path = _receipt_file(context, file)
     receipt = read_receipt(read_receipt_files(path)[0], str(path))
     terminal.show(
-        json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True)), _told(receipt), as_json=as_json
+        json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True)), _receipt_text(receipt), as_json=as_json
     )
 
 
 @receipt_app.command("verify")
-def verify_receipt_file(
+def receipt_verify(
     context: typer.Context,
     file: ReceiptName,
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="The node's public key, from its operator; else that of this machine's node."),
+        typer.Option("--key", help="The node's public key, from its operator; by default that of this machine's node."),
     ] = None,
-    node: Annotated[str, typer.Option(help="The node's UUID: a key speaks for its own node only.")] = "",
+    node: Annotated[str, typer.Option(help="The node's UUID, which the receipt must name.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Check that a node signed a receipt, and show it; ends with exit code 4 where it did not."""
+    """Verify that a node signed a receipt, and show it; exits with 4 where it did not."""
     path = _receipt_file(context, file)
     given = key or terminal.section(context, NodeSettings).directory / "receipts" / "node-key.asc"
     try:
@@ -70,18 +72,18 @@ def verify_receipt_file(
     terminal.show(
         {"verified": True, "key": receipt.deployment.key, "node": receipt.node}
         | {"receipt": json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True))},
-        f"signed by {receipt.deployment.key}, the key of node {receipt.node}\n{_told(receipt)}",
+        f"signed by {receipt.deployment.key}, the key of node {receipt.node}\n{_receipt_text(receipt)}",
         as_json=as_json,
     )
 
 
 @audit_app.command("show")
-def show_audit(
+def audit_show(
     context: typer.Context,
     log: LogFile = None,
     catalog: OfCatalog = False,
     kind: Annotated[str, typer.Option(help="Only entries of this kind, such as decision.")] = "",
-    last: Annotated[int, typer.Option("--last", help="How many, from the end.", min=1)] = 50,
+    last: Annotated[int, typer.Option("--last", help="Number of entries, from the end.", min=1)] = 50,
     as_json: Json = False,
 ) -> None:
     """Show the last entries of a log."""
@@ -101,26 +103,28 @@ def show_audit(
 
 
 @audit_app.command("verify")
-def verify_audit(
+def audit_verify(
     context: typer.Context,
     log: LogFile = None,
     catalog: OfCatalog = False,
     head: Annotated[
         list[str] | None,
-        typer.Option("--head", help="An end of the log that was kept elsewhere; repeatable.", metavar="SEQ:SHA256"),
+        typer.Option("--head", help="A head of the log that was kept elsewhere; repeatable.", metavar="SEQ:SHA256"),
     ] = None,
     receipts: Annotated[
         Path | None,
-        typer.Option("--receipts", help="Receipts, which remember the log; else those of this node.", metavar="DIR"),
+        typer.Option(
+            "--receipts", help="Receipts, which contain heads of the log; by default those of this node.", metavar="DIR"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find every edit, drop and reorder in a log, and an end cut off as far as a head or a receipt remembers it.
+    """Find edited, missing and reordered entries in a log, and a truncated end as far as a head or receipt shows it.
 
-    Ends with exit code 4 where there is any.
+    Exits with 4 where there are any.
     """
     path = _log_file(context, log, catalog=catalog)
-    # Asked before the file is read: what is written meanwhile comes after.
+    # Queried before the file is read: entries that are written meanwhile come after it.
     kept = _running(context) if not (log or catalog) else []
     kept += [AuditHeadPin(_head(text), f"the head {text[:20]}") for text in head or ()]
     if receipts or not (log or catalog):
@@ -137,7 +141,7 @@ def _receipt_file(context: typer.Context, name: str) -> Path:
     directory = terminal.section(context, NodeSettings).directory / "receipts"
     found = sorted(directory.glob(f"{name}*{STATEMENT}")) if name.replace("-", "").isalnum() else []
     if len(found) != 1:
-        raise ReceiptRefused(f"{name}: there is no such file, and {len(found)} receipts in {directory} begin like that")
+        raise ReceiptRefused(f"{name}: no such file, and {len(found)} receipts in {directory} begin with this")
     return found[0]
 
 
@@ -150,8 +154,8 @@ def _log_file(context: typer.Context, named: Path | None, *, catalog: bool) -> P
 
 
 def _running(context: typer.Context) -> list[AuditHeadPin]:
-    """The end of the log as the running node knows it, if one runs."""
-    with suppress(NodeUnavailable, Misused), connect(context) as client:
+    """The head of the log in the running node, if one runs."""
+    with suppress(NodeUnavailable, Misused), node_client(context) as client:
         if audit := client.status().audit:
             return [AuditHeadPin(_head(audit), "the running node")]
     return []
@@ -162,11 +166,11 @@ def _head(text: str) -> AuditHead:
         return AuditHead.parse(text)
     except ValueError as exc:
         raise Misused(
-            f"{text[:80]!r} is no head of an audit log; write NUMBER:SHA256, as `audit verify` gives it"
+            f"{text[:80]!r} is not a head of an audit log; write NUMBER:SHA256, as `audit verify` prints it"
         ) from exc
 
 
-def _told(receipt: Receipt) -> str:
+def _receipt_text(receipt: Receipt) -> str:
     it, predicate = receipt.deployment, receipt.predicate
     lines = [
         f"machine   {it.name} ({it.machine})",
@@ -185,7 +189,7 @@ def _told(receipt: Receipt) -> str:
 
 
 def _facts(entry: AuditLogEntry) -> str:
-    """The facts in a line: texts and numbers as they are, the rest by its size."""
+    """An entry's strings and numbers, and the names of failed rules, in a line."""
     shown = []
     for name, value in entry.data.items():
         if isinstance(value, str | int):
@@ -210,11 +214,11 @@ def _as_json(report: AuditReport, heads: int) -> dict[str, object]:
 def _report(path: Path, report: AuditReport, heads: int) -> str:
     lines = list(report.faults)
     if report.torn:
-        lines.append(f"the last {report.torn} bytes are half an entry: whoever wrote it died, or is writing now")
+        lines.append(f"the last {report.torn} bytes are half an entry: its writer died, or is writing now")
     if report.repairs:
-        lines.append(f"half an entry was cut off and told {report.repairs} times, after a crash")
+        lines.append(f"half an entry was removed after a crash, {report.repairs} times, and that was logged")
     verdict = "every entry is in its place and unchanged" if report.intact else f"{len(report.faults)} faults"
-    against = f"{heads} remembered ends" if heads else "no remembered end, so that one cut off would not be seen"
+    against = f"{heads} known heads" if heads else "no known head, so a truncated end would not be noticed"
     return "\n".join(
         [*lines, f"{path}: {report.entries} entries, {verdict}; checked against {against}", f"head {report.head}"]
     )

@@ -1,7 +1,6 @@
-"""The command `deploy`: an order at this machine's node, or at a site. Wiring only."""
+"""The command `partita deploy`: an order at this machine's node, or at a site. Wiring only."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +16,25 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from deployer.cli.arguments import encode_user_data, parse_amount, parse_blank, read_text_file
+from deployer.cli.arguments import (
+    BlankOption,
+    CoresOption,
+    CountOption,
+    DryRunOption,
+    HostnameOption,
+    ImageArgument,
+    LifetimeOption,
+    MaxCoresOption,
+    MaxMemoryOption,
+    MemoryOption,
+    NetworkOption,
+    PublicKeyOption,
+    UserDataOption,
+    VerifyOption,
+    minute,
+    order_values,
+    to_json,
+)
 from deployer.cli.node.options import node_client
 from deployer.errors import Refused
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep
@@ -25,66 +42,47 @@ from deployer.protocol.machine_order import MachineOrder
 from signer.documents import validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
-from signer.runtime.units import parse_duration, parse_size
 
 
 def deploy(
     context: typer.Context,
-    image: Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many machines.")] = 1,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of each, such as 2GiB; what the image needs if not given.")
-    ] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; what the image needs if not given.")] = None,
-    lifetime: Annotated[
-        str | None, typer.Option(help="How long they live, such as 12h; the node's default if not given.")
-    ] = None,
-    hostname: Annotated[
-        str | None, typer.Option(help="Host name; with several machines a number is put after it.")
-    ] = None,
-    network: Annotated[str | None, typer.Option(help="none, user, network:NAME or bridge:NAME.")] = None,
-    user_data: Annotated[
-        Path | None, typer.Option(help="What the guest's first boot runs: cloud-config or a script.", metavar="FILE")
-    ] = None,
-    public_key: Annotated[
-        list[Path] | None, typer.Option(help="An OpenSSH public key for the guest's user.", metavar="FILE")
-    ] = None,
-    blank: Annotated[
-        list[str] | None,
-        typer.Option(help="An extra disk, made on the node.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
-    ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(help="How far its memory may grow while it runs; not at all if not given.")
-    ] = None,
-    max_cores: Annotated[
-        int | None, typer.Option(min=1, help="How far its cores may; not at all if not given.")
-    ] = None,
-    verify: Annotated[
-        str, typer.Option(help="Right before boot: look at a sample of the contents, or hash them in full.")
-    ] = "sample",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the policy decides.")] = False,
+    image: ImageArgument,
+    count: CountOption = 1,
+    memory: MemoryOption = None,
+    cores: CoresOption = None,
+    lifetime: LifetimeOption = None,
+    hostname: HostnameOption = None,
+    network: NetworkOption = None,
+    user_data: UserDataOption = None,
+    public_key: PublicKeyOption = None,
+    blank: BlankOption = None,
+    max_memory: MaxMemoryOption = None,
+    max_cores: MaxCoresOption = None,
+    verify: VerifyOption = "sample",
+    dry_run: DryRunOption = False,
     site: Annotated[
         str | None,
-        typer.Option(help="MachineOrder at a site instead of on this node: its URL, or `here` for the settings' one."),
+        typer.Option(help="Order at a site instead of on this node: its URL, or `here` for the one in the settings."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Run machines of an image, if the site's policy accepts it."""
-    order = _order(
+    values = order_values(
         image=image,
         count=count,
-        memory=_amount(memory, parse_size, "--memory"),
+        memory=memory,
         cores=cores,
-        lifetime=_amount(lifetime, parse_duration, "--lifetime"),
+        lifetime=lifetime,
         hostname=hostname,
         network=network,
-        user_data=encode_user_data(user_data),
-        public_keys=[read_text_file(path).strip() for path in public_key or ()],
-        blanks=[parse_blank(text).model_dump(mode="json") for text in blank or ()],
-        max_memory=_amount(max_memory, parse_size, "--max-memory"),
+        user_data=user_data,
+        public_key=public_key,
+        blank=blank,
+        max_memory=max_memory,
         max_cores=max_cores,
         verify=verify,
     )
+    order = validate(MachineOrder, values, "order")
     if site is not None:
         from deployer.cli.site.deployment import order_at_site
 
@@ -104,11 +102,11 @@ def deploy(
             if refused.decision is not None:
                 terminal.show(dict(refused.decision), format_decision(dict(refused.decision)), as_json=json)
             raise
-    terminal.show(result.model_dump(mode="json", exclude_none=True), _deployed(result), as_json=json)
+    terminal.show(to_json(result), _deployed(result), as_json=json)
 
 
 def format_decision(decision: dict[str, Any]) -> Group:
-    """A decision for people: every rule with its verdict, and what would have to change."""
+    """A decision as a table: every rule with its verdict, and what would have to change."""
     rows = [
         ("passed" if rule["passed"] else "FAILED", rule["name"], rule["reason"], rule.get("change", ""))
         for rule in decision["rules"]
@@ -151,14 +149,6 @@ class _watch:  # noqa: N801 - used as a function
             terminal.say(f"{step.milliseconds / 1000:6.2f} s  {where}{step.text}")
 
 
-def _order(**values: Any) -> MachineOrder:
-    return validate(MachineOrder, {name: value for name, value in values.items() if value is not None}, "order")
-
-
-def _amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
-    return None if text is None else parse_amount(text, parse, option)
-
-
 def _deployed(result: DeploymentResult) -> Group:
     lines = [Text(terminal.printable(f"{result.title} ({result.image_id}) runs; {result.accelerator.reason}"))]
     rows = [
@@ -169,7 +159,7 @@ def _deployed(result: DeploymentResult) -> Group:
             terminal.format_size(record.from_network),
             terminal.format_size(record.from_cache),
             terminal.format_size(record.written),
-            record.ends.strftime("%Y-%m-%d %H:%M UTC"),
+            minute(record.ends),
         )
         for record in result.machines
     ]

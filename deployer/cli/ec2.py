@@ -1,6 +1,6 @@
-"""`partita ec2`: what a site has at EC2, what a machine there would cost, uploading before it is needed, and cleaning up.
+"""The commands `partita ec2`: list a site's images and machines at EC2, estimate costs, upload ahead, and clean up.
 
-Machines themselves are ordered at the site (`partita deploy --site`), which works its accounts by itself.
+Machines themselves are ordered at the site (`partita deploy --site`), which manages its accounts by itself.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import typer
 
 from catalog.errors import Misused
 from catalog.image.reference import Reference
+from deployer.cli.arguments import CoresOption, CountOption, ImageArgument, MemoryOption, optional_amount, parse_amount
 from deployer.ec2.model.accounts import Accounts
 from deployer.ec2.model.boot_mapping import map_boot
 from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
@@ -24,18 +25,17 @@ from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration, parse_size
 
-if TYPE_CHECKING:  # they load the AWS library, which no other command should wait for
+if TYPE_CHECKING:  # they load the AWS library, which slows other commands down
     from deployer.ec2.account.cleanup import Removal
     from deployer.ec2.account.open_account import OpenAccount
     from deployer.ec2.images.image_upload import ImageUploader
     from deployer.ec2.pool.deployment import Ec2Deployer
 
-ec2_app = typer.Typer(name="ec2", no_args_is_help=True, help="A site's images and machines at Amazon EC2.")
+ec2_app = typer.Typer(name="ec2", no_args_is_help=True, help="Manage a site's images and machines at Amazon EC2.")
 
 AccountName = Annotated[
-    str | None, typer.Option("--account", help="One account of the site's file; all if not given.", metavar="NAME")
+    str | None, typer.Option("--account", help="One account of the site's file; by default all.", metavar="NAME")
 ]
-Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
 
 
 def _clock() -> datetime:
@@ -55,7 +55,7 @@ def _accounts(context: typer.Context, name: str | None) -> Iterator["list[OpenAc
 
 @contextmanager
 def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2Deployer, ImageUploader, OpenAccount]"]:
-    """What uploads, for one account, without a pool, beside the site's service, should that be at work."""
+    """The deployer and uploader of one account, without a pool; the site's service may be running."""
     from deployer.ec2.account.open_account import staging_settings
     from deployer.ec2.images.image_upload import ImageUploader
     from deployer.ec2.images.upload_cache import UploadCache
@@ -67,7 +67,7 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
     with _accounts(context, name) as accounts, ExitStack() as stack:
         if len(accounts) != 1:
             names = ", ".join(each.account.name for each in accounts)
-            raise Misused(f"the site has the accounts {names}; say which with --account")
+            raise Misused(f"the site has the accounts {names}; choose one with --account")
         found = accounts[0]
         host = staging_settings(settings, site)
         catalog = stack.enter_context(open_catalog(host, lambda: _clock().timestamp()))
@@ -79,8 +79,8 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
 
 
 @ec2_app.command("images")
-def images_command(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
-    """List the images that the site has registered, the last used first."""
+def ec2_images(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
+    """List the images that the site has registered, the most recently used first."""
     with _accounts(context, account) as accounts:
         found = [(each.account.name, entry) for each in accounts for entry in each.books.images()]
     found.sort(key=lambda pair: pair[1].used, reverse=True)
@@ -95,8 +95,8 @@ def images_command(context: typer.Context, account: AccountName = None, json: Js
 
 
 @ec2_app.command("machines")
-def machines_command(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
-    """List the site's machines at EC2, as EC2 describes them."""
+def ec2_machines(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
+    """List the site's machines at EC2, with their states there."""
     with _accounts(context, account) as accounts:
         found = [(each.account.name, instance) for each in accounts for instance in each.machines.all()]
     rows = [
@@ -125,16 +125,16 @@ def machines_command(context: typer.Context, account: AccountName = None, json: 
 
 
 @ec2_app.command("upload")
-def upload_command(
+def ec2_upload(
     context: typer.Context,
-    image: Image,
+    image: ImageArgument,
     account: AccountName = None,
     ignore_drivers: Annotated[
-        bool, typer.Option("--ignore-drivers", help="Also an image that has no driver for EC2's disks or network.")
+        bool, typer.Option("--ignore-drivers", help="Upload an image without drivers for EC2's disks or network, too.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Make an image's snapshots and AMI now, so that the first machine need not wait for them. The policy must accept it."""
+    """Make an image's snapshots and AMI ahead of its first machine. The policy must accept the image."""
     from deployer.ec2.images.image_upload import MachineProgress
 
     with _deployer(context, account) as (deployer, imaging, found):
@@ -154,26 +154,24 @@ def upload_command(
     }
     text = f"{manifest.title} is {entry.ami} in {found.account.name}; blocks of 512 KiB sent: {progress.sent}"
     if progress.drivers is not None and progress.drivers.answer != "yes":
-        text += f"\nwhether it has the drivers for EC2's disks and network: {progress.drivers}"
+        text += f"\ndrivers for EC2's disks and network: {progress.drivers}"
     terminal.show(result, text, as_json=json)
 
 
 @ec2_app.command("estimate")
-def estimate_command(
+def ec2_estimate(
     context: typer.Context,
-    image: Image,
+    image: ImageArgument,
     account: AccountName = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many machines.")] = 1,
-    memory: Annotated[str | None, typer.Option(help="Memory of each; what the image needs if not given.")] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; what the image needs if not given.")] = None,
-    lifetime: Annotated[str, typer.Option(help="How long they live, such as 12h.")] = "1h",
+    count: CountOption = 1,
+    memory: MemoryOption = None,
+    cores: CoresOption = None,
+    lifetime: Annotated[str, typer.Option(help="Lifetime of each, such as 12h.")] = "1h",
     json: Json = False,
 ) -> None:
-    """Say which instance type machines would get, and what they would cost by the site's own table. Nothing is ordered."""
-    try:
-        size, seconds = (parse_size(memory) if memory else None), parse_duration(lifetime)
-    except ValueError as exc:
-        raise Misused(str(exc)) from exc
+    """Show the instance type that machines would get, and their cost by the site's own table. Nothing is ordered."""
+    size = optional_amount(memory, parse_size, "--memory")
+    seconds = parse_amount(lifetime, parse_duration, "--lifetime")
     with _deployer(context, account) as (deployer, _, found):
         manifest = deployer.accepted(Reference.parse(image))
         boots = map_boot(manifest)
@@ -191,23 +189,22 @@ def estimate_command(
 
 
 @ec2_app.command("clean")
-def clean_command(
+def ec2_clean(
     context: typer.Context,
     account: AccountName = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Remove it; else it is only shown.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Remove the unused resources instead of only showing them.")
+    ] = False,
     older_than: Annotated[
-        str | None, typer.Option(help="Only what has been unused for so long, such as 12h; ec2.keep if not given.")
+        str | None, typer.Option(help="Only resources unused for so long, such as 12h; by default ec2.keep.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show, and with --apply remove, what the site has at EC2 and nothing uses any more; the oldest first."""
+    """Show, and with --apply remove, the site's unused resources at EC2; the oldest first."""
     from deployer.ec2.account.cleanup import list_resources, plan_cleanup, remove_resources
 
     settings = terminal.section(context, Ec2Settings)
-    try:
-        age = timedelta(seconds=parse_duration(older_than or settings.keep))
-    except ValueError as exc:
-        raise Misused(str(exc)) from exc
+    age = timedelta(seconds=parse_amount(older_than or settings.keep, parse_duration, "--older-than"))
     rows: list[dict[str, str]] = []
     with _accounts(context, account) as accounts:
         for found in accounts:
@@ -226,7 +223,7 @@ def clean_command(
         rows,
         terminal.table([column.upper() for column in columns], [[row[column] for column in columns] for row in rows])
         if rows
-        else "nothing is left over",
+        else "no unused resources",
         as_json=json,
     )
 

@@ -1,4 +1,4 @@
-"""Commands for the acceptance policy: check, show, explain, anchor."""
+"""The commands `partita policy check|show|explain|anchor`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
+from deployer.cli.arguments import read_bounded
 from deployer.cli.policy_trials import PolicyFile, RequestFile, requests_file, trials_app
 from deployer.errors import PolicyUnusable
 from deployer.machine.network import Network
@@ -29,16 +30,16 @@ from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.verification.endorsements import DEFAULT_ROLE
 
-policy_app = typer.Typer(name="policy", help="What this site accepts, and why.", no_args_is_help=True)
+policy_app = typer.Typer(name="policy", help="Check, explain and test an acceptance policy.", no_args_is_help=True)
 policy_app.add_typer(trials_app)
 
 
 def option_parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A reader of a value (raising ValueError) as the parser of an option, so that its sentence reaches the user."""
+    """A parser of values (raising ValueError) as the parser of an option, so that its message reaches the user."""
 
     def parse(text: Any) -> Any:
         if not isinstance(text, str):
-            return text  # a default, which is a value already
+            return text  # a default, which is already parsed
         try:
             return read(text)
         except ValueError as exc:
@@ -50,20 +51,23 @@ def option_parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
 Memory = Annotated[
     int | None,
     typer.Option(
-        help="Per machine, such as 2GiB; what the image needs by default.",
+        help="Memory of each, such as 2GiB; by default the image's minimum.",
         parser=option_parser(parse_size),
         metavar="SIZE",
     ),
 ]
-Cores = Annotated[int | None, typer.Option(help="Per machine; what the image needs by default.")]
+Cores = Annotated[int | None, typer.Option(help="Cores of each; by default the image's minimum.")]
 Lifetime = Annotated[
     int,
     typer.Option(
-        help="Such as 30m, 12h, 7d.", parser=option_parser(parse_duration), metavar="DURATION", show_default="1h"
+        help="Lifetime of each, such as 30m, 12h, 7d.",
+        parser=option_parser(parse_duration),
+        metavar="DURATION",
+        show_default="1h",
     ),
 ]
 UserData = Annotated[
-    Path | None, typer.Option("--user-data", help="A file for the guest's first boot.", metavar="FILE")
+    Path | None, typer.Option("--user-data", help="User-data for the guest's first boot.", metavar="FILE")
 ]
 NetworkChoice = Annotated[
     Network,
@@ -74,20 +78,16 @@ NetworkChoice = Annotated[
 
 
 def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None]:
-    """A file of user-data and its kind; UserDataRefused where no guest should get it."""
+    """A file of user-data and its kind; UserDataRefused where guests must not get it."""
     if file is None:
         return None, None
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_USER_DATA + 1)
-    except OSError as exc:
-        raise Misused(f"{file}: the user-data cannot be read: {exc.strerror}") from exc
+    data = read_bounded(file, MAX_USER_DATA)
     return data, check_user_data(data)
 
 
 @policy_app.command("check")
-def check_policy(file: PolicyFile, as_json: Json = False) -> None:
-    """Read a policy as a node would, and warn of what is probably not meant."""
+def policy_check(file: PolicyFile, as_json: Json = False) -> None:
+    """Check a policy, and warn of probable mistakes."""
     rules = RuleSet.load(file)
     policy = rules.policy
     warnings = [*policy.warnings(), *_key_warnings(policy), *_file_warnings(file, rules)]
@@ -101,8 +101,8 @@ def check_policy(file: PolicyFile, as_json: Json = False) -> None:
 
 
 @policy_app.command("show")
-def show_policy(file: PolicyFile, as_json: Json = False) -> None:
-    """Show what a policy says, defaults included."""
+def policy_show(file: PolicyFile, as_json: Json = False) -> None:
+    """Show a policy, defaults included."""
     rules_set = RuleSet.load(file)
     policy = rules_set.policy
     value = policy.model_dump(mode="json", exclude_none=True)
@@ -132,34 +132,36 @@ def show_policy(file: PolicyFile, as_json: Json = False) -> None:
 
 
 @policy_app.command("explain")
-def explain_request(
+def policy_explain(
     context: typer.Context,
     file: PolicyFile,
     bundle: Annotated[
-        Path | None, typer.Option(help="The image: a directory that import or build made.", metavar="DIR")
+        Path | None,
+        typer.Option(help="The image, as a directory that `image import` or `image build` made.", metavar="DIR"),
     ] = None,
     request: Annotated[
-        int | None, typer.Option(help="Instead of an image: one of the node's last requests, by number.", metavar="N")
+        int | None,
+        typer.Option(help="Instead of an image: one of the node's recorded requests, by number.", metavar="N"),
     ] = None,
     memory: Memory = None,
     cores: Cores = None,
     lifetime: Lifetime = 3600,
-    count: Annotated[int, typer.Option(help="Machines.", min=1)] = 1,
+    count: Annotated[int, typer.Option(help="Number of machines.", min=1)] = 1,
     user_data: UserData = None,
     network: NetworkChoice = Network(kind="none"),
-    running: Annotated[int, typer.Option(help="Machines that the node has already.", min=0)] = 0,
+    running: Annotated[int, typer.Option(help="Number of machines that the node already has.", min=0)] = 0,
     requests: RequestFile = None,
     as_json: Json = False,
 ) -> None:
-    """Decide about an image or a past request, list every rule, and say the nearest change that would make it pass.
+    """Show the decision on an image or a past request, rule by rule, and the smallest change that would make it pass.
 
-    Ends with exit code 3 where the answer is no.
+    Exits with 3 where it is refused.
     """
     rules, now = RuleSet.load(file), utc_now()
     if bundle is None and request is not None:
         found = find_request(requests_file(context, requests), request)
         if found is None:
-            raise Misused(f"there is no request {request}; `partita policy requests` lists those that are kept")
+            raise Misused(f"no such request: {request}; `partita policy requests` lists the recorded ones")
         case, now = replay_input(found), found.at
     elif bundle is not None:
         image = Bundle.open(bundle)
@@ -199,38 +201,34 @@ def explain_request(
 
 
 @policy_app.command("anchor")
-def show_anchor(
+def policy_anchor(
     key: Annotated[Path, typer.Argument(help="An exported public key.", metavar="KEY.asc")],
-    vo: Annotated[str, typer.Option(help="For whose images the key may vouch.")],
-    role: Annotated[str, typer.Option(help="In what role.")] = DEFAULT_ROLE,
+    vo: Annotated[str, typer.Option(help="The VO whose images the key may endorse.")],
+    role: Annotated[str, typer.Option(help="The role of the endorser.")] = DEFAULT_ROLE,
     as_json: Json = False,
 ) -> None:
     """Print an [[anchor]] for a key, to append to a policy once its owner has confirmed the fingerprint."""
-    try:
-        with key.open("rb") as opened:
-            data = opened.read(MAX_KEY + 1)
-    except OSError as exc:
-        raise Misused(f"{key}: the key cannot be read: {exc.strerror}") from exc
+    data = read_bounded(key, MAX_KEY)
     if len(data) > MAX_KEY:
-        raise PolicyUnusable(f"{key}: has more than the {MAX_KEY} bytes allowed; export a minimal key")
+        raise PolicyUnusable(f"{key}: is larger than {MAX_KEY} bytes; export a minimal key")
     if b"-----BEGIN CERTIFICATE-----" in data:
         names, block = certificate_anchor(vo, role, data)
         terminal.show({"vo": vo, "role": role, "toml": block} | names, block.rstrip("\n"), as_json=as_json)
         return
     found = read_keys(data)
     if len(found) != 1:
-        raise PolicyUnusable(f"{key}: holds {len(found)} keys; an anchor names one, so export that one alone")
+        raise PolicyUnusable(f"{key}: holds {len(found)} keys; an anchor is for one key, so export that one alone")
     block = anchor_block(vo, role, found[0].fingerprint, data.decode("ascii", "replace"))
     value = {"vo": vo, "role": role, "fingerprint": found[0].fingerprint, "toml": block}
     terminal.show(value, block.rstrip("\n"), as_json=as_json)
 
 
 def _key_warnings(policy: Policy) -> list[str]:
-    """Keys that are not what their anchors say, or can sign nothing now. This is the one check that needs GnuPG."""
+    """Warnings of keys that do not match their anchors, or cannot sign now. This is the one check that needs GnuPG."""
     found = []
     for trusted in policy.anchor:
         if trusted.scheme == "x509":
-            continue  # a certificate was read with the policy, and stands for its holder whether it is valid or not
+            continue  # a certificate was read with the policy, and identifies its holder whether it is valid or not
         who = f"the key of {trusted.role} {trusted.fingerprint} of {trusted.vo}"
         try:
             keys = {key.fingerprint: key for key in read_keys(trusted.key.encode("ascii"))}
@@ -238,18 +236,18 @@ def _key_warnings(policy: Policy) -> list[str]:
             found.append(f"{who} cannot be read: {exc}")
             continue
         if trusted.fingerprint not in keys:
-            found.append(f"{who} is another one, {', '.join(keys)}: nothing that it signs will count")
+            found.append(f"{who} is a different key, {', '.join(keys)}: its signatures will not count")
         elif fault := keys[trusted.fingerprint].unusable_reason(utc_now()):
-            found.append(f"{who} {fault}: nothing that it signs will count")
+            found.append(f"{who} {fault}: its signatures will not count")
     return found
 
 
 def _file_warnings(file: Path, rules: RuleSet) -> list[str]:
-    """What lies beside the policy and is not read, and a shadow that cannot be."""
+    """Warnings of Cedar files beside the policy that are not read, and of an unreadable shadow policy."""
     named = set(rules.policy.cedar.files) if rules.policy.cedar else set()
     beside = sorted(path.name for path in file.absolute().parent.glob("*.cedar") if path.name not in named)
-    found = [f"{name} lies beside the policy and is not in cedar.files: its rules are not judged" for name in beside]
-    return found + ([f"the policy in the shadow: {rules.shadow_problem}"] if rules.shadow_problem else [])
+    found = [f"{name} is beside the policy but not in cedar.files: its rules are ignored" for name in beside]
+    return found + ([f"the shadow policy: {rules.shadow_problem}"] if rules.shadow_problem else [])
 
 
 def _lists(allow: Sequence[str], deny: Sequence[str]) -> str:

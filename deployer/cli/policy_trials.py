@@ -1,4 +1,4 @@
-"""Commands that try a policy: on a site's own cases, on the requests that really came, and what Cedar rules may speak of."""
+"""The commands `partita policy test|diff|requests|schema`: a policy on test cases and on recorded requests, and the Cedar schema."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,29 +17,31 @@ from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
 from stager.settings import NodeSettings
 
-Last = Annotated[int, typer.Option("--last", help="How many of the last requests.", min=1, max=MAX_REQUESTS)]
+Last = Annotated[int, typer.Option("--last", help="Number of requests, from the last.", min=1, max=MAX_REQUESTS)]
 
 
 PolicyFile = Annotated[Path, typer.Argument(help="The policy, a TOML file.", metavar="FILE")]
 RequestFile = Annotated[
     Path | None,
-    typer.Option("--requests", help="The node's record of requests, if not this machine's.", metavar="FILE"),
+    typer.Option(
+        "--requests", help="The file of recorded requests; by default that of this machine's node.", metavar="FILE"
+    ),
 ]
 trials_app = typer.Typer()
 
 
 def requests_file(context: typer.Context, named: Path | None) -> Path:
-    """Where the last requests are: the file that was named, or that of this machine's node."""
+    """The file of recorded requests: the named one, or that of this machine's node."""
     return named or terminal.section(context, NodeSettings).directory / "requests.jsonl"
 
 
 @trials_app.command("test")
-def try_cases(
+def policy_test(
     file: PolicyFile,
     cases: Annotated[Path, typer.Argument(help="Expected decisions, TOML or JSON.", metavar="CASES")],
     as_json: Json = False,
 ) -> None:
-    """Decide a site's own cases; ends with exit code 1 where a decision is not the one that is expected."""
+    """Run a policy's test cases; exits with 1 where a decision differs from the expected one."""
     rules = RuleSet.load(file)
     results = run_cases(rules, read_cases(cases).case, utc_now())
     wrong = [result for result in results if result.fault]
@@ -62,21 +64,21 @@ def try_cases(
 
 
 @trials_app.command("diff")
-def diff_policies(
+def policy_diff(
     context: typer.Context,
-    old: Annotated[Path, typer.Argument(help="A policy, such as the one in force.", metavar="OLD")],
-    new: Annotated[Path, typer.Argument(help="The policy that is to replace it.", metavar="NEW")],
+    old: Annotated[Path, typer.Argument(help="The old policy, such as the one in force.", metavar="OLD")],
+    new: Annotated[Path, typer.Argument(help="The new policy.", metavar="NEW")],
     last: Last = MAX_REQUESTS,
     requests: RequestFile = None,
     as_json: Json = False,
 ) -> None:
-    """Say which of the node's last requests another policy would decide otherwise; exit code 1 where there are any."""
+    """Show recorded requests that another policy would decide differently; exits with 1 where there are any."""
     records = read_requests(requests_file(context, requests), last)
     found = compare_policies(RuleSet.load(old), RuleSet.load(new), records)
     turned = [one for one in found if one.turned]
     lines = [one.sentence() for one in found]
     lines.append(
-        f"{len(turned)} of the last {len(records)} requests would be decided otherwise"
+        f"{len(turned)} of the last {len(records)} requests would be decided differently"
         + (f", {len(found) - len(turned)} refused for other reasons" if len(found) > len(turned) else "")
     )
     value = {"requests": len(records), "turned": len(turned), "differences": [one.as_json() for one in found]}
@@ -86,8 +88,10 @@ def diff_policies(
 
 
 @trials_app.command("requests")
-def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile = None, as_json: Json = False) -> None:
-    """List the last requests that the node decided, and what the policy in the shadow said."""
+def policy_requests(
+    context: typer.Context, last: Last = 20, requests: RequestFile = None, as_json: Json = False
+) -> None:
+    """List the last requests that the node decided, with the shadow policy's decisions."""
     records = read_requests(requests_file(context, requests), last)
     rows = [
         (
@@ -107,6 +111,6 @@ def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile
 
 
 @trials_app.command("schema")
-def show_schema(as_json: Json = False) -> None:
-    """Print what Cedar rules may speak of, in Cedar's schema language."""
+def policy_schema(as_json: Json = False) -> None:
+    """Print the schema for Cedar rules, in Cedar's schema language."""
     terminal.show({"schema": SCHEMA}, SCHEMA.rstrip("\n"), as_json=as_json)

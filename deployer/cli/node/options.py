@@ -1,4 +1,4 @@
-"""How the commands of this machine reach its node."""
+"""The connection of commands to this machine's node."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""The commands `partita node prefetch|pin|unpin`, and what `partita node status` shows of contents. Wiring only."""
+"""The commands `partita node prefetch|pin|unpin`, and the contents in `partita node status`. Wiring only."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
+from deployer.cli.arguments import ImageArgument, to_json
 from deployer.cli.node.options import node_client
 from deployer.node.client import NodeClient
 from deployer.node.schema.staging import ContentStatus, PrefetchOrder, PrefetchResult, StagingStatus
@@ -16,44 +17,41 @@ from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
 LOOK = 0.5
-"""Seconds between two looks at what is arriving."""
-
-Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
-
+"""Seconds between two queries for arriving contents."""
 
 staging_app = typer.Typer()
 
 
 @staging_app.command("prefetch")
-def prefetch(
+def node_prefetch(
     context: typer.Context,
-    image: Image,
+    image: ImageArgument,
     keep: Annotated[
-        int, typer.Option(min=0, help="For how many seconds it is kept from eviction.", metavar="SECONDS")
+        int, typer.Option(min=0, help="Seconds for which it is protected from eviction.", metavar="SECONDS")
     ] = 86400,
     json: Json = False,
 ) -> None:
-    """Bring an image to the node ahead of its use. No policy is asked: nothing boots by this."""
+    """Fetch an image to the node ahead of its use. The policy is not consulted, since nothing boots."""
     _fetch(context, {"image": image, "keep": keep}, as_json=json)
 
 
 @staging_app.command("pin")
-def pin(context: typer.Context, image: Image, json: Json = False) -> None:
-    """Bring an image to the node and keep it there until it is unpinned."""
+def node_pin(context: typer.Context, image: ImageArgument, json: Json = False) -> None:
+    """Fetch an image to the node and keep it there until it is unpinned."""
     _fetch(context, {"image": image, "pin": True}, as_json=json)
 
 
 @staging_app.command("unpin")
-def unpin(context: typer.Context, image: Image, json: Json = False) -> None:
-    """Let an image that was pinned be evicted again."""
+def node_unpin(context: typer.Context, image: ImageArgument, json: Json = False) -> None:
+    """Allow a pinned image to be evicted again."""
     with node_client(context) as node:
         answer = node.unpin(image)
-    text = "let go" if answer.released else "was not pinned"
+    text = "unpinned" if answer.released else "was not pinned"
     terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}", as_json=json)
 
 
 def format_staging(status: StagingStatus) -> list[tuple[str, str]]:
-    """What a node's status says of its contents: (what, is), one line for each content that is arriving."""
+    """The rows (what, is) of a node's status about its contents, one for each arriving content."""
     cache = (
         f"{terminal.format_size(status.allocated)} of {terminal.format_size(status.quota)}, {terminal.format_size(status.leased)} leased, "
         f"{terminal.format_size(status.reserved)} arriving, {terminal.format_size(status.trash)} in the trash"
@@ -62,7 +60,7 @@ def format_staging(status: StagingStatus) -> list[tuple[str, str]]:
     if status.pins:
         rows.append(("pinned", ", ".join(pin.image_id for pin in status.pins)))
     if status.swarm is None:
-        rows.append(("swarm", "takes part in none"))
+        rows.append(("swarm", "none"))
     else:
         swarm = status.swarm
         offered = f"{swarm.contents} contents offered on port {swarm.port}, {swarm.peers} peers, "
@@ -76,7 +74,7 @@ def format_staging(status: StagingStatus) -> list[tuple[str, str]]:
         )
         rows.append((f"{one.image} {str(one.address)[:12]}", text + _fed_by(one)))
     for one in status.lately:
-        came = f"came {one.ended} s ago: origin {terminal.format_size(one.from_origin)}, peers {terminal.format_size(one.from_peers)}"
+        came = f"arrived {one.ended} s ago: origin {terminal.format_size(one.from_origin)}, peers {terminal.format_size(one.from_peers)}"
         rows.append((f"{one.image} {str(one.address)[:12]}", came + _fed_by(one)))
     return rows
 
@@ -87,7 +85,7 @@ def _fed_by(one: ContentStatus) -> str:
 
 
 def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show what is arriving until nothing is: a picture that changes on a terminal, else a document each time."""
+    """Show arriving contents until there are none: a live table on a terminal, else a document each time."""
     live = Live(console=terminal.out, transient=True) if terminal.out.is_terminal and not as_json else None
     with live or nullcontext():
         while (status := node.staging()).arriving:
@@ -95,7 +93,7 @@ def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], N
             if live is not None:
                 live.update(shown)
             else:
-                terminal.show(status.model_dump(mode="json", exclude_none=True), shown, as_json=as_json)
+                terminal.show(to_json(status), shown, as_json=as_json)
             sleep(LOOK)
 
 
@@ -115,7 +113,7 @@ def _fetch(context: typer.Context, values: dict[str, object], *, as_json: bool) 
 
 def _text(result: PrefetchResult, *, pinned: bool) -> str:
     return (
-        f"{result.title} is {'pinned' if pinned else 'here'}: {terminal.format_size(result.from_cache)} from the cache, "
+        f"{result.title} is {'pinned' if pinned else 'in the cache'}: {terminal.format_size(result.from_cache)} from the cache, "
         f"{terminal.format_size(result.from_peers)} from peers, {terminal.format_size(result.from_origin)} from the origin, "
         f"{result.blanks_made} blanks made"
     )

@@ -1,4 +1,4 @@
-"""The command `partita up`: catalog, node and perhaps a site in one terminal, as children whose lines carry their names."""
+"""The command `partita up`: catalog, node and optionally a site as child processes, with their names before their output."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ from signer.runtime.terminal import Json
 from stager.settings import NodeSettings
 
 READY_WITHIN = 60.0
-"""Seconds. A first start migrates a database, tries KVM out and opens libvirt: a few seconds each at the worst."""
+"""Seconds. A first start migrates a database, probes KVM and opens libvirt: a few seconds each at worst."""
 
 END_WITHIN = 60.0
-"""Seconds that a child gets to end by itself: guests are destroyed, deployments undone."""
+"""Seconds that a child gets to end by itself: guests are destroyed, deployments rolled back."""
 
 
 class _Ended(BaseException):
-    """We were told to end."""
+    """This process got SIGTERM or SIGINT."""
 
 
 def run_both(
@@ -47,11 +47,11 @@ def run_both(
 
     Args:
         environment: of the children.
-        sets: what was given as --set.
-        config: what was given as --config.
+        sets: the values of --set.
+        config: the value of --config.
         keep_machines: leave machines running at the end.
-        as_json: print what is ready as JSON.
-        site: called with the URL of a site's service that runs then, before the node starts; None runs none.
+        as_json: print the addresses as JSON.
+        site: run a site's service too, and call this with its URL before the node starts; None for no site.
 
     Raises:
         BackendFailed: a service did not start, or ended by itself.
@@ -71,7 +71,7 @@ def run_both(
             )
             url = _wait(catalog_ready, children)
             ending = [] if keep_machines else ["--end-machines"]
-            # The catalog may have taken a free port: the node is told which.
+            # The catalog may have taken a free port, so the node gets its URL.
             node = dict(environment) | {"PARTITA_NODE_CATALOG": url}
             value = {"catalog": url}
             if site is not None:
@@ -129,7 +129,7 @@ def _wait(ready: Path, children: Sequence[tuple[str, subprocess.Popen[bytes]]]) 
     while not ready.exists():
         _look(children)
         if time.monotonic() > until:
-            raise BackendFailed(f"the {children[-1][0]} was not ready within {READY_WITHIN:.0f} s; its lines say why")
+            raise BackendFailed(f"the {children[-1][0]} was not ready within {READY_WITHIN:.0f} s; see its output")
         time.sleep(0.05)
     return ready.read_text().strip()
 
@@ -143,7 +143,7 @@ def _watch(children: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
 def _look(children: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
     for name, child in children:
         if (status := child.poll()) is not None:
-            raise BackendFailed(f"the {name} ended with {status}; its lines above say why")
+            raise BackendFailed(f"the {name} ended with {status}; see its output above")
 
 
 def _end(_signal: int, _frame: FrameType | None) -> Any:
@@ -153,15 +153,18 @@ def _end(_signal: int, _frame: FrameType | None) -> Any:
 def up(
     context: typer.Context,
     directory: Annotated[
-        Path | None, typer.Option(help="Where both keep their state; the settings' places if not given.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Directory of all their state; by default the settings' directories.", metavar="DIR"),
     ] = None,
     keep_machines: Annotated[
-        bool, typer.Option("--keep-machines", help="Leave machines running at the end; else they are destroyed.")
+        bool, typer.Option("--keep-machines", help="Leave machines running at the end instead of destroying them.")
     ] = False,
-    with_site: Annotated[bool, typer.Option("--site", help="Run a site's service too; the node joins it.")] = False,
+    with_site: Annotated[
+        bool, typer.Option("--site", help="Run a site's service too, and let the node join it.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Run a catalog and a node here, in one terminal; Ctrl-C ends both."""
+    """Run a catalog and a node on this machine, in one terminal; Ctrl-C ends them."""
     environment = dict(os.environ)
     if directory is not None:
         place = directory.absolute()
@@ -172,7 +175,7 @@ def up(
         }
     catalog = Path(environment.get("PARTITA_CATALOG_DIRECTORY") or terminal.section(context, CatalogSettings).directory)
     node_settings = terminal.section(context, NodeSettings)
-    if not node_settings.pinned_root.exists():  # both are ours: the root goes from hand to hand
+    if not node_settings.pinned_root.exists():  # both are ours, so the root needs no other channel
         environment["PARTITA_NODE_TUF_ROOT"] = str(catalog / "tuf" / "root.json")
     site_settings = terminal.section(context, SiteSettings)
     if not site_settings.pinned_root.exists():
@@ -182,7 +185,7 @@ def up(
     node = Path(environment.get("PARTITA_NODE_DIRECTORY") or node_settings.directory)
 
     def join(url: str) -> None:
-        """The node joins the site of the same terminal, unless it belongs to one."""
+        """Let the node join the site, unless it belongs to one."""
         from deployer.site.client.discovery import open_site_client
         from deployer.site.client.node_join import CREDENTIALS_DIRECTORY, join_site
         from deployer.site.schema.messages import JoinTokenRequest

@@ -1,10 +1,9 @@
-"""Commands for clusters at a site: `cluster`. Wiring only; the work is done by the site's service."""
+"""The commands `partita cluster`. Wiring only; the site's service does the work."""
 
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,38 +11,41 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from catalog.errors import Misused
-from deployer.cli.site.options import ReasonOption, SiteOption, open_client
+from deployer.cli.arguments import DryRunOption, minute, parse_amount, to_json
+from deployer.cli.site.options import KeyOption, ReasonOption, SiteOption, VoOption, open_client
 from deployer.cli.site.published_clusters import published_app
-from signer.documents import Document, validate
+from signer.documents import validate
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration
 
 if TYPE_CHECKING:
+    from deployer.site.client.clusters import ClusterClient
     from deployer.site.model.records import SiteMachine
     from deployer.site.schema.clusters import ClusterDryRun, ClusterSummary, ClusterView
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at a cluster that is waited for: as often as the site itself looks after it."""
+"""Seconds between two queries while waiting for a cluster: as often as the site's own controller runs."""
 
-cluster_app = typer.Typer(no_args_is_help=True, help="Clusters: machines with roles that come up together.")
+cluster_app = typer.Typer(
+    no_args_is_help=True, help="Order and manage clusters: machines with roles that start together."
+)
 cluster_app.add_typer(published_app)
 
 ClusterName = Annotated[str, typer.Argument(help="A cluster's name, its UUID, or the beginning of that.")]
 WaitOption = Annotated[
-    bool, typer.Option("--wait/--no-wait", help="Wait until it is as asked, and show how it gets there.")
+    bool, typer.Option("--wait/--no-wait", help="Wait until it is as requested, and show its progress.")
 ]
-Timeout = Annotated[str, typer.Option(help="How long to wait at most, such as 30m; the cluster goes on after that.")]
+Timeout = Annotated[str, typer.Option(help="Longest wait, such as 30m; the cluster itself is not affected.")]
 
 
 @cluster_app.command("check")
-def check(
+def cluster_check(
     file: Annotated[Path, typer.Argument(help="A cluster document: TOML, or JSON where its name ends in .json.")],
     json: Json = False,
 ) -> None:
-    """Read a cluster document, and say in which order its roles start."""
+    """Check a cluster document, and show the order in which its roles start."""
     from deployer.site.model.cluster import read_cluster
 
     document = read_cluster(file)
@@ -52,12 +54,12 @@ def check(
             name,
             str(role.count) if role.quorum is None else f"{role.count}, at least {role.quorum}",
             role.image,
-            ", ".join(document.before(name)) or "nobody",
+            ", ".join(document.before(name)) or "none",
             ", ".join(role.provides),
         )
         for name, role in document.roles.items()
     ]
-    value = {"name": document.name, "sha256": document.digest, "document": _value(document)}
+    value = {"name": document.name, "sha256": document.digest, "document": to_json(document)}
     shown = Group(
         f"cluster {document.name}, SHA-256 {document.digest}",
         terminal.table(("ROLE", "MEMBERS", "IMAGE", "WAITS FOR", "PROVIDES"), rows),
@@ -66,7 +68,7 @@ def check(
 
 
 @cluster_app.command("deploy")
-def deploy(
+def cluster_deploy(
     context: typer.Context,
     what: Annotated[
         str,
@@ -75,101 +77,92 @@ def deploy(
             metavar="FILE|VO/NAME@VERSION",
         ),
     ],
-    name: Annotated[str, typer.Option(help="Its name, instead of the document's.")] = "",
-    key: Annotated[str, typer.Option(help="Idempotency key: the same one gives the same cluster.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come of it.")] = False,
+    name: Annotated[str, typer.Option(help="The cluster's name, instead of the document's.")] = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
     wait: WaitOption = True,
     timeout: Timeout = "1h",
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """Order a cluster, and wait until it is ready. Ends with 1 if it failed."""
-    from deployer.site.client.clusters import ClusterClient
+    """Order a cluster, and wait until it is ready. Exits with 1 if it failed."""
     from deployer.site.schema.clusters import ClusterRequest
 
-    seconds = _seconds(timeout)
-    order = validate(ClusterRequest, _wanted(what) | ({"name": name} if name else {}), "order")
-    with open_client(context, site) as asked:
-        clusters = ClusterClient(asked)
+    seconds = parse_amount(timeout, parse_duration, "--timeout")
+    order = validate(ClusterRequest, _requested(what) | ({"name": name} if name else {}), "order")
+    with _cluster_client(context, site) as clusters:
         if dry_run:
-            _show_trial(clusters.try_out(order), as_json=json)
+            _show_dry_run(clusters.try_out(order), as_json=json)
             return
         made = clusters.create(order, key or str(uuids.uuid4()))
         if wait:
-            made = _until(lambda: clusters.get(made.uuid), _settled, seconds)
+            made = _wait(clusters, made, _settled, seconds)
     _show(made, as_json=json)
     if made.phase in _FAILED:
         raise typer.Exit(1)
 
 
 @cluster_app.command("list")
-def list_clusters(
+def cluster_list(
     context: typer.Context,
-    every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
-    vo: Annotated[str, typer.Option(help="Only of people of this VO.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Include clusters that have ended.")] = False,
+    vo: VoOption = "",
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """List clusters, the newest first: those that you may see."""
-    from deployer.site.client.clusters import ClusterClient
-
-    with open_client(context, site) as asked:
-        found = list(ClusterClient(asked).all(vo=vo, active="" if every else "true"))
-    terminal.show([_value(one) for one in found], _table(found), as_json=json)
+    """List the clusters that you may see, the newest first."""
+    with _cluster_client(context, site) as clusters:
+        found = list(clusters.all(vo=vo, active="" if every else "true"))
+    terminal.show([to_json(one) for one in found], _table(found), as_json=json)
 
 
 @cluster_app.command("status")
-def status(
+def cluster_status(
     context: typer.Context,
     cluster: ClusterName,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until it is ready, or has failed or ended.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Continue until it is ready, or has failed or ended.")] = False,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """Show how a cluster is doing: its roles, its members, and what it waits for."""
-    from deployer.site.client.clusters import ClusterClient
-
-    with open_client(context, site) as asked:
-        clusters = ClusterClient(asked)
+    """Show a cluster's roles and members, and what it waits for."""
+    with _cluster_client(context, site) as clusters:
         found = clusters.get(cluster)
         if watch:
-            found = _until(lambda: clusters.get(found.uuid), _settled, float("inf"))
+            found = _wait(clusters, found, _settled, float("inf"))
     _show(found, as_json=json)
 
 
 @cluster_app.command("scale")
-def scale(
+def cluster_scale(
     context: typer.Context,
     cluster: ClusterName,
-    role: Annotated[str, typer.Argument(help="Which of its roles.")],
-    count: Annotated[int, typer.Argument(help="How many members it should have.", min=0)],
+    role: Annotated[str, typer.Argument(help="One of its roles.")],
+    count: Annotated[int, typer.Argument(help="Number of members.", min=0)],
     reason: ReasonOption = "",
     wait: WaitOption = True,
     timeout: Timeout = "1h",
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """Have more or fewer members in a role; those that leave are asked to power off, the last numbers first."""
-    from deployer.site.client.clusters import ClusterClient
+    """Change the number of members in a role; superfluous ones are asked to power off, the highest numbers first."""
     from deployer.site.schema.clusters import ScaleRequest
 
-    seconds = _seconds(timeout)
+    seconds = parse_amount(timeout, parse_duration, "--timeout")
     wanted = validate(ScaleRequest, {"role": role, "count": count, "reason": reason}, "scaling")
 
-    def there(one: "ClusterView") -> bool:
+    def scaled(one: "ClusterView") -> bool:
         living = sum(machine.role == role and not machine.state.final for machine in one.members)
         return _settled(one) and living <= count
 
-    with open_client(context, site) as asked:
-        clusters = ClusterClient(asked)
+    with _cluster_client(context, site) as clusters:
         found = clusters.scale(cluster, wanted)
         if wait:
-            found = _until(lambda: clusters.get(found.uuid), there, seconds)
+            found = _wait(clusters, found, scaled, seconds)
     _show(found, as_json=json)
 
 
 @cluster_app.command("replace")
-def replace(
+def cluster_replace(
     context: typer.Context,
     cluster: ClusterName,
     member: Annotated[str, typer.Argument(help="A member's host name, its machine's UUID, or the beginning of that.")],
@@ -179,22 +172,20 @@ def replace(
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """Have another machine in a member's place; how often it failed is forgotten."""
-    from deployer.site.client.clusters import ClusterClient
+    """Replace a cluster member by a new machine, and reset its count of failures."""
     from deployer.site.schema.clusters import ReplaceRequest
 
-    seconds = _seconds(timeout)
+    seconds = parse_amount(timeout, parse_duration, "--timeout")
     wanted = validate(ReplaceRequest, {"member": member, "reason": reason}, "replacing")
-    with open_client(context, site) as asked:
-        clusters = ClusterClient(asked)
+    with _cluster_client(context, site) as clusters:
         found = clusters.replace(cluster, wanted)
         if wait:
-            found = _until(lambda: clusters.get(found.uuid), _settled, seconds)
+            found = _wait(clusters, found, _settled, seconds)
     _show(found, as_json=json)
 
 
 @cluster_app.command("destroy")
-def destroy(
+def cluster_destroy(
     context: typer.Context,
     cluster: ClusterName,
     reason: ReasonOption = "",
@@ -203,25 +194,30 @@ def destroy(
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """End all members of a cluster now, and remove all that is left of them."""
-    from deployer.site.client.clusters import ClusterClient
-
-    seconds = _seconds(timeout)
-    with open_client(context, site) as asked:
-        clusters = ClusterClient(asked)
+    """End all members of a cluster now, and remove their disks."""
+    seconds = parse_amount(timeout, parse_duration, "--timeout")
+    with _cluster_client(context, site) as clusters:
         found = clusters.destroy(cluster, reason)
         if wait:
-            found = _until(lambda: clusters.get(found.uuid), lambda one: one.phase != "ending", seconds)
-    terminal.show(_value(found), f"{found.name}: {found.phase.value}", as_json=json)
+            found = _wait(clusters, found, lambda one: one.phase != "ending", seconds)
+    terminal.show(to_json(found), f"{found.name}: {found.phase.value}", as_json=json)
 
 
-def _wanted(what: str) -> dict[str, object]:
-    """What is ordered: the document of a file that is there, else what was published under that name."""
+@contextmanager
+def _cluster_client(context: typer.Context, site: str) -> "Iterator[ClusterClient]":
+    from deployer.site.client.clusters import ClusterClient
+
+    with open_client(context, site) as client:
+        yield ClusterClient(client)
+
+
+def _requested(what: str) -> dict[str, object]:
+    """The requested cluster: the document in a file, else the one published under that name."""
     from deployer.site.model.cluster import read_cluster
 
     file = Path(what)
     if file.is_file() or file.suffix in {".toml", ".json"} or "/" not in what:
-        return {"document": _value(read_cluster(file))}
+        return {"document": to_json(read_cluster(file))}
     return {"reference": what}
 
 
@@ -230,7 +226,7 @@ _OVER = {"ready", *_FAILED}
 
 
 def _settled(one: "ClusterView") -> bool:
-    """Whether nothing more is on its way: it is ready, or over, or degraded and stays so until something changes."""
+    """Whether it is stable: it is ready, or has ended, or is degraded and stays so until something changes."""
     if one.phase in _OVER:
         return True
     short = [role for role in one.status.values() if role.ready < role.wanted]
@@ -238,12 +234,14 @@ def _settled(one: "ClusterView") -> bool:
     return one.phase == "degraded" and stays
 
 
-def _until(look: "Callable[[], ClusterView]", done: "Callable[[ClusterView], bool]", seconds: float) -> "ClusterView":
-    """What is seen at last: when it is done, or the time is over. Meanwhile it is shown, where somebody looks."""
+def _wait(
+    clusters: "ClusterClient", cluster: "ClusterView", done: "Callable[[ClusterView], bool]", seconds: float
+) -> "ClusterView":
+    """Query a cluster until it is done or the time has passed, and show it meanwhile on a terminal."""
     ends = time.monotonic() + seconds
     with _screen() as show:
         while True:
-            found = look()
+            found = clusters.get(cluster.uuid)
             show(cluster_text(found))
             left = ends - time.monotonic()
             if done(found) or left <= 0:
@@ -253,7 +251,7 @@ def _until(look: "Callable[[], ClusterView]", done: "Callable[[ClusterView], boo
 
 @contextmanager
 def _screen() -> Iterator[Callable[[RenderableType], None]]:
-    """Something that is drawn over itself on standard error; nothing where that is no terminal."""
+    """A function that redraws a text on standard error; it does nothing without a terminal."""
     if not terminal.err.is_terminal:
         yield lambda _: None
         return
@@ -262,16 +260,10 @@ def _screen() -> Iterator[Callable[[RenderableType], None]]:
 
 
 def cluster_text(one: "ClusterView") -> RenderableType:
-    """A cluster for people: how far it is, its roles, its members."""
+    """A cluster as text: its phase, roles and members."""
     head = f"{one.name} ({one.uuid[:8]}) is {one.phase.value}{f': {one.reason}' if one.reason else ''}"
     roles = [
-        (
-            name,
-            f"{role.ready} of {role.wanted}",
-            role.there,
-            ", ".join(role.waits_for),
-            role.why,
-        )
+        (name, f"{role.ready} of {role.wanted}", role.there, ", ".join(role.waits_for), role.why)
         for name, role in one.status.items()
     ]
     members = [_member(machine, one.failed.get(machine.uuid, "")) for machine in one.members]
@@ -293,8 +285,8 @@ def _member(machine: "SiteMachine", failed: str) -> tuple[str, ...]:
     return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.known), staged, reason)
 
 
-def _show_trial(one: "ClusterDryRun", *, as_json: bool) -> None:
-    """What would come of a cluster; ends with 3 where the policy refuses it, and with 5 where it has no room now."""
+def _show_dry_run(one: "ClusterDryRun", *, as_json: bool) -> None:
+    """Show a dry run; exits with 3 where the policy refuses it, and with 5 where there is not enough capacity now."""
     rows = [
         (
             name,
@@ -313,9 +305,9 @@ def _show_trial(one: "ClusterDryRun", *, as_json: bool) -> None:
         *one.problems,
         *(f"{name}: {line}" for name, role in one.roles.items() for line in role.placement),
     ]
-    columns = ("ROLE", "POLICY", "ROOM", "STARTS", "READY", "IN THE WAY")
+    columns = ("ROLE", "POLICY", "CAPACITY", "STARTS", "READY", "PROBLEM")
     text = Group(*map(terminal.printable, words), "", terminal.table(columns, rows))
-    terminal.show(_value(one), text, as_json=as_json)
+    terminal.show(to_json(one), text, as_json=as_json)
     if not one.accepted:
         raise typer.Exit(EXIT_REFUSED)
     if not one.placed or one.problems:
@@ -327,7 +319,7 @@ def _in(seconds: float | None) -> str:
 
 
 def _show(one: "ClusterView", *, as_json: bool) -> None:
-    terminal.show(_value(one), cluster_text(one), as_json=as_json)
+    terminal.show(to_json(one), cluster_text(one), as_json=as_json)
 
 
 def _table(found: "list[ClusterSummary]") -> object:
@@ -338,25 +330,10 @@ def _table(found: "list[ClusterSummary]") -> object:
             one.phase.value,
             ", ".join(f"{count} {role}" for role, count in one.roles.items()),
             one.owner.subject,
-            _minute(one.ends),
+            minute(one.ends),
             one.reason,
         )
         for one in found
     ]
     columns = ("UUID", "NAME", "PHASE", "MEMBERS", "OWNER", "ENDS", "REASON")
     return terminal.table(columns, rows) if rows else "no clusters"
-
-
-def _minute(at: datetime) -> str:
-    return at.strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _seconds(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except ValueError as exc:
-        raise Misused(f"--timeout: {exc}") from exc
-
-
-def _value(document: Document) -> dict[str, object]:
-    return document.model_dump(mode="json", exclude_none=True)

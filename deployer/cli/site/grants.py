@@ -1,4 +1,4 @@
-"""Commands about a site's rights: `site rights check` and `explain`. They read files on this machine and ask nobody."""
+"""The commands `partita site rights check|explain`. They read files on this machine and query no service."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,22 +27,24 @@ from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, size_text
 
-rights_app = typer.Typer(name="rights", no_args_is_help=True, help="Who may do what at a site: its grants.")
+rights_app = typer.Typer(
+    name="rights", no_args_is_help=True, help="Check and explain a site's grants: who may do what."
+)
 
-File = Annotated[
+RightsFile = Annotated[
     Path | None,
-    typer.Argument(help="The rights file; else the one in the settings.", metavar="FILE", show_default=False),
+    typer.Argument(help="The rights file; by default the one in the settings.", metavar="FILE", show_default=False),
 ]
 
 MAX_FILE = 256 << 10
 """Bytes of a token's or a proxy's file."""
 
-UNKNOWN_PRINCIPAL = Principal(issuer="somebody else", subject="somebody else", means="local")
+UNKNOWN_PRINCIPAL = Principal(issuer="another issuer", subject="another person", means="local")
 
 
 @rights_app.command("check")
-def rights_check(context: typer.Context, file: File = None, json: Json = False) -> None:
-    """Read a rights file as the site would, say what it grants, and warn of what is probably not meant."""
+def rights_check(context: typer.Context, file: RightsFile = None, json: Json = False) -> None:
+    """Check a rights file, show its grants, and warn of probable mistakes."""
     rights = _load(context, file)
     warnings = rights.warnings()
     rows = [
@@ -60,22 +62,24 @@ def rights_check(context: typer.Context, file: File = None, json: Json = False) 
 @rights_app.command("explain")
 def rights_explain(
     context: typer.Context,
-    file: File = None,
+    file: RightsFile = None,
     token: Annotated[Path | None, typer.Option(help="A token; it is not verified here.")] = None,
     proxy: Annotated[Path | None, typer.Option(help="A certificate or proxy (PEM); it is verified.")] = None,
-    issuer: Annotated[str, typer.Option(help="Else: who vouches for them,")] = "",
-    subject: Annotated[str, typer.Option(help="by what name,")] = "somebody",
-    vo: Annotated[str, typer.Option(help="for which VO; else that of the first group,")] = "",
-    groups: Annotated[list[str] | None, typer.Option("--group", "--groups", help="in which groups and roles,")] = None,
+    issuer: Annotated[str, typer.Option(help="Without a token or proxy: the issuer of the person.")] = "",
+    subject: Annotated[str, typer.Option(help="Their name at the issuer.")] = "someone",
+    vo: Annotated[str, typer.Option(help="Their VO; by default that of the first group.")] = "",
+    groups: Annotated[
+        list[str] | None, typer.Option("--group", "--groups", help="Their groups and roles; repeatable.")
+    ] = None,
     capabilities: Annotated[
-        list[Capability] | None, typer.Option("--capability", help="with which capabilities.")
+        list[Capability] | None, typer.Option("--capability", help="Their token's capabilities; repeatable.")
     ] = None,
     action: Annotated[
-        SiteAction | None, typer.Option(help="Only this, grant by grant; exit code 3 where it is denied.")
+        SiteAction | None, typer.Option(help="Only this action, grant by grant; exits with 3 where it is denied.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what somebody may do at the site, to whose machines, and how much of it."""
+    """Show what a person may do at the site, to whose machines, and with what quota."""
     rights = _load(context, file)
     settings = terminal.section(context, SiteSettings)
     if token is not None:
@@ -112,7 +116,7 @@ def rights_explain(
         (name, _yes(own), _yes(ours) if name in OWNER_ACTIONS else "", _yes(every) if name in OWNER_ACTIONS else "")
         for name, own, ours, every in rows
     ]
-    terminal.show(None, terminal.table(("MAY", "OWN", "THE VO'S", "EVERYBODY'S"), cells), as_json=False)
+    terminal.show(None, terminal.table(("MAY", "OWN", "THE VO'S", "ALL"), cells), as_json=False)
     if shares:
         terminal.show(
             None, terminal.table(("BY THE GRANT", "EACH AT A TIME", "THE VO TOGETHER"), shares), as_json=False
@@ -150,7 +154,7 @@ def _read(file: Path) -> str:
         with file.open("rb") as opened:
             return opened.read(MAX_FILE).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise Misused(f"{file}: cannot be read as text") from exc
+        raise Misused(f"{file}: cannot be read as ASCII text") from exc
 
 
 def _described(
@@ -161,14 +165,14 @@ def _described(
         return validate(
             Principal,
             {
-                "issuer": issuer or "somebody",
+                "issuer": issuer or "an issuer",
                 "subject": subject,
                 "vo": vo or (roots[0] if roots else ""),
                 "groups": groups,
                 "capabilities": capabilities,
                 "means": TOKEN_MEANS,
             },
-            "who it is about",
+            "the person",
         )
     except DocumentError as exc:
         raise Misused(str(exc)) from exc
@@ -182,9 +186,9 @@ def _of_token(settings: SiteSettings, text: str) -> Principal:
     claims = peek_token(text).claims
     issuer = Issuers.load(settings.issuers).find(claims.get("iss"))
     if issuer is None:
-        raise NotAuthenticated(f"{settings.issuers}: the token's issuer {claims.get('iss')!r} is not in it")
+        raise NotAuthenticated(f"{settings.issuers}: the token's issuer {claims.get('iss')!r} is not in this file")
     audience = settings.audience or settings.url.rstrip("/")
-    if not audience:  # nobody has said what the site is called here, so the audience is not looked at
+    if not audience:  # the site's name is not set here, so the audience is not checked
         issuer = issuer.model_copy(update={"audiences": _audiences(claims.get("aud"))})
     return read_claims(claims, issuer, audience, utc_now(), timely=False)
 
@@ -200,7 +204,7 @@ def _of_proxy(settings: SiteSettings, text: str) -> Principal:
     from signer.x509.ca_directory import CaDirectory
 
     if settings.grid_certificates is None:
-        raise Misused("site.grid_certificates is not set: certificates of people do not count at this site")
+        raise Misused("site.grid_certificates is not set: this site does not accept people's certificates")
     trust = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
     return authenticate_chain(parse_pem_chain(text.encode("ascii")), trust, utc_now())
 

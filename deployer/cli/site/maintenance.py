@@ -1,4 +1,4 @@
-"""The commands `partita site backup|restore|prune`: everything that a site remembers, its CA's key included."""
+"""The commands `partita site backup|restore|prune`: the site's database, with its CA's key."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import typer
 
 from catalog.errors import Conflict, Misused
 from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
+from deployer.cli.arguments import minute
 from deployer.errors import SiteUnavailable
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
@@ -17,23 +18,23 @@ from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 
 SECONDS = 3600
-"""The most that PostgreSQL's tools may take."""
+"""Time limit of PostgreSQL's tools."""
 
 SQLITE = "sqlite:///"
 
-
 KINDS = ("deployments", "machines", "keys", "clusters", "events", "tokens")
+"""What pruning removes."""
 
 maintenance_app = typer.Typer()
 
 
 @maintenance_app.command("backup")
-def backup(
+def site_backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The tar to write. It holds the site's private keys.")],
+    file: Annotated[Path, typer.Argument(help="The tar to write. It contains the site's private keys.")],
     json: Json = False,
 ) -> None:
-    """Back a site up, while it runs or not: its database, and the keys and certificates beside it."""
+    """Back up a site, running or not: its database, keys and certificates."""
     settings = terminal.section(context, SiteSettings)
     root, url = settings.directory, settings.database_url
     engine: Literal["sqlite", "postgresql"] = "sqlite" if url.startswith(SQLITE) else "postgresql"
@@ -44,18 +45,18 @@ def backup(
     made = write_backup(file, "site", engine, dump, files, root, current_second())
     terminal.show(
         {"file": str(file), "members": sorted(made.members)},
-        f"{file}: {len(made.members)} members, private keys among them; the settings, policy and rights files are not",
+        f"{file}: {len(made.members)} members, private keys included; the settings, policy and rights files are not",
         as_json=json,
     )
 
 
 @maintenance_app.command("restore")
-def restore(
+def site_restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What `partita site backup` wrote.")],
+    file: Annotated[Path, typer.Argument(help="A file that `partita site backup` wrote.")],
     json: Json = False,
 ) -> None:
-    """Restore a site into a directory and a database that hold none. Its nodes believe it as before."""
+    """Restore a site into an empty directory and database. Its nodes trust it as before."""
     settings = terminal.section(context, SiteSettings)
     url = settings.database_url
     with restore_backup(file, "site", settings.directory) as (found, dumped):
@@ -64,21 +65,21 @@ def restore(
         elif found.engine == "postgresql" and not url.startswith(SQLITE):
             _pg_restore(url, dumped)
         else:
-            raise Misused(f"{file}: holds a database of {found.engine}; set site.database to one of that kind")
+            raise Misused(f"{file}: the backup is of a {found.engine} database; set site.database to one of that kind")
     terminal.show(
         {"directory": str(settings.directory), "made": found.made.isoformat()},
-        f"{settings.directory}: as it was at {found.made:%Y-%m-%d %H:%M} UTC; start it with partita site serve",
+        f"{settings.directory}: restored as of {minute(found.made)}; start it with partita site serve",
         as_json=json,
     )
 
 
 @maintenance_app.command("prune")
-def prune(
+def site_prune(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the objects.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove what has been over for long from a site's database now, as its service does by itself; it may run meanwhile."""
+    """Remove objects that ended long ago from a site's database now, as its service does regularly; it may be running."""
     from deployer.site.db.engine import SiteDatabase  # loads SQLAlchemy: only here
     from deployer.site.operations.retention import Pruner, retention_periods
 
@@ -112,7 +113,7 @@ def _pg_restore(url: str, dumped: Path) -> None:
         url,
     )
     if listed.strip() != "0":
-        raise Conflict("the database that site.database names is not empty; restore into one that is")
+        raise Conflict("the database in site.database is not empty; restore into an empty one")
     _run(["pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", str(dumped)], url, named=True)
 
 

@@ -1,15 +1,13 @@
-"""The commands `partita site nodes|node|drain|undrain|remove`. Wiring only; the work is done by the service."""
+"""The commands `partita site nodes|node|drain|undrain|remove`. Wiring only; the site's service does the work."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from deployer.cli.site.options import NodeName, ReasonOption, SiteOption, open_client, to_json
+from deployer.cli.arguments import to_json
+from deployer.cli.site.options import NodeName, ReasonOption, SiteOption, open_client
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
-
-if TYPE_CHECKING:
-    from deployer.site.model.records import SiteNode
 
 site_node_app = typer.Typer()
 
@@ -17,57 +15,15 @@ site_node_app = typer.Typer()
 @site_node_app.command("nodes")
 def site_nodes(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
     """List the site's nodes."""
-    with open_client(context, site) as asked:
-        nodes = asked.nodes()
-    terminal.show([to_json(one) for one in nodes], _node_table(nodes), as_json=json)
-
-
-@site_node_app.command("node")
-def site_node(context: typer.Context, node: NodeName, site: SiteOption = "", json: Json = False) -> None:
-    """Show all that the site knows of a node."""
-    with open_client(context, site) as asked:
-        found = asked.node(node)
-    value = to_json(found)
-    rows = [(key, entry) for key, entry in value.items()]
-    terminal.show(value, terminal.table(("FIELD", "VALUE"), rows), as_json=json)
-
-
-@site_node_app.command("drain")
-def site_drain(
-    context: typer.Context,
-    node: NodeName,
-    move: Annotated[bool, typer.Option("--move", help="Machines that rest there go to other nodes.")] = False,
-    reason: ReasonOption = "",
-    site: SiteOption = "",
-    json: Json = False,
-) -> None:
-    """Give a node no more machines; those that it has go on."""
-    _act_node(context, node, "drain", reason, site, as_json=json, move=move)
-
-
-@site_node_app.command("undrain")
-def site_undrain(
-    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
-) -> None:
-    """Use a node again."""
-    _act_node(context, node, "undrain", reason, site, as_json=json)
-
-
-@site_node_app.command("remove")
-def site_remove(
-    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
-) -> None:
-    """Take a node out for good: its certificate is worth nothing any more."""
-    _act_node(context, node, "remove", reason, site, as_json=json)
-
-
-def _node_table(nodes: "tuple[SiteNode, ...]") -> object:
+    with open_client(context, site) as client:
+        nodes = client.nodes()
+    size = terminal.format_size
     rows = [
         (
             one.name,
             one.uuid[:8],
             one.state.value,
-            f"{one.capacity.cores} cores, {terminal.format_size(one.capacity.memory)}, {terminal.format_size(one.capacity.disk)} disk",
+            f"{one.capacity.cores} cores, {size(one.capacity.memory)}, {size(one.capacity.disk)} disk",
             ", ".join(f"{name}={value}" for name, value in sorted(one.labels.items())),
             one.reported.strftime("%Y-%m-%d %H:%M:%S UTC") if one.reported else "never",
             one.problem,
@@ -75,12 +31,50 @@ def _node_table(nodes: "tuple[SiteNode, ...]") -> object:
         for one in nodes
     ]
     columns = ("NAME", "UUID", "STATE", "HAS", "LABELS", "LAST REPORT", "PROBLEM")
-    return terminal.table(columns, rows) if rows else "no nodes; `partita site token` lets one join"
+    shown = terminal.table(columns, rows) if rows else "no nodes; get a token for one with `partita site token`"
+    terminal.show([to_json(one) for one in nodes], shown, as_json=json)
 
 
-def _act_node(
+@site_node_app.command("node")
+def site_node(context: typer.Context, node: NodeName, site: SiteOption = "", json: Json = False) -> None:
+    """Show the site's full record of a node."""
+    with open_client(context, site) as client:
+        value = to_json(client.node(node))
+    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())), as_json=json)
+
+
+@site_node_app.command("drain")
+def site_drain(
+    context: typer.Context,
+    node: NodeName,
+    move: Annotated[bool, typer.Option("--move", help="Migrate its stopped and suspended machines.")] = False,
+    reason: ReasonOption = "",
+    site: SiteOption = "",
+    json: Json = False,
+) -> None:
+    """Place no more machines on a node; those that it has keep running."""
+    _change_node(context, node, "drain", reason, site, as_json=json, move=move)
+
+
+@site_node_app.command("undrain")
+def site_undrain(
+    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
+) -> None:
+    """Place machines on a drained node again."""
+    _change_node(context, node, "undrain", reason, site, as_json=json)
+
+
+@site_node_app.command("remove")
+def site_remove(
+    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
+) -> None:
+    """Remove a node for good; its certificate is refused from then on."""
+    _change_node(context, node, "remove", reason, site, as_json=json)
+
+
+def _change_node(
     context: typer.Context, node: str, verb: str, reason: str, site: str, *, as_json: bool, move: bool = False
 ) -> None:
-    with open_client(context, site) as asked:
-        found = asked.do_node(node, verb, reason, move=move)
+    with open_client(context, site) as client:
+        found = client.do_node(node, verb, reason, move=move)
     terminal.show(to_json(found), f"{found.name}: {found.state.value}", as_json=as_json)

@@ -1,4 +1,4 @@
-"""Commands that publish cluster documents in a catalog, and vouch for them: part of `cluster`. Wiring only."""
+"""The commands `partita cluster publish|endorse|published`. Wiring only."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -18,86 +18,76 @@ from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_cluster
 from signer.verification.signers import Signer
 
-File = Annotated[Path, typer.Argument(help="The cluster document: TOML, or JSON where its name ends in .json.")]
-Title = Annotated[str, typer.Argument(help="Under which name: VO/NAME@VERSION.", metavar="VO/NAME@VERSION")]
+ClusterFile = Annotated[Path, typer.Argument(help="The cluster document: TOML, or JSON where its name ends in .json.")]
+Title = Annotated[str, typer.Argument(help="The name to publish under: VO/NAME@VERSION.", metavar="VO/NAME@VERSION")]
 Url = Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else the setting catalog.url.")]
-InRole = Annotated[str, typer.Option("--role", help="In what function you vouch for it.")]
-Days = Annotated[int, typer.Option(min=1, max=3650, help="How many days the endorsement holds.")]
+InRole = Annotated[str, typer.Option("--role", help="The role in which you endorse it.")]
+Days = Annotated[int, typer.Option(min=1, max=3650, help="Validity of the endorsement in days.")]
 CommentText = Annotated[str, typer.Option("--comment", help="Free text for people.")]
 
 
 published_app = typer.Typer()
 
 
-@published_app.command("publish")
-def publish(
-    context: typer.Context,
-    file: File,
-    title: Title,
-    key: OwnKey = None,
-    certificate: CertificateFile = None,
-    certificate_key: CertificateKeyFile = None,
-    role: InRole = DEFAULT_ROLE,
-    days: Days = ENDORSEMENT_LIFETIME.days,
-    comment: CommentText = "",
-    passphrase_file: PassphraseFile = None,
-    catalog: Url = None,
-    json: Json = False,
-) -> None:
-    """Publish a cluster document in a catalog, vouching for it. Everybody can read it: keep passwords out of it."""
-    data, digest = _read(file, title)
-    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
-    pair = _endorsed(signer, digest, title, role, days, comment)
-    with _catalog(context, catalog) as asked:
-        entry = asked.publish_cluster(data, [pair])
-    terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}", as_json=json)
+def _add_vouching(verb: str, about: str, *, publishes: bool) -> None:
+    def command(
+        context: typer.Context,
+        file: ClusterFile,
+        title: Title,
+        key: OwnKey = None,
+        certificate: CertificateFile = None,
+        certificate_key: CertificateKeyFile = None,
+        role: InRole = DEFAULT_ROLE,
+        days: Days = ENDORSEMENT_LIFETIME.days,
+        comment: CommentText = "",
+        passphrase_file: PassphraseFile = None,
+        catalog: Url = None,
+        json: Json = False,
+    ) -> None:
+        data, digest = _read(file, title)
+        signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
+        pair = _endorsed(signer, digest, title, role, days, comment)
+        with _catalog(context, catalog) as client:
+            if publishes:
+                entry = client.publish_cluster(data, [pair])
+                terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}", as_json=json)
+            else:
+                client.endorse_cluster(digest, [pair])
+                value = {"title": title, "digest": digest, "role": role}
+                terminal.show(value, f"{title} is endorsed\n{digest}", as_json=json)
+
+    published_app.command(verb, help=about)(command)
 
 
-@published_app.command("endorse")
-def endorse(
-    context: typer.Context,
-    file: File,
-    title: Title,
-    key: OwnKey = None,
-    certificate: CertificateFile = None,
-    certificate_key: CertificateKeyFile = None,
-    role: InRole = DEFAULT_ROLE,
-    days: Days = ENDORSEMENT_LIFETIME.days,
-    comment: CommentText = "",
-    passphrase_file: PassphraseFile = None,
-    catalog: Url = None,
-    json: Json = False,
-) -> None:
-    """Vouch for a cluster document that is published: for the very one in the file, which you have read."""
-    _, digest = _read(file, title)
-    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
-    pair = _endorsed(signer, digest, title, role, days, comment)
-    with _catalog(context, catalog) as asked:
-        asked.endorse_cluster(digest, [pair])
-    terminal.show({"title": title, "digest": digest, "role": role}, f"{title} is endorsed\n{digest}", as_json=json)
+_add_vouching(
+    "publish",
+    "Publish a cluster document in a catalog and endorse it. Everyone can read it, so keep passwords out of it.",
+    publishes=True,
+)
+_add_vouching("endorse", "Endorse a published cluster document: exactly the one in the file.", publishes=False)
 
 
 @published_app.command("published")
-def published(
+def cluster_published(
     context: typer.Context,
-    vo: Annotated[str | None, typer.Option(help="Only of this VO.")] = None,
+    vo: Annotated[str | None, typer.Option(help="Only clusters of this VO.")] = None,
     catalog: Url = None,
     json: Json = False,
 ) -> None:
-    """List the cluster documents that a catalog has published, last published first."""
-    with _catalog(context, catalog) as asked:
-        found = list(asked.clusters(vo))
+    """List the cluster documents that a catalog has published, the newest first."""
+    with _catalog(context, catalog) as client:
+        found = list(client.clusters(vo))
     rows = [(f"{one.vo}/{one.name}@{one.version}", f"{one.published:%Y-%m-%d %H:%M}", one.digest) for one in found]
     shown = terminal.table(("CLUSTER", "PUBLISHED", "DIGEST"), rows) if rows else "no clusters"
     terminal.show([one.model_dump(mode="json") for one in found], shown, as_json=json)
 
 
 def _read(file: Path, title: str) -> tuple[bytes, str]:
-    """The canonical document of a file, and its digest; Misused unless the title is a full one."""
+    """The canonical document of a file, and its digest; Misused unless the title has a version."""
     from deployer.site.model.cluster import read_cluster
 
     if Reference.parse(title).version is None:
-        raise Misused(f"{title}: has no version; publish under VO/NAME@VERSION")
+        raise Misused(f"{title}: the name has no version; write VO/NAME@VERSION")
     document = read_cluster(file)
     return canonical(document), f"sha256:{document.digest}"
 

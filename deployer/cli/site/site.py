@@ -1,4 +1,4 @@
-"""The commands `partita site`: its service, and whoever looks at it. Wiring only; the work is done by the service."""
+"""The commands `partita site serve|status|events|audit|...`. Wiring only; the site's service does the work."""
 
 import sys
 from datetime import UTC, datetime
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.errors import Misused
+from deployer.cli.arguments import ReadyFile, RootFile, counts_text, pin_trust_root, to_json
 from deployer.cli.site.grants import rights_app
 from deployer.cli.site.machine import site_machine_app
 from deployer.cli.site.maintenance import maintenance_app
 from deployer.cli.site.node import site_node_app
-from deployer.cli.site.options import SiteOption, open_client, to_json
+from deployer.cli.site.options import SiteOption, open_client
 from deployer.ec2.settings import Ec2Settings
 from deployer.site.settings import SiteSettings
 from signer.documents import validate
@@ -20,11 +21,11 @@ from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 
-if TYPE_CHECKING:  # it loads httpx and cryptography: only whoever asks a site pays for that
+if TYPE_CHECKING:
     from deployer.site.model.records import SiteEvent
 
 site_app = typer.Typer(
-    name="site", no_args_is_help=True, help="A site: its service, its nodes and machines, and what runs there."
+    name="site", no_args_is_help=True, help="Run and manage a site: its service, nodes and machines."
 )
 site_app.add_typer(site_machine_app, name="machine")
 site_app.add_typer(rights_app)
@@ -33,14 +34,8 @@ site_app.add_typer(maintenance_app)
 
 
 @site_app.command("serve")
-def site_serve(
-    context: typer.Context,
-    ready_file: Annotated[
-        Path | None, typer.Option(help="Write the URL here when the site answers.", metavar="FILE")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run the site's service until it is told to end. Machines go on without it."""
+def site_serve(context: typer.Context, ready_file: ReadyFile = None, json: Json = False) -> None:
+    """Run the site's service until it gets SIGTERM or SIGINT. Machines keep running without it."""
     from deployer.ec2.site.extension import AccountSupervisor  # loads the server, the database and all four packages
     from deployer.site.daemon import serve_site
 
@@ -49,10 +44,8 @@ def site_serve(
     def ready(url: str, socket: Path, site: Any) -> None:
         status = site.status()
         text = f"site ready at {url}; its CA: SHA-256 {status.fingerprint}; operator's socket {socket}"
-        for problem in status.problems:
-            text += f"\n{problem}"
-        value = {"socket": str(socket)} | status.model_dump(mode="json", exclude_none=True)
-        terminal.show(value, text, as_json=json)
+        text += "".join(f"\n{problem}" for problem in status.problems)
+        terminal.show({"socket": str(socket)} | to_json(status), text, as_json=json)
         if ready_file is not None:
             files.write(ready_file, f"{url}\n", sync=None)
 
@@ -61,38 +54,23 @@ def site_serve(
 
 
 @site_app.command("trust-root")
-def site_trust_root(
-    context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(help="The catalog's root.json, got from its operator by a way that you trust.")
-    ],
-    json: Json = False,
-) -> None:
-    """Pin the root that says what is current; the site believes its catalog by nothing else."""
-    from catalog.client.trusted import pin_root  # loads the TUF library: only here
-
-    place = terminal.section(context, SiteSettings).pinned_root
-    try:
-        data = file.read_bytes()
-    except OSError as exc:
-        raise Misused(f"{file}: cannot be read: {exc.strerror}") from exc
-    digest = pin_root(place, data)
-    text = f"pinned; compare this with the catalog's operator: SHA-256 {digest}"
-    terminal.show({"root": str(place), "sha256": digest}, text, as_json=json)
+def site_trust_root(context: typer.Context, file: RootFile, json: Json = False) -> None:
+    """Pin the TUF root that the catalog's metadata is verified with."""
+    pin_trust_root(file, terminal.section(context, SiteSettings).pinned_root, as_json=json)
 
 
 @site_app.command("status")
 def site_status(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
-    """Show how a site is doing: its policy, its nodes and machines, and what is wrong."""
-    with open_client(context, site) as asked:
-        status = asked.status()
+    """Show a site's policy, nodes, machines and problems."""
+    with open_client(context, site) as client:
+        status = client.status()
     rows = [
         ("url", status.url),
         ("CA", f"SHA-256 {status.fingerprint}"),
         ("catalog", status.catalog),
-        ("policy", status.policy_digest or "none is in force"),
-        ("nodes", ", ".join(f"{count} {state}" for state, count in status.nodes.items()) or "none"),
-        ("machines", ", ".join(f"{count} {state}" for state, count in status.machines.items()) or "none"),
+        ("policy", status.policy_digest or "no policy is in force"),
+        ("nodes", counts_text(status.nodes)),
+        ("machines", counts_text(status.machines)),
         ("events", str(status.events)),
         *(("problem", problem) for problem in status.problems),
     ]
@@ -103,7 +81,7 @@ def site_status(context: typer.Context, site: SiteOption = "", json: Json = Fals
 def site_token(
     context: typer.Context,
     name: Annotated[str, typer.Option(help="The node's name; by default the node chooses it.")] = "",
-    minutes: Annotated[int, typer.Option(min=1, max=1440, help="How long the token is good.")] = 60,
+    minutes: Annotated[int, typer.Option(min=1, max=1440, help="Validity of the token in minutes.")] = 60,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
@@ -111,65 +89,65 @@ def site_token(
     from deployer.site.schema.messages import JoinTokenRequest
 
     wanted = validate(JoinTokenRequest, {"name": name, "minutes": minutes}, "request for a token")
-    with open_client(context, site) as asked:
-        made = asked.token(wanted)
-    text = f"on the node, until {made.expires:%H:%M} UTC: partita node join {made.url} {made.token}"
+    with open_client(context, site) as client:
+        made = client.token(wanted)
+    text = f"run on the node, until {made.expires:%H:%M} UTC: partita node join {made.url} {made.token}"
     terminal.show(to_json(made), text, as_json=json)
 
 
 @site_app.command("login")
 def site_login(context: typer.Context, json: Json = False) -> None:
-    """Print a link by which this site's operator logs in on the console: good once, for a minute."""
-    with open_client(context) as asked:
-        made = asked.login_link()
+    """Print a link with which this site's operator logs in on the console, valid once, for a minute."""
+    with open_client(context) as client:
+        made = client.login_link()
     terminal.show(to_json(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}", as_json=json)
 
 
 @site_app.command("events")
 def site_events(
     context: typer.Context,
-    after: Annotated[int, typer.Option(min=0, help="Only events after the one of this number.")] = 0,
-    deployment: Annotated[str, typer.Option(help="Only of this deployment.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events after the one with this number.")] = 0,
+    deployment: Annotated[str, typer.Option(help="Only events of this deployment.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new events.")] = False,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """Tell what happened: the whole story, or what happens from now on. With --json a line for each event."""
-    with open_client(context, site) as asked:
+    """Show the event log. With --json, print a line for each event."""
+    with open_client(context, site) as client:
         while True:
-            page = asked.events(after, deployment=deployment)
+            page = client.events(after, deployment=deployment)
             for one in page.items:
-                _tell(one, as_json=json)
+                _print_event(one, as_json=json)
             after = page.last
             if not page.more:
                 break
         if follow:
-            for one in asked.follow(after, deployment):
-                _tell(one, as_json=json)
+            for one in client.follow(after, deployment):
+                _print_event(one, as_json=json)
 
 
 @site_app.command("audit")
 def site_audit(
     context: typer.Context,
-    by: Annotated[str, typer.Option(help="Only what this person did: ISSUER SUBJECT.")] = "",
-    owner: Annotated[str, typer.Option(help="Only what was done to this person's things: ISSUER SUBJECT.")] = "",
-    vo: Annotated[str, typer.Option(help="Only what was done to things of people of this VO.")] = "",
-    machine: Annotated[str, typer.Option(help="Only of this machine.")] = "",
-    since: Annotated[str, typer.Option(help="Not before, such as 2026-11-22T12:00:00Z.")] = "",
-    until: Annotated[str, typer.Option(help="Not after.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="SiteOption most so many, the last ones.")] = 100,
+    by: Annotated[str, typer.Option(help="Only actions of this person: ISSUER SUBJECT.")] = "",
+    owner: Annotated[str, typer.Option(help="Only entries about this person's objects: ISSUER SUBJECT.")] = "",
+    vo: Annotated[str, typer.Option(help="Only entries about objects of this VO's members.")] = "",
+    machine: Annotated[str, typer.Option(help="Only entries about this machine.")] = "",
+    since: Annotated[str, typer.Option(help="Only entries since then, such as 2026-11-22T12:00:00Z.")] = "",
+    until: Annotated[str, typer.Option(help="Only entries until then.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most entries to show, from the last one.")] = 100,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """Tell what was done at a site, by whom, and to whose things; the last first. For those with the action `audit`."""
+    """Show a site's audit log, the last entry first. Needs the action `audit`."""
     wanted = {"by": by, "owner": owner, "vo": vo, "machine": machine}
     for name, text in (("since", since), ("until", until)):
         try:
             wanted[name] = datetime.fromisoformat(text).isoformat() if text else ""
         except ValueError as exc:
             raise Misused(f"--{name} {text}: write it as 2026-11-22T12:00:00Z") from exc
-    with open_client(context, site) as asked:
-        found = list(asked.audit(limit, **wanted))
+    with open_client(context, site) as client:
+        found = list(client.audit(limit, **wanted))
     rows = [
         (
             one.event.number,
@@ -183,11 +161,11 @@ def site_audit(
         for one in found
     ]
     columns = ("NO.", "AT (UTC)", "BY", "TO", "WHAT", "OF", "WHY")
-    table = terminal.table(columns, rows) if rows else "nothing was done"
-    terminal.show([one.model_dump(mode="json", exclude_none=True) for one in found], table, as_json=json)
+    table = terminal.table(columns, rows) if rows else "no entries"
+    terminal.show([to_json(one) for one in found], table, as_json=json)
 
 
-def _tell(event: "SiteEvent", *, as_json: bool) -> None:
+def _print_event(event: "SiteEvent", *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(event.model_dump_json(exclude_none=True) + "\n")
         sys.stdout.flush()

@@ -101,7 +101,7 @@ def test_images_are_uploaded_while_the_sites_service_works(host: Ec2Site, images
     [
         ("an image that the policy refuses", ("upload", "rogue/hello@1.0", "--account", "burst"), 3, "no endorser is trusted"),
         ("an account that there is not", ("images", "--account", "absent"), 3, "the site has burst, other"),
-        ("which account is meant", ("upload", "star/hello@1.0"), 2, "say which with --account"),
+        ("which account is meant", ("upload", "star/hello@1.0"), 2, "choose one with --account"),
         ("an age that is none", ("clean", "--older-than", "soon"), 2, "is not a duration"),
         ("a machine that is too large", ("estimate", "star/hello", "--account", "burst", "--cores", "99"), 3, "99 cores"),
     ],

@@ -84,7 +84,7 @@ def test_a_policy_that_is_meant_is_checked_without_warnings(policy: Path) -> Non
 def test_a_key_that_is_another_one_is_told(site: Site, policy: Path) -> None:
     policy.write_text(policy.read_text().replace(site.fingerprint, "A" * 40))
 
-    assert f"is another one, {site.fingerprint}: nothing that it signs will count" in output("check", policy)
+    assert f"is a different key, {site.fingerprint}: its signatures will not count" in output("check", policy)
 
 
 def test_a_key_that_is_none_is_told(policy: Path) -> None:

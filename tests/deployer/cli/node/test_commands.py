@@ -64,7 +64,7 @@ def test_what_is_deployed_is_summed_up(run: Callable[..., Result]) -> None:
     assert "0 B" in text
     gone = asked(run("machine", "destroy", "--all", "--json"))
     assert {machine["state"] for machine in gone} == {"ended"}
-    assert run("machine", "destroy", "--all").stdout == "there is no machine\n"
+    assert run("machine", "destroy", "--all").stdout == "no machines\n"
 
 
 def test_a_refusal_lists_every_rule(run: Callable[..., Result]) -> None:
@@ -136,7 +136,7 @@ def test_what_can_be_done_to_a_machine_in_commands(
     with pytest.raises(Misused, match="give --memory, --cores, or both"):
         run("machine", "resize", name)
     assert "ends at 20" in run("machine", "extend", name, "2h").stdout
-    assert run("machine", "addresses", name).stdout == "nobody knows any\n"
+    assert run("machine", "addresses", name).stdout == "no addresses are known\n"
     assert run("machine", "pause", name).stdout == f"{name}: paused\n"
     saved = asked(run("machine", "save", name, str(tmp_path / "saved"), "--version", "1.1", "--json"))
     assert (saved["title"], saved["changed"]) == ("star/hello@1.1", ["part1"])
