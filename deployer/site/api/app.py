@@ -1,7 +1,7 @@
-"""The HTTP API of a site: parse, ask who and whether they may, call, render. Each error becomes its problem document.
+"""The HTTP API of a site: parse, authorize, call, render. Each error becomes its problem document.
 
-`create_site_app` puts the routers together. Another one (a console, metrics, a broker) is mounted with `more`: it gets the site
-and the application, and shares the errors' rendering; its routes ask `site.access` as all others do.
+`create_site_app` joins the routers. Others (a console, for example) are mounted with `more`: each gets the site, and its
+errors are rendered likewise; its routes ask `site.access` as all others do.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
         DeployerError,
         title="Partita site",
         version="1",
-        summary="Machines and clusters of endorsed images, for those whom a site lets in.",
+        summary="Machines and clusters of endorsed images, for authorized people.",
         description=__doc__,
         lifespan=lifespan,
     )
@@ -76,10 +76,10 @@ def _status_routes(site: Site) -> APIRouter:
         response_model=SiteStatus,
         responses=problem_responses(*AUTH_ERRORS),
         openapi_extra=openapi_extra(SiteAction.NODES),
-        summary="How the site is doing",
+        summary="Read the site's state",
     )
     def status(request: Request, who: Annotated[Principal, Depends(site.access.who)]) -> Response:
-        """By which policy it decides, how many nodes and machines there are, and what is wrong."""
+        """Its policy, numbers of nodes and machines, and problems."""
         site.access.demand(who, SiteAction.NODES)
         return answer(request, site.status())
 
@@ -102,7 +102,7 @@ def _health(site: Site) -> APIRouter:
         summary="Whether the service can serve",
     )
     def ready() -> Health:
-        """The database answers, and what has to be done in time is done."""
+        """The database answers, and the background tasks run."""
         site.check()
         return Health()
 

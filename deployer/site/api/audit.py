@@ -1,4 +1,4 @@
-"""The route of the audit: what was done at a site, by whom, and to whose things."""
+"""The route of the audit log: actions at a site, with their actor and the owner of the object."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -23,7 +23,9 @@ MAX_IDENTITY = 2100
 
 ActorQuery = Annotated[
     str,
-    Query(max_length=MAX_IDENTITY, description="Only what this person did: issuer and subject, with a space between."),
+    Query(
+        max_length=MAX_IDENTITY, description="Only actions of this person: issuer and subject, with a space between."
+    ),
 ]
 AuditOwnerQuery = Annotated[
     str, Query(max_length=MAX_IDENTITY, description="Only entries about this person's objects.")
@@ -36,8 +38,12 @@ AuditMachineQuery = Annotated[
         description="Only entries about this machine (UUID, its beginning, or host name), or about the object with this UUID.",
     ),
 ]
-SinceQuery = Annotated[datetime | None, Query(description="Not before.", examples=["2026-11-22T00:00:00Z"])]
-UntilQuery = Annotated[datetime | None, Query(description="Not after.", examples=["2026-11-23T00:00:00Z"])]
+SinceQuery = Annotated[
+    datetime | None, Query(description="Only entries since then.", examples=["2026-11-22T00:00:00Z"])
+]
+UntilQuery = Annotated[
+    datetime | None, Query(description="Only entries until then.", examples=["2026-11-23T00:00:00Z"])
+]
 
 
 def audit_routes(site: Site) -> APIRouter:
@@ -63,7 +69,7 @@ def audit_routes(site: Site) -> APIRouter:
         limit: LimitQuery = DEFAULT_PAGE,
         after: AfterQuery = None,
     ) -> Response:
-        """The last first. Follow `next` for what was done before. What the site did by itself has no `by`."""
+        """The last entry first. Follow `next` for earlier entries. Actions of the site itself have no `by`."""
         site.access.demand(who, SiteAction.AUDIT)
         wanted = audit_filter(site, by=by, owner=owner, vo=vo, machine=machine, since=since, until=until)
         items, following = site.store.read(
@@ -84,7 +90,7 @@ def audit_filter(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> AuditFilter:
-    """What somebody wants of the audit. A machine that is not there any more, and all else, goes by its whole UUID.
+    """The filter that a client asks for. A machine that has been pruned, and any other object, needs its whole UUID.
 
     Raises:
         Misused: a machine's name means several.
@@ -99,7 +105,7 @@ def audit_filter(
 
 
 def _aware(instant: datetime | None) -> datetime | None:
-    """An instant in UTC and whole seconds, as events have theirs; one without a zone is meant so."""
+    """An instant in UTC and whole seconds, as in events; one without a zone counts as UTC."""
     if instant is None:
         return None
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""The routes of clusters: order one, see how far it is, scale it, have a member replaced, end it."""
+"""The routes of clusters: order, show, scale and end them, and replace members."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -74,7 +74,7 @@ def _ordering(site: Site) -> APIRouter:
         | {
             200: {
                 "model": ClusterView | ClusterDryRun,
-                "description": "It had been ordered before; or, of a dry run, the answer.",
+                "description": "It was ordered before; or the answer of a dry run.",
             }
         },
         openapi_extra=openapi_extra(SiteAction.DEPLOY, ClusterRequest),
@@ -93,9 +93,9 @@ def _ordering(site: Site) -> APIRouter:
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
             ),
         ] = "",
-        dry_run: Annotated[bool, Query(description="Only say what would come of it.")] = False,
+        dry_run: Annotated[bool, Query(description="Only return what would happen.")] = False,
     ) -> Response:
-        """Room for all members, or each role's quorum, is taken before any of them starts."""
+        """Capacity for all members, or each role's quorum, is reserved before any of them starts."""
 
         def wanted() -> tuple[str, ClusterDocument]:
             title, document = ("", order.document) if order.document else site.published_cluster(order.reference)
@@ -141,7 +141,7 @@ def _looking(site: Site) -> APIRouter:
         limit: LimitQuery = DEFAULT_PAGE,
         after: AfterQuery = None,
     ) -> Response:
-        """The newest first, those that you may see. Follow `next` for older ones."""
+        """Those that you may see, the newest first. Follow `next` for older ones."""
         access.demand(who, SiteAction.READ)
         wanted = restrict_filter(ListFilter(owner=owner, vo=vo), access.reach(who))
         if wanted is None:
@@ -157,7 +157,7 @@ def _looking(site: Site) -> APIRouter:
         summary="Get a cluster and its members",
     )
     def cluster(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
-        """How far it is, role by role, and its machines."""
+        """Its state, role by role, and its machines."""
         return answer(request, _whole(site, permitted_cluster(site, who, cluster, SiteAction.READ), who))
 
     return routes
@@ -175,10 +175,10 @@ def _changing(site: Site) -> APIRouter:
             Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, MachineConflict, *AUTH_ERRORS
         ),
         openapi_extra=openapi_extra(SiteAction.MODIFY, ScaleRequest) | {"x-action": "modify, and deploy for more"},
-        summary="Have more or fewer members in a role",
+        summary="Change the number of members in a role",
     )
     async def scale(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
-        """More come as there is room; those that leave are asked to power off, the last numbers first."""
+        """New members start as capacity allows; superfluous ones are asked to power off, the highest numbers first."""
 
         def work() -> ClusterView:
             one = permitted_cluster(site, who, cluster, SiteAction.MODIFY)
@@ -198,10 +198,10 @@ def _changing(site: Site) -> APIRouter:
             Malformed, Misused, TooLarge, ClusterNotFound, MachineNotFound, Forbidden, MachineConflict, *AUTH_ERRORS
         ),
         openapi_extra=openapi_extra(SiteAction.MODIFY, ReplaceRequest),
-        summary="Have another machine in a member's place",
+        summary="Replace a member",
     )
     async def replace(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
-        """The old one ends, and how often the member failed is forgotten."""
+        """The old machine ends, and the member's count of failures is reset."""
 
         def work() -> ClusterView:
             one = permitted_cluster(site, who, cluster, SiteAction.MODIFY)
@@ -218,7 +218,7 @@ def _changing(site: Site) -> APIRouter:
         summary="End a cluster",
     )
     async def destroy(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
-        """All members, at once. As often as you like: what has ended stays ended."""
+        """Ends all members at once. Idempotent."""
 
         def work() -> ClusterView:
             one = permitted_cluster(site, who, cluster, SiteAction.CANCEL)
@@ -231,7 +231,7 @@ def _changing(site: Site) -> APIRouter:
 
 
 def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction) -> Cluster:
-    """The cluster that a name means to somebody who wants to do something to it; one's own goes before others'.
+    """The cluster with a name, for a principal who wants to do something to it; their own come before others'.
 
     Raises:
         ClusterNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
@@ -246,7 +246,7 @@ def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction)
         except Misused as exc:
             if site.access.reach(who).everything:
                 raise
-            raise missing from exc  # that it means several is told to nobody who may not see them all
+            raise missing from exc  # only those who may see all learn that the name is ambiguous
     site.access.demand_of(who, action, cluster.owner, missing)
     return cluster
 
@@ -258,7 +258,7 @@ def _whole(site: Site, cluster: Cluster, who: Principal, *, new: bool = False) -
 def cluster_view(
     cluster: Cluster, members: Sequence[SiteMachine], now: datetime, who: Principal, *, new: bool = False
 ) -> ClusterView:
-    """A cluster as somebody sees it, with all of its members that are there or have failed."""
+    """A cluster as a principal may see it, with its members that exist or have failed."""
     status = cluster_status(cluster, members, now)
     state = cluster.state
     failed = {uuid: why for uuid, why in state.failed.items() if why}
@@ -300,7 +300,7 @@ def _role(cluster: Cluster, name: str, status: Mapping[str, ClusterRoleStatus]) 
 
 
 def cluster_summary(cluster: Cluster) -> ClusterSummary:
-    """A cluster as a list shows it."""
+    """A cluster's entry in a list."""
     state = cluster.state
     return ClusterSummary(
         uuid=cluster.uuid,
@@ -317,7 +317,7 @@ def cluster_summary(cluster: Cluster) -> ClusterSummary:
 
 
 def redact_cluster(document: ClusterDocument, *, private: bool) -> ClusterDocument:
-    """A document as somebody sees it: user-data holds what its owner put there, passwords too, and is for them alone."""
+    """A document as a principal may see it: user-data, which may contain passwords, is for its owner alone."""
     if not private:
         return document
     roles = {name: role.model_copy(update={"user_data": None}) for name, role in document.roles.items()}
@@ -325,5 +325,5 @@ def redact_cluster(document: ClusterDocument, *, private: bool) -> ClusterDocume
 
 
 def reason_with_actor(who: Principal, reason: str) -> str:
-    """Why something was done, and by whom."""
+    """A reason, with its actor."""
     return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

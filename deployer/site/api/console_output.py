@@ -1,4 +1,4 @@
-"""The route of a guest's serial console, and the one by which nodes tell it. Bytes as the guest wrote them, never stored."""
+"""The route of a machine's serial console, and the one by which nodes send it. Unchanged bytes, never stored."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ from deployer.site.service.site import Site
 from signer.documents import canonical
 
 DEFAULT = 64 << 10
-"""Bytes of a console's end that are told unless somebody asks for more: some hundred lines, a boot with all its messages."""
+"""Default bytes of a console's end: some hundred lines, a boot with all its messages."""
 
 MAX_ANSWER = 2 * MAX_CONSOLE_CHUNK
 """Bytes of a node's answer: in base64, with its few other members."""
@@ -60,15 +60,15 @@ def console_output_routes(site: Site) -> APIRouter:
         who: who_asks,
         machine: MachineParameter,
         most: Annotated[
-            int, Query(alias="bytes", ge=1, le=MAX_CONSOLE_CHUNK, description="Of its end, at most.")
+            int, Query(alias="bytes", ge=1, le=MAX_CONSOLE_CHUNK, description="Most bytes, from its end.")
         ] = DEFAULT,
-        follow: Annotated[bool, Query(description="Go on as it is written (server-sent events).")] = False,
+        follow: Annotated[bool, Query(description="Continue as it is written (server-sent events).")] = False,
         last: Annotated[
             str | None,
-            Header(alias="Last-Event-ID", max_length=18, pattern=r"^[0-9]+$", description="Go on after this byte."),
+            Header(alias="Last-Event-ID", max_length=18, pattern=r"^[0-9]+$", description="Continue after this byte."),
         ] = None,
     ) -> Response:
-        """The very bytes, escape sequences too: do not print them unseen. `Partita-Offset` says where they begin."""
+        """The unchanged bytes, with escape sequences: sanitize them before printing. `Partita-Offset` is their start."""
         found = await run_in_threadpool(permitted_machine, site, who, machine, SiteAction.CONSOLE)
         node = await run_in_threadpool(console_node, site, found)
         after = int(last) if last is not None and follow else None
@@ -88,7 +88,7 @@ def console_output_routes(site: Site) -> APIRouter:
 
 
 def console_answer_routes(site: Site) -> APIRouter:
-    """Under /v1/agent: where nodes tell what they were asked."""
+    """Under /v1/agent: where nodes answer requests for output."""
     routes = APIRouter(prefix="/agent", tags=["agents"])
     node_asks = Annotated[str, Depends(site.access.node)]
 
@@ -98,10 +98,10 @@ def console_answer_routes(site: Site) -> APIRouter:
         responses=problem_responses(Malformed, TooLarge, *AGENT_ERRORS),
         openapi_extra=openapi_extra(SiteAction.AGENT, ConsoleResponse),
         response_class=Response,
-        summary="A part of a console that the site asked for",
+        summary="Send console output that the site requested",
     )
     async def answered(request: Request, node: node_asks) -> Response:
-        """What nobody waits for any more is dropped."""
+        """Output that no client waits for any more is dropped."""
         site.serials.answered(node, await read_document(request, ConsoleResponse, "answer", MAX_ANSWER))
         return no_content()
 
@@ -112,15 +112,15 @@ def console_node(site: Site, machine: SiteMachine) -> str:
     """The node that has a machine's console.
 
     Raises:
-        MachineConflict: none has; says why. SiteUnavailable: it is lost.
+        MachineConflict: no node has one; says why. SiteUnavailable: the node is lost.
     """
     if machine.gone or (machine.state.final and machine.node is None):
-        raise MachineConflict(f"machine {machine.hostname} has ended, and its console went with it")
+        raise MachineConflict(f"machine {machine.hostname} has ended, and its console was removed")
     if machine.node is None or machine.withheld or machine.state is MachineState.PENDING:
-        raise MachineConflict(f"machine {machine.hostname} has no console yet: no node has begun to make it")
+        raise MachineConflict(f"machine {machine.hostname} has no console yet: no node has started it")
     node = site.store.read(get_node, machine.node, contents=False)
     if node.kind == EC2:
-        raise MachineConflict(f"machine {machine.hostname} runs at EC2, and its console is not read from there")
+        raise MachineConflict(f"machine {machine.hostname} runs at EC2, where its console cannot be read")
     if node.state is NodeState.LOST:
         raise SiteUnavailable(
             f"the node of machine {machine.hostname} is lost; its console can be read when it is back"
@@ -131,20 +131,20 @@ def console_node(site: Site, machine: SiteMachine) -> str:
 async def request_console_output(
     site: Site, node: str, machine: str, most: int, after: int | None = None, wait: float = 0.0
 ) -> ConsoleResponse:
-    """What a node says of a machine's console; MachineConflict where it has none, SiteUnavailable where it says nothing."""
+    """A node's output of a machine's console; MachineConflict where it has none, SiteUnavailable without an answer."""
     answer = await site.serials.ask(node, machine, most, after, wait)
     if answer.state is None:
-        raise MachineConflict("the machine's node has no console of it, or cannot read it; the node's log may say why")
+        raise MachineConflict("the machine's node has no console of it, or cannot read it; see the node's log")
     return answer
 
 
 def decode_output(answer: ConsoleResponse) -> bytes:
-    """What the guest wrote."""
+    """The bytes of an answer."""
     return base64.b64decode(answer.data)
 
 
 async def _pieces(site: Site, node: str, machine: str, answer: ConsoleResponse) -> AsyncIterator[bytes]:
-    """The console as it is written, until the machine writes no more, the service ends, or the time of a stream is over."""
+    """The console as it is written, until the machine or the service ends, or the stream has lasted MAX_STREAM."""
     until = site.bell.time() + MAX_STREAM
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     while True:
@@ -162,4 +162,4 @@ async def _pieces(site: Site, node: str, machine: str, answer: ConsoleResponse) 
         try:
             answer = await request_console_output(site, node, machine, DEFAULT, end, HEARTBEAT)
         except (MachineConflict, SiteUnavailable):
-            return  # whoever follows comes again, and is told why
+            return  # the client reconnects, and gets the reason then

@@ -1,4 +1,4 @@
-"""The routes of deployments: order machines, see what was given and why, end them all."""
+"""The routes of deployments: order machines, explain where they run, and end them."""
 
 from typing import Annotated
 
@@ -48,7 +48,7 @@ from deployer.site.schema.messages import (
 )
 from deployer.site.service.site import Site
 
-VoQuery = Annotated[str | None, Query(max_length=63, description="Only of people of this VO.", examples=["star"])]
+VoQuery = Annotated[str | None, Query(max_length=63, description="Only of members of this VO.", examples=["star"])]
 OwnerQuery = Annotated[
     str | None, Query(max_length=2100, description="Only of this person: issuer and subject, with a space between.")
 ]
@@ -59,7 +59,7 @@ ClusterQuery = Annotated[Uuid | None, Query(description="Only of this cluster.")
 StatesQuery = Annotated[list[MachineState] | None, Query(max_length=20, description="Only in one of these states.")]
 
 AUTH_ERRORS = (NotAuthenticated, TooManyRequests, SiteUnavailable)
-"""How every request of a person may end."""
+"""Errors of every request of a person."""
 
 
 def deployment_routes(site: Site) -> APIRouter:
@@ -100,7 +100,7 @@ def deployment_routes(site: Site) -> APIRouter:
         | {
             200: {
                 "model": DeploymentCreated | DryRunResult,
-                "description": "It had been ordered before; or, of a dry run, the answer.",
+                "description": "It was ordered before; or the answer of a dry run.",
             },
         },
         openapi_extra=openapi_extra(SiteAction.DEPLOY, DeploymentRequest),
@@ -120,9 +120,9 @@ def deployment_routes(site: Site) -> APIRouter:
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
             ),
         ] = None,
-        dry_run: Annotated[bool, Query(description="Only say what would come of it.")] = False,
+        dry_run: Annotated[bool, Query(description="Only return what would happen.")] = False,
     ) -> Response:
-        """The policy decides first, then quotas, then the room on nodes; what is admitted has a place of its own."""
+        """The policy decides first, then quotas, then the capacity of nodes; admitted machines have capacity reserved."""
         await run_in_threadpool(access.demand, who, SiteAction.DEPLOY)
         wanted = await read_document(request, DeploymentRequest, "order", MAX_REQUEST)
         if dry_run:
@@ -156,7 +156,7 @@ def deployment_routes(site: Site) -> APIRouter:
         limit: LimitQuery = DEFAULT_PAGE,
         after: AfterQuery = None,
     ) -> Response:
-        """The newest first, those that you may see. Follow `next` for older ones."""
+        """Those that you may see, the newest first. Follow `next` for older ones."""
         access.demand(who, SiteAction.READ)
         wanted = restrict_filter(ListFilter(owner=owner, vo=vo, image_id=image, cluster=cluster), access.reach(who))
         if wanted is None:
@@ -174,7 +174,7 @@ def deployment_routes(site: Site) -> APIRouter:
         summary="Get a deployment and its machines",
     )
     def deployment(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
-        """As it was ordered and admitted, and its machines as they are."""
+        """The order as it was admitted, and its machines' present states."""
         return answer(request, whole(found(who, deployment, SiteAction.READ), who))
 
     @routes.get(
@@ -182,10 +182,10 @@ def deployment_routes(site: Site) -> APIRouter:
         response_model=DeploymentExplanation,
         responses=problem_responses(Malformed, DeploymentNotFound, *AUTH_ERRORS),
         openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Why it was admitted, and runs where it does",
+        summary="Explain why it was admitted, and runs where it does",
     )
     def explain(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
-        """The policy's decision rule by rule, and the placement node by node, as both were then."""
+        """The policy's decision rule by rule, and the placement node by node, as of the order."""
         one = found(who, deployment, SiteAction.READ)
         return answer(
             request,
@@ -205,10 +205,10 @@ def deployment_routes(site: Site) -> APIRouter:
         responses=problem_responses(Malformed, DeploymentNotFound, *AUTH_ERRORS)
         | {200: {"content": {"text/plain": {"example": "star-head-1,10.0.3.7 ssh-ed25519 AAAA..."}}}},
         openapi_extra=openapi_extra(SiteAction.READ),
-        summary="The SSH host keys of its machines, as lines of known_hosts",
+        summary="Read the SSH host keys of its machines, as lines of known_hosts",
     )
     def known_hosts(who: who_asks, deployment: DeploymentParameter) -> Response:
-        """What guests published through the context broker, if exactly one party showed each machine's secret."""
+        """Keys that guests published through the context broker, if exactly one party used the machine's secret."""
         one = found(who, deployment, SiteAction.READ)
         lines = site.broker.known_hosts(one.uuid) if site.broker is not None else []
         return PlainTextResponse("".join(f"{line}\n" for line in lines))
@@ -221,7 +221,7 @@ def deployment_routes(site: Site) -> APIRouter:
         summary="End all machines of a deployment",
     )
     def destroy(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
-        """As often as you like: what has ended stays ended."""
+        """Idempotent: machines that have ended stay ended."""
         one = found(who, deployment, SiteAction.CANCEL)
         site.changing.end_deployment(one.uuid, who)
         return answer(request, whole(one, who))
@@ -230,7 +230,7 @@ def deployment_routes(site: Site) -> APIRouter:
 
 
 def permitted_deployment(site: Site, who: Principal, text: str, action: SiteAction) -> Deployment:
-    """The deployment that a UUID or its beginning means to somebody who wants to do something to it.
+    """The deployment with a UUID or its beginning, for a principal who wants to do something to it.
 
     Raises:
         DeploymentNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
@@ -241,13 +241,13 @@ def permitted_deployment(site: Site, who: Principal, text: str, action: SiteActi
     except Misused as exc:
         if site.access.reach(who).everything:
             raise
-        raise missing from exc  # that it begins several things is told to nobody who may not see them all
+        raise missing from exc  # only those who may see all learn that the beginning is ambiguous
     site.access.demand_of(who, action, deployment.owner, missing)
     return deployment
 
 
 def redact_deployment(deployment: Deployment, who: Principal) -> Deployment:
-    """A deployment as somebody sees it: user-data holds what its owner put there, passwords too, and is for them alone."""
+    """A deployment as a principal may see it: user-data, which may contain passwords, is for its owner alone."""
     if who.identity == deployment.owner.identity or deployment.request.user_data is None:
         return deployment
     request = deployment.request.model_copy(update={"user_data": None})
@@ -255,5 +255,5 @@ def redact_deployment(deployment: Deployment, who: Principal) -> Deployment:
 
 
 def redact_machine(machine: SiteMachine) -> SiteMachine:
-    """A machine as anybody sees it: its secret for the context broker is for its guest alone."""
+    """A machine as people may see it: its secret for the context broker is for its guest alone."""
     return machine if machine.context is None else machine.model_copy(update={"context": None})

@@ -1,4 +1,4 @@
-"""The routes of the story: what happened, page by page, and as it happens (server-sent events)."""
+"""The routes of events: page by page, and as they happen (server-sent events)."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -25,13 +25,13 @@ from signer.documents import canonical
 STREAM = EventSourceResponse.media_type
 
 RETRY_MILLISECONDS = 2000
-"""After which a browser asks again for a stream that ended."""
+"""Time after which a browser reconnects to a stream that ended."""
 
 MAX_STREAM = 900.0
-"""Seconds of one stream: whoever follows comes again by itself, and shows by then what it has to show."""
+"""Seconds of one stream: a client reconnects by itself, and authenticates again then."""
 
 NUMBER = Annotated[
-    int, Query(ge=0, le=(1 << 53) - 1, description="Only events after the one of this number.", examples=[3025])
+    int, Query(ge=0, le=(1 << 53) - 1, description="Only events after the one with this number.", examples=[3025])
 ]
 
 
@@ -55,7 +55,7 @@ def event_routes(site: Site) -> APIRouter:
         deployment: DeploymentQuery = None,
         limit: LimitQuery = DEFAULT_PAGE,
     ) -> Response:
-        """The oldest first, those that concern what you may see. Ask again with `last`."""
+        """Those about objects that you may see, the oldest first. Continue with `last`."""
         access.demand(who, SiteAction.READ)
         return answer(request, read_event_page(site, who, after, limit, deployment))
 
@@ -69,11 +69,13 @@ def event_routes(site: Site) -> APIRouter:
     )
     async def stream(
         who: who_asks,
-        after: Annotated[int | None, Query(ge=0, le=(1 << 53) - 1, description="Begin after this one.")] = None,
+        after: Annotated[int | None, Query(ge=0, le=(1 << 53) - 1, description="Begin after this event.")] = None,
         deployment: DeploymentQuery = None,
         last: Annotated[
             str | None,
-            Header(alias="Last-Event-ID", max_length=18, pattern=r"^[0-9]+$", description="Goes before `after`."),
+            Header(
+                alias="Last-Event-ID", max_length=18, pattern=r"^[0-9]+$", description="Takes precedence over `after`."
+            ),
         ] = None,
     ) -> Response:
         """Server-sent events (WHATWG HTML, section 9.2): `id` is the number, `event` the kind, `data` the event."""
@@ -92,7 +94,7 @@ def event_routes(site: Site) -> APIRouter:
 
 
 def read_event_page(site: Site, who: Principal, after: int, limit: int, deployment: str | None = None) -> EventPage:
-    """What somebody may see of the next events, and how far that has looked."""
+    """The events after a number that a principal may see, and the last number that was looked at."""
     access = site.access
     reach = access.reach(who)
     nodes = access.allows(who, SiteAction.NODES)
@@ -104,7 +106,7 @@ def read_event_page(site: Site, who: Principal, after: int, limit: int, deployme
 async def event_stream(
     site: Site, who: Principal, position: int, deployment: str | None, seconds: float = MAX_STREAM
 ) -> AsyncIterator[bytes]:
-    """The stream of what somebody may see after an event, for so many seconds at most."""
+    """The stream of the events after a number that a principal may see, for at most so many seconds."""
     bell = site.bell
     until = bell.time() + min(seconds, MAX_STREAM)
     yield format_sse_event(retry=RETRY_MILLISECONDS)
@@ -123,7 +125,7 @@ async def event_stream(
 
 
 def sse_event(event: SiteEvent) -> bytes:
-    """An event as a stream carries it."""
+    """An event in the form of a stream."""
     return format_sse_event(event=event.kind, data_str=canonical(event).decode(), id=str(event.number))
 
 

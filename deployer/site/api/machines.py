@@ -1,4 +1,4 @@
-"""The routes of machines: see them, pause them, end them, give them more time."""
+"""The routes of machines: list, pause, extend and end them."""
 
 from typing import Annotated
 
@@ -56,7 +56,7 @@ ACTIONS = {
     Verb.SHUTDOWN: SiteAction.CANCEL,
     Verb.DESTROY: SiteAction.CANCEL,
 }
-"""What somebody must be allowed for each verb."""
+"""The action that each verb needs."""
 
 
 def machine_routes(site: Site) -> APIRouter:
@@ -88,7 +88,7 @@ def machine_routes(site: Site) -> APIRouter:
         limit: LimitQuery = DEFAULT_PAGE,
         after: AfterQuery = None,
     ) -> Response:
-        """The newest first, those that you may see. Follow `next` for older ones."""
+        """Those that you may see, the newest first. Follow `next` for older ones."""
         access.demand(who, SiteAction.READ)
         asked = ListFilter(
             owner=owner,
@@ -113,7 +113,7 @@ def machine_routes(site: Site) -> APIRouter:
         summary="Get a machine",
     )
     def machine(request: Request, who: who_asks, machine: MachineParameter) -> Response:
-        """How it should be (`want`), and how it is."""
+        """Its desired status (`want`), and its present state."""
         return answer(request, redact_machine(found(who, machine, SiteAction.READ)))
 
     @routes.post(
@@ -137,9 +137,9 @@ def machine_routes(site: Site) -> APIRouter:
         request: Request,
         who: who_asks,
         machine: MachineParameter,
-        verb: Annotated[Verb, Path(description="What should be done.")],
+        verb: Annotated[Verb, Path(description="What to do.")],
     ) -> Response:
-        """The answer says how the machine should be from now on; its node sees to it, and events tell of it.
+        """The answer has the machine's new desired status; its node carries it out, and events report it.
 
         A machine that is reactivated on another node rests until that node has all of it.
         """
@@ -152,9 +152,9 @@ def machine_routes(site: Site) -> APIRouter:
 
         asked = await read_optional_body(request, VerbRequest, "a reason")
         if (asked.node or asked.elsewhere) and verb is not Verb.REACTIVATE:
-            raise Misused("only reactivate takes a node: a machine that runs does not move; suspend it first")
+            raise Misused("only reactivate takes a node: a running machine cannot migrate; suspend it first")
         if asked.node and asked.elsewhere:
-            raise Misused("say either on which node, or elsewhere")
+            raise Misused("give either a node, or elsewhere")
         return answer(request, redact_machine(await run_in_threadpool(work)))
 
     @routes.patch(
@@ -172,7 +172,7 @@ def machine_routes(site: Site) -> APIRouter:
             *AUTH_ERRORS,
         ),
         openapi_extra=openapi_extra(SiteAction.MODIFY, MachineChange),
-        summary="Change a machine's end, memory or cores",
+        summary="Change when a machine expires, its memory or its cores",
     )
     async def change(request: Request, who: who_asks, machine: MachineParameter) -> Response:
         """A later end within your quotas; memory and cores within the maximum that it was ordered with."""
@@ -188,7 +188,7 @@ def machine_routes(site: Site) -> APIRouter:
 
 
 def permitted_machine(site: Site, who: Principal, name: str, action: SiteAction) -> SiteMachine:
-    """The machine that a name means to somebody who wants to do something to it; one's own goes before others'.
+    """The machine with a name, for a principal who wants to do something to it; their own come before others'.
 
     Raises:
         MachineNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
@@ -205,6 +205,6 @@ def permitted_machine(site: Site, who: Principal, name: str, action: SiteAction)
         except Misused as exc:
             if everything:
                 raise
-            raise missing from exc  # that it means several is told to nobody who may not see them all
+            raise missing from exc  # only those who may see all learn that the name is ambiguous
     access.demand_of(who, action, access.owner(machine.deployment), missing)
     return machine

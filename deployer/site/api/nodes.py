@@ -1,4 +1,4 @@
-"""The routes of nodes: what they are, how one joins, drains and leaves, and what their agents say."""
+"""The routes of nodes: listing, joining, draining and removing them, and the reports of their agents."""
 
 import logging
 import time
@@ -49,7 +49,7 @@ VERB_STATES: dict[str, NodeState] = {
 }
 
 PER_ADDRESS, PER_FAILURE = RequestRate(burst=200, per_second=5), RequestRate(burst=20, per_second=0.2)
-"""How often somebody may ask to join who is not known yet: the nodes of a hall that is switched on, and few mistakes."""
+"""Rate of requests to join: a hall of nodes may be switched on at once, and few of their requests are mistakes."""
 
 log = logging.getLogger("partita.site")
 
@@ -71,7 +71,7 @@ def node_routes(site: Site) -> APIRouter:
         summary="List nodes",
     )
     def nodes(request: Request, who: who_asks) -> Response:
-        """By name, without what they cache: the answer for one node has that."""
+        """By name, without their cached contents, which the answer for one node has."""
         access.demand(who, SiteAction.NODES)
         items = store.read(list_nodes, contents=False)
         return answer(request, NodeList(items=items))
@@ -84,7 +84,7 @@ def node_routes(site: Site) -> APIRouter:
         summary="Get a node",
     )
     def node(request: Request, who: who_asks, node: NodeParameter) -> Response:
-        """What it is, what it has room for, and what it caches."""
+        """Its hardware, capacity and cached contents."""
         access.demand(who, SiteAction.NODES)
         return answer(request, store.read(find_node, node))
 
@@ -93,10 +93,10 @@ def node_routes(site: Site) -> APIRouter:
         response_model=SwarmMap,
         responses=problem_responses(Forbidden, *AUTH_ERRORS),
         openapi_extra=openapi_extra(SiteAction.NODES),
-        summary="Who feeds whom",
+        summary="List transfers between nodes",
     )
     def swarm(request: Request, who: who_asks) -> Response:
-        """From whom nodes get the contents that are arriving, or came lately: each other, the catalog, peers elsewhere."""
+        """The sources of contents that are arriving at nodes or arrived lately: other nodes, the catalog, other peers."""
         access.demand(who, SiteAction.NODES)
         return answer(request, SwarmMap(items=site_feeds(store.read(list_nodes))))
 
@@ -108,7 +108,7 @@ def node_routes(site: Site) -> APIRouter:
         summary="Get a token with which one node may join",
     )
     async def token(request: Request, who: who_asks) -> Response:
-        """Good once. It carries the fingerprint of the site's CA, so that the node knows whom it joins."""
+        """Valid once. It contains the fingerprint of the site's CA, so that the node can verify the site."""
         await run_in_threadpool(access.demand, who, SiteAction.MANAGE_NODES)
         wanted = await read_document(request, JoinTokenRequest, "request for a token")
         made = await run_in_threadpool(site.joining.token, wanted.name, timedelta(minutes=wanted.minutes), site.now())
@@ -119,16 +119,16 @@ def node_routes(site: Site) -> APIRouter:
         response_model=SiteNode,
         responses=problem_responses(Malformed, TooLarge, NodeNotFound, Forbidden, Conflict, *AUTH_ERRORS),
         openapi_extra=openapi_extra(SiteAction.MANAGE_NODES, NodeVerbRequest, required=False),
-        summary="Drain a node, use it again, or take it out",
+        summary="Drain, undrain or remove a node",
     )
     async def act(
         request: Request,
         who: who_asks,
         node: NodeParameter,
-        verb: Annotated[Literal["drain", "undrain", "remove"], Path(description="What should be done.")],
+        verb: Annotated[Literal["drain", "undrain", "remove"], Path(description="What to do.")],
     ) -> Response:
-        """A node that drains gets no more machines and keeps those that it has; with `move`, those that rest go elsewhere.
-        One that is out has no say any more."""
+        """A draining node gets no more machines and keeps those that it has; with `move`, stopped and suspended ones
+        migrate. A removed node's certificate is refused."""
 
         def work() -> SiteNode:
             access.demand(who, SiteAction.MANAGE_NODES)
@@ -139,14 +139,14 @@ def node_routes(site: Site) -> APIRouter:
 
         asked = await read_optional_body(request, NodeVerbRequest, "a reason")
         if asked.move and verb != "drain":
-            raise Misused("machines are moved away when a node is drained; say so with drain")
+            raise Misused("only drain takes move")
         return answer(request, await run_in_threadpool(work))
 
     @routes.get(
         "/ca", response_model=SiteAnchors, openapi_extra=openapi_extra(None), summary="The CA certificate of the site"
     )
     def anchors(request: Request) -> Response:
-        """Certificates (PEM). Compare the fingerprint with what came to you another way."""
+        """Certificates (PEM). Compare the fingerprint with one from another channel."""
         return answer(request, site.anchors)
 
     @routes.post(
@@ -159,7 +159,7 @@ def node_routes(site: Site) -> APIRouter:
         summary="Join as a node",
     )
     async def join(request: Request) -> Response:
-        """A token of the operator's and a certificate request, for a certificate with which the node works from then on."""
+        """Exchanges a token from the operator and a certificate request for the node's certificate."""
         address = peer_of(request).address
         rates.check_address(address)
         wanted = await read_document(request, JoinRequest, "request to join")
@@ -167,14 +167,14 @@ def node_routes(site: Site) -> APIRouter:
             return answer(request, await run_in_threadpool(site.joining.join, wanted, site.now()))
         except JoinRefused:
             rates.count_failure(address)
-            log.warning("%s wants to join and has no good token", address or "somebody")
+            log.warning("request to join from %s refused: the token is not valid", address or "an unknown address")
             raise
 
     return routes
 
 
 def agent_routes(site: Site) -> APIRouter:
-    """Under /v1/agent: for nodes, by the certificates that they got when they joined."""
+    """Under /v1/agent: for nodes, which authenticate by their certificates."""
     routes = APIRouter(prefix="/agent", tags=["agents"])
     store = site.store
     node_asks = Annotated[str, Depends(site.access.node)]
@@ -182,20 +182,20 @@ def agent_routes(site: Site) -> APIRouter:
     @routes.get(
         "/desired",
         response_model=DesiredState,
-        responses=problem_responses(Malformed, *AGENT_ERRORS) | {204: {"description": "Nothing is new."}},
+        responses=problem_responses(Malformed, *AGENT_ERRORS) | {204: {"description": "Nothing has changed."}},
         openapi_extra=openapi_extra(SiteAction.AGENT),
-        summary="What machines the node should have",
+        summary="Read the node's desired state",
     )
     async def desired(
         request: Request,
         node: node_asks,
-        after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that is known.")] = -1,
-        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another one.")] = 0.0,
+        after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that the node knows.")] = -1,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for a newer one.")] = 0.0,
         serials: Annotated[bool, Query(description="The node also answers console requests.")] = False,
     ) -> Response:
-        """At once if the revision is another than the known one, else as soon as it is; 204 when the time is over.
+        """At once if the revision differs from the known one, else as soon as it does; 204 after the wait.
 
-        Where the site has something to ask of a guest's console, it comes with the known revision and without machines.
+        A request for console output comes with the known revision and without machines.
         """
         bell = site.bell
         until = bell.time() + wait
@@ -203,7 +203,7 @@ def agent_routes(site: Site) -> APIRouter:
             count = bell.count
             if await run_in_threadpool(store.read, revision_of, node) != after:
                 return answer(request, await run_in_threadpool(site.desired, node))
-            # While the bell rings for others nothing is looked up: each ring comes with all revisions.
+            # Notifications about other nodes cause no query: each comes with the revisions of all.
             while True:
                 left = until - bell.time()
                 if left <= 0 or bell.ended or await request.is_disconnected():
@@ -221,10 +221,10 @@ def agent_routes(site: Site) -> APIRouter:
         response_model=ReportResponse,
         responses=problem_responses(Malformed, TooLarge, *AGENT_ERRORS),
         openapi_extra=openapi_extra(SiteAction.AGENT, NodeReport),
-        summary="How the node is",
+        summary="Report the node's observed state",
     )
     async def report(request: Request, node: node_asks) -> Response:
-        """At every change, and every ten seconds. The same report may come twice."""
+        """At every change, and every ten seconds. Idempotent."""
         told_by_node = await read_document(request, NodeReport, "report", MAX_REPORT)
         return answer(request, await run_in_threadpool(site.absorb, node, told_by_node))
 
@@ -233,10 +233,10 @@ def agent_routes(site: Site) -> APIRouter:
         response_model=NodeCertificate,
         responses=problem_responses(Malformed, TooLarge, Misused, *AGENT_ERRORS),
         openapi_extra=openapi_extra(SiteAction.AGENT, CertificateRequest),
-        summary="A fresh certificate for the node",
+        summary="Renew the node's certificate",
     )
     async def certificate(request: Request, node: node_asks) -> Response:
-        """For whoever shows the present one; a third of its time before it ends is early enough."""
+        """Authenticated by the present certificate. Renew it when a third of its validity is left."""
         wanted = await read_document(request, CertificateRequest, "request for a certificate")
         return answer(request, await run_in_threadpool(site.joining.renew, wanted.request, node, site.now()))
 

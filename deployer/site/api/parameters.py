@@ -1,4 +1,4 @@
-"""What the routes of a site's service share: parameters, bodies, answers, and the problems that a route documents."""
+"""Parameters, bodies, answers and documentation that the routes of a site's service share."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -19,10 +19,10 @@ BEARER = HTTPBearer(
     description="A token of an issuer that the site trusts. Alternatively, present a certificate in the TLS handshake.",
 )
 
-LimitQuery = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, at most.")]
+LimitQuery = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items on a page.")]
 AfterQuery = Annotated[
     str | None,
-    Query(max_length=64, pattern=r"^[0-9]{1,18}$", description="`next` of the page before.", examples=["41"]),
+    Query(max_length=64, pattern=r"^[0-9]{1,18}$", description="`next` of the previous page.", examples=["41"]),
 ]
 DeploymentParameter = Annotated[
     str,
@@ -51,7 +51,7 @@ D = TypeVar("D", bound=Document)
 
 
 def openapi_extra(action: SiteAction | None, *takes: type[Document], required: bool = True) -> dict[str, Any]:
-    """What OpenAPI says beside the rest: the action that a route is (`x-action`), and what its body has to be."""
+    """Additions to OpenAPI: the action that a route is (`x-action`), and the schema of its body."""
     extra: dict[str, Any] = {"x-action": action.value if action else "none"}
     for model in takes:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -65,7 +65,7 @@ def openapi_extra(action: SiteAction | None, *takes: type[Document], required: b
 
 
 async def read_document(request: Request, model: type[D], what: str, limit: int = MAX_SMALL) -> D:
-    """The body of a request as a document of its type.
+    """Parse the body of a request as a document.
 
     Raises:
         TooLarge: it has more than `limit` bytes. DocumentError: it is none; says where.
@@ -74,16 +74,16 @@ async def read_document(request: Request, model: type[D], what: str, limit: int 
 
 
 async def read_optional_body(request: Request, model: type[D], what: str) -> D:
-    """A document that need not be sent at all, and then says nothing."""
+    """Parse an optional body; without one, a document of defaults."""
     data = await read_body(request, MAX_SMALL, what)
     return parse(model, data or b"{}", what, limit=MAX_SMALL)
 
 
 async def read_reason(request: Request) -> str:
-    """Why somebody wants something, which need not be said at all."""
+    """The reason in an optional body, or an empty string."""
     return (await read_optional_body(request, ReasonRequest, "reason")).reason
 
 
 def no_content() -> Response:
-    """Nothing more to say."""
+    """An empty answer (204)."""
     return Response(status_code=204)

@@ -47,9 +47,9 @@ def save_routes(site: Site) -> APIRouter:
             ),
         ] = "",
     ) -> Response:
-        """The machine's `saves` say how far it is and, in the end, the image ID; events tell of it, too.
+        """The machine's `saves` show the progress and, at the end, the image ID; events report it, too.
 
-        Its node reads the disks and offers what has changed to the catalog, as a candidate that somebody of its VO endorses.
+        Its node reads the disks and uploads what has changed to the catalog, as a candidate for its VO to endorse.
         """
 
         def work() -> SiteMachine:
