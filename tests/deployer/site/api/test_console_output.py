@@ -118,7 +118,7 @@ def test_a_console_is_followed_to_the_machines_end(guests: Guests, client: SiteC
     assert heard == b"one\ntwo\nbye\n"
     client.do(machine, "destroy")
     wait_for(lambda: client.machine(machine).gone, 60)
-    with pytest.raises(MachineConflict, match="went with it"):
+    with pytest.raises(MachineConflict, match="was removed"):
         client.console(machine, 10)
 
 
