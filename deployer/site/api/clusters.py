@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Conflict, Malformed, Misused, TooLarge
@@ -14,6 +14,8 @@ from deployer.site.api.deployments import AUTH_ERRORS, OwnerQuery, VoQuery, reda
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
+    DryRunQuery,
+    IdempotencyKey,
     LimitQuery,
     answer,
     openapi_extra,
@@ -38,7 +40,7 @@ from deployer.site.schema.clusters import (
     RoleView,
     ScaleRequest,
 )
-from deployer.site.schema.messages import MAX_IDEMPOTENCY_KEY, ReasonRequest
+from deployer.site.schema.messages import ReasonRequest
 from deployer.site.service.site import Site
 
 ClusterParameter = Annotated[
@@ -83,17 +85,8 @@ def _ordering(site: Site) -> APIRouter:
     async def create(
         request: Request,
         who: who_asks,
-        key: Annotated[
-            str,
-            Header(
-                alias="Idempotency-Key",
-                max_length=MAX_IDEMPOTENCY_KEY,
-                pattern=r"^[!-~]*$",
-                description="A repeated request with the same key and document returns the same cluster.",
-                examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
-            ),
-        ] = "",
-        dry_run: Annotated[bool, Query(description="Only return what would happen.")] = False,
+        key: IdempotencyKey = "",
+        dry_run: DryRunQuery = False,
     ) -> Response:
         """Capacity for all members, or each role's quorum, is reserved before any of them starts."""
 

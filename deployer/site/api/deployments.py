@@ -29,6 +29,7 @@ from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
     DeploymentParameter,
+    DryRunQuery,
     LimitQuery,
     answer,
     openapi_extra,
@@ -120,7 +121,7 @@ def deployment_routes(site: Site) -> APIRouter:
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
             ),
         ] = None,
-        dry_run: Annotated[bool, Query(description="Only return what would happen.")] = False,
+        dry_run: DryRunQuery = False,
     ) -> Response:
         """The policy decides first, then quotas, then the capacity of nodes; admitted machines have capacity reserved."""
         await run_in_threadpool(access.demand, who, SiteAction.DEPLOY)
@@ -210,7 +211,7 @@ def deployment_routes(site: Site) -> APIRouter:
     def known_hosts(who: who_asks, deployment: DeploymentParameter) -> Response:
         """Keys that guests published through the context broker, if exactly one party used the machine's secret."""
         one = found(who, deployment, SiteAction.READ)
-        lines = site.broker.known_hosts(one.uuid) if site.broker is not None else []
+        lines = site.broker.directory.known_hosts(one.uuid) if site.broker is not None else []
         return PlainTextResponse("".join(f"{line}\n" for line in lines))
 
     @routes.delete(

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 
 from catalog.web.parameters import read_body
 from catalog.web.responses import document_response as answer
 from deployer.site.auth.grants import SiteAction
-from deployer.site.schema.messages import MAX_PAGE, MAX_SMALL, PAGE_SIZE, ReasonRequest
+from deployer.site.schema.messages import MAX_IDEMPOTENCY_KEY, MAX_PAGE, MAX_SMALL, PAGE_SIZE, ReasonRequest
 from signer.documents import Document, parse
 
 __all__ = ["answer"]
@@ -46,6 +46,18 @@ NodeParameter = Annotated[
     Path(max_length=63, description="UUID of a node, its beginning, or its name.", examples=["worker07"]),
 ]
 DEFAULT_PAGE = PAGE_SIZE
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        max_length=MAX_IDEMPOTENCY_KEY,
+        pattern=r"^[!-~]*$",
+        description="A repeated request with the same key and content returns the same answer.",
+        examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
+    ),
+]
+DryRunQuery = Annotated[bool, Query(description="Only return what would happen.")]
 
 D = TypeVar("D", bound=Document)
 

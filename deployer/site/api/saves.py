@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Conflict, Malformed, TooLarge
@@ -10,13 +10,13 @@ from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound
 from deployer.site.api.deployments import AUTH_ERRORS, redact_machine
 from deployer.site.api.machines import permitted_machine
-from deployer.site.api.parameters import MachineParameter, answer, openapi_extra, read_document
+from deployer.site.api.parameters import IdempotencyKey, MachineParameter, answer, openapi_extra, read_document
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import EC2
-from deployer.site.schema.messages import MAX_IDEMPOTENCY_KEY, SaveRequest
+from deployer.site.schema.messages import SaveRequest
 from deployer.site.service.site import Site
 
 
@@ -37,15 +37,7 @@ def save_routes(site: Site) -> APIRouter:
         request: Request,
         who: Annotated[Principal, Depends(site.access.who)],
         machine: MachineParameter,
-        key: Annotated[
-            str,
-            Header(
-                alias="Idempotency-Key",
-                max_length=MAX_IDEMPOTENCY_KEY,
-                pattern=r"^[!-~]*$",
-                description="A repeated request with the same key and version returns the same answer.",
-            ),
-        ] = "",
+        key: IdempotencyKey = "",
     ) -> Response:
         """The machine's `saves` show the progress and, at the end, the image ID; events report it, too.
 

@@ -220,18 +220,18 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) 
 
     @routes.get("/peers/{peer}/published/{key}", summary="Read what a peer has published", response_class=Response)
     def read(peer: PEER, key: KEY, machine: SiteMachine = me) -> Response:
-        return Response(broker.read(machine, peer, key), media_type="application/octet-stream")
+        return Response(broker.directory.read(machine, peer, key), media_type="application/octet-stream")
 
     @routes.get("/hosts", summary="Read the peers as lines of /etc/hosts", response_class=Response)
     def hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
-        found = broker.peers(machine, role, PeerReadiness(standing) if standing else None)
+        found = broker.directory.peers(machine, role, PeerReadiness(standing) if standing else None)
         return _lines(hosts_lines(found.peers))
 
     @routes.get(
         "/known_hosts", summary="Read the peers' SSH host keys as lines of known_hosts", response_class=Response
     )
     def known_hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
-        found = broker.peers(machine, role, PeerReadiness(standing) if standing else None)
+        found = broker.directory.peers(machine, role, PeerReadiness(standing) if standing else None)
         return _lines(
             [line for peer in found.peers for line in known_hosts_lines(peer.hostname, peer.addresses, peer.host_keys)]
         )
@@ -245,10 +245,12 @@ async def _changed(
     until, seen = time.monotonic() + wait, None
     while True:
         count = bell.count
-        stamp = await run_in_threadpool(broker.stamp, machine)
+        stamp = await run_in_threadpool(broker.directory.stamp, machine)
         if stamp != seen:
             seen = stamp
-            found = with_tag(await run_in_threadpool(partial(broker.peers, machine, role, least, patient=True)))
+            found = with_tag(
+                await run_in_threadpool(partial(broker.directory.peers, machine, role, least, patient=True))
+            )
         left = until - time.monotonic()
         if found.tag != known or left <= 0 or bell.ended:
             return found
@@ -264,7 +266,7 @@ async def _complete(
     until = time.monotonic() + wait
     while True:
         count = bell.count
-        found = await run_in_threadpool(partial(broker.peers, machine, role, least, patient=wait > 0))
+        found = await run_in_threadpool(partial(broker.directory.peers, machine, role, least, patient=wait > 0))
         left = until - time.monotonic()
         if found.complete or left <= 0 or bell.ended:
             return found

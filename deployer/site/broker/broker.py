@@ -36,7 +36,7 @@ from deployer.site.broker.rules import (
     parse_host_keys,
     secret_digest,
 )
-from deployer.site.broker.schema import ClusterPeers, ContextRequest, ContextSession, GuestIdentity, PeerReadiness
+from deployer.site.broker.schema import ContextRequest, ContextSession, GuestIdentity
 from deployer.site.db import contexts
 from deployer.site.db.machines import get_machine
 from deployer.site.model.contact import BrokerContact
@@ -94,7 +94,7 @@ class BrokerEndpoint:
 
 
 class Broker:
-    """The context broker of a site. Safe to use from several threads.
+    """The context broker of a site. Safe to use from several threads. Its `directory` finds the peers of machines.
 
     Args:
         store: of the site.
@@ -118,7 +118,7 @@ class Broker:
         fresh_for: float = FRESH_FOR,
     ) -> None:
         self._store, self._database, self._authority = store, store.database, authority
-        self._directory = PeerDirectory(store, monotonic, fresh_for)
+        self.directory = PeerDirectory(store, monotonic, fresh_for)
         self._endpoint, self._key = endpoint, endpoint.key
         self._clock, self._new_nonce, self.news = clock, new_nonce, news
 
@@ -246,7 +246,7 @@ class Broker:
 
     def identity(self, machine: SiteMachine) -> GuestIdentity:
         """The identity of a machine at its site."""
-        cluster, needs = self._directory.needs(machine)
+        cluster, needs = self.directory.needs(machine)
         return GuestIdentity(
             machine=machine.uuid,
             deployment=machine.deployment,
@@ -286,29 +286,6 @@ class Broker:
                     f"the guest published the addresses {', '.join(said)}",
                 )
         self.news()
-
-    def peers(
-        self,
-        machine: SiteMachine,
-        role: str | None = None,
-        least: PeerReadiness | None = None,
-        *,
-        patient: bool = False,
-    ) -> ClusterPeers:
-        """The peers that a machine requires and that are far enough; see `PeerDirectory.peers`."""
-        return self._directory.peers(machine, role, least, patient=patient)
-
-    def stamp(self, machine: SiteMachine) -> int:
-        """A number that changes when a machine's peers change; see `PeerDirectory.stamp`."""
-        return self._directory.stamp(machine)
-
-    def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
-        """The value that a peer published under a key; see `PeerDirectory.read`."""
-        return self._directory.read(machine, hostname, key)
-
-    def known_hosts(self, deployment: str) -> list[str]:
-        """Lines of known_hosts for a deployment's machines; see `PeerDirectory.known_hosts`."""
-        return self._directory.known_hosts(deployment)
 
     def ready(self, machine: SiteMachine) -> None:
         """Record that the machine reports ready; a repetition changes nothing."""

@@ -1,9 +1,9 @@
 """The console's pages of clusters: the map of their roles, and the forms that change them."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from deployer.site.api.clusters import cluster_summary, cluster_view, permitted_cluster, reason_with_actor
 from deployer.site.api.parameters import AfterQuery
@@ -16,10 +16,10 @@ from deployer.site.console.request import (
     PageRoute,
     next_page_url,
     read_form_reason,
-    redirect_back,
 )
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.model.cluster import Cluster, ClusterDocument
+from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter
 from deployer.site.schema.clusters import ReplaceRequest, ScaleRequest
 from signer.documents import validate
@@ -81,40 +81,34 @@ def _cluster_actions(console: Console) -> APIRouter:
 
     @routes.post("/clusters/{cluster}/scale")
     async def scale(request: Request, cluster: str) -> Response:
-        visit, fields = await console.submission(request)
-        count = fields.get("count", "")
-        given = {"role": fields.get("role", ""), "count": int(count) if count.isdecimal() else -1}
-        wanted = validate(ScaleRequest, given | {"reason": read_form_reason(fields)}, "scaling")
-
-        def work() -> Cluster:
-            one = permitted_cluster(site, visit.who, cluster, SiteAction.MODIFY)
+        def work(who: Principal, fields: Mapping[str, str]) -> Cluster:
+            count = fields.get("count", "")
+            given = {"role": fields.get("role", ""), "count": int(count) if count.isdecimal() else -1}
+            wanted = validate(ScaleRequest, given | {"reason": read_form_reason(fields)}, "scaling")
+            one = permitted_cluster(site, who, cluster, SiteAction.MODIFY)
             if wanted.count > one.state.counts.get(wanted.role, 0):
-                site.access.demand(visit.who, SiteAction.DEPLOY)
-            return keeper.scale(one.uuid, wanted.role, wanted.count, reason_with_actor(visit.who, wanted.reason))
+                site.access.demand(who, SiteAction.DEPLOY)
+            return keeper.scale(one.uuid, wanted.role, wanted.count, reason_with_actor(who, wanted.reason))
 
-        return redirect_back(f"/clusters/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "clusters", work)
 
     @routes.post("/clusters/{cluster}/replace")
     async def replace(request: Request, cluster: str) -> Response:
-        visit, fields = await console.submission(request)
-        given = {"member": fields.get("member", ""), "reason": read_form_reason(fields)}
-        wanted = validate(ReplaceRequest, given, "replacing")
+        def work(who: Principal, fields: Mapping[str, str]) -> Cluster:
+            given = {"member": fields.get("member", ""), "reason": read_form_reason(fields)}
+            wanted = validate(ReplaceRequest, given, "replacing")
+            one = permitted_cluster(site, who, cluster, SiteAction.MODIFY)
+            return keeper.replace(one.uuid, wanted.member, reason_with_actor(who, wanted.reason))
 
-        def work() -> Cluster:
-            one = permitted_cluster(site, visit.who, cluster, SiteAction.MODIFY)
-            return keeper.replace(one.uuid, wanted.member, reason_with_actor(visit.who, wanted.reason))
-
-        return redirect_back(f"/clusters/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "clusters", work)
 
     @routes.post("/clusters/{cluster}/destroy")
     async def destroy(request: Request, cluster: str) -> Response:
-        visit, fields = await console.submission(request)
-        reason = reason_with_actor(visit.who, read_form_reason(fields))
+        def work(who: Principal, fields: Mapping[str, str]) -> Cluster:
+            reason = reason_with_actor(who, read_form_reason(fields))
+            return keeper.end(permitted_cluster(site, who, cluster, SiteAction.CANCEL).uuid, reason)
 
-        def work() -> Cluster:
-            return keeper.end(permitted_cluster(site, visit.who, cluster, SiteAction.CANCEL).uuid, reason)
-
-        return redirect_back(f"/clusters/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "clusters", work)
 
     return routes
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
@@ -32,7 +31,6 @@ from deployer.site.console.request import (
     PageRoute,
     next_page_url,
     read_form_reason,
-    redirect_back,
 )
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_deployments, list_machines, machines_of
@@ -147,29 +145,24 @@ def _machine(console: Console) -> APIRouter:
 
     @routes.post("/machines/{machine}/extend")
     async def extend(request: Request, machine: str) -> Response:
-        visit, fields = await console.submission(request)
-        try:
-            seconds = parse_duration(fields.get("lifetime", ""))
-        except ValueError as exc:
-            raise Misused(f"lifetime: {exc}") from exc
-        wanted = validate(MachineChange, {"lifetime": seconds}, "lifetime")
+        def work(who: Principal, fields: Mapping[str, str]) -> SiteMachine:
+            try:
+                seconds = parse_duration(fields.get("lifetime", ""))
+            except ValueError as exc:
+                raise Misused(f"lifetime: {exc}") from exc
+            wanted = validate(MachineChange, {"lifetime": seconds}, "lifetime")
+            found = permitted_machine(site, who, machine, SiteAction.MODIFY)
+            return site.changing.change(found.uuid, wanted, who)
 
-        def work() -> SiteMachine:
-            found = permitted_machine(site, visit.who, machine, SiteAction.MODIFY)
-            return site.changing.change(found.uuid, wanted, visit.who)
-
-        return redirect_back(f"/machines/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "machines", work)
 
     @routes.post("/machines/{machine}/{verb}")
     async def act(request: Request, machine: str, verb: Verb) -> Response:
-        visit, fields = await console.submission(request)
-        reason = read_form_reason(fields)
+        def work(who: Principal, fields: Mapping[str, str]) -> SiteMachine:
+            found = permitted_machine(site, who, machine, ACTIONS[verb])
+            return site.changing.act(found.uuid, verb, who, read_form_reason(fields))
 
-        def work() -> SiteMachine:
-            found = permitted_machine(site, visit.who, machine, ACTIONS[verb])
-            return site.changing.act(found.uuid, verb, visit.who, reason)
-
-        return redirect_back(f"/machines/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "machines", work)
 
     return routes
 
@@ -199,19 +192,17 @@ def _deployments(console: Console) -> APIRouter:
             ends=ends and not all(one.state.final for one in machines),
             nodes=node_names(console, visit),
             decision=parse_rules(found.decision),
-            hosts=site.broker.known_hosts(found.uuid) if site.broker is not None else [],
+            hosts=site.broker.directory.known_hosts(found.uuid) if site.broker is not None else [],
         )
 
     @routes.post("/deployments/{deployment}/destroy")
     async def destroy(request: Request, deployment: str) -> Response:
-        visit, _ = await console.submission(request)
-
-        def work() -> Deployment:
-            found = permitted_deployment(site, visit.who, deployment, SiteAction.CANCEL)
-            site.changing.end_deployment(found.uuid, visit.who)
+        def work(who: Principal, _: Mapping[str, str]) -> Deployment:
+            found = permitted_deployment(site, who, deployment, SiteAction.CANCEL)
+            site.changing.end_deployment(found.uuid, who)
             return found
 
-        return redirect_back(f"/deployments/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "deployments", work)
 
     return routes
 

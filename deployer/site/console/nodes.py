@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
@@ -18,10 +17,11 @@ from deployer.site.api.nodes import VERB_STATES
 from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction
 from deployer.site.console.events import events_about
-from deployer.site.console.request import Console, PageRequest, PageRoute, read_form_reason, redirect_back
+from deployer.site.console.request import Console, PageRequest, PageRoute, read_form_reason
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_machines
 from deployer.site.db.nodes import find_node, list_nodes
+from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, NodeState, SiteMachine, SiteNode
 from deployer.site.model.swarm_map import draw_swarm, site_feeds
 
@@ -119,14 +119,12 @@ def node_pages(console: Console) -> APIRouter:
 
     @routes.post("/nodes/{node}/{verb}")
     async def act(request: Request, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
-        visit, fields = await console.submission(request)
-        reason = read_form_reason(fields)
+        def work(who: Principal, fields: Mapping[str, str]) -> SiteNode:
+            access.demand(who, SiteAction.MANAGE_NODES)
+            found = site.store.read(find_node, node)
+            return site.changing.set_node(found, VERB_STATES[verb], who, read_form_reason(fields))
 
-        def work() -> SiteNode:
-            access.demand(visit.who, SiteAction.MANAGE_NODES)
-            return site.changing.set_node(site.store.read(find_node, node), VERB_STATES[verb], visit.who, reason)
-
-        return redirect_back(f"/nodes/{(await run_in_threadpool(work)).uuid}")
+        return await console.act(request, "nodes", work)
 
     return routes
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from fastapi import Request, Response
@@ -55,6 +55,14 @@ class PageRequest:
         return self.session.who
 
 
+class HasUuid(Protocol):
+    """A machine, node, cluster or deployment."""
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+
+
 class Console:
     """What the routes of all pages need.
 
@@ -84,6 +92,20 @@ class Console:
         if not secrets.compare_digest(fields.pop("form", "").encode(), visit.session.form.encode()):
             raise Forbidden("the form token does not match your session; reload the page and send the form again")
         return visit, fields
+
+    async def act(
+        self, request: Request, group: str, work: Callable[[Principal, Mapping[str, str]], HasUuid]
+    ) -> Response:
+        """Do what a submitted form asks for, in a thread, and redirect to the page of the object that it returns.
+
+        Args:
+            request: the form.
+            group: of pages, such as "machines".
+            work: called with the session's principal and the form's fields.
+        """
+        visit, fields = await self.submission(request)
+        done = await run_in_threadpool(work, visit.who, fields)
+        return redirect(f"{CONSOLE_PREFIX}/{group}/{done.uuid}")
 
     def show(self, visit: PageRequest, template: str, **values: Any) -> Response:
         """Render a page, with the values that all pages have."""
@@ -156,11 +178,6 @@ async def read_form(request: Request) -> dict[str, str]:
 def redirect(where: str) -> Response:
     """Redirect by GET, whatever the request's method (303: RFC 9110, section 15.4.4)."""
     return RedirectResponse(where, 303, HEADERS)
-
-
-def redirect_back(path: str) -> Response:
-    """Redirect to a page of the console after an action."""
-    return redirect(f"{CONSOLE_PREFIX}{path}")
 
 
 def read_form_reason(fields: Mapping[str, str]) -> str:

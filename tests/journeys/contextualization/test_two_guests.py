@@ -89,7 +89,7 @@ def test_two_guests_find_each_other_and_say_that_they_are_ready(world: World, tm
     assert "guest: data: the batch key" in said
     assert "guest: head says: the batch key" in said  # over the cable, by the name from /etc/hosts
     assert world.store.read(get_machine, head.uuid).ready == world.store.read(get_machine, worker.uuid).ready == "ready"
-    (line,) = world.broker.known_hosts(head.deployment)
+    (line,) = world.broker.directory.known_hosts(head.deployment)
     assert line == f"star-head-1,10.5.0.1 {' '.join(KEYS['star-head-1'].split(' ')[:2])}"
     shown = {event.what for event in world.store.read(list_events)}
     assert "alarm" not in shown

@@ -71,12 +71,12 @@ def test_a_secret_that_is_used_twice_is_an_alarm_and_ends_the_session(made: tupl
     world, make = made
     guest = make(world.machines()[0]).enter()
     guest.publish("ssh-host-keys", KEY)
-    assert world.broker.known_hosts(guest.machine.deployment) == [f"lone-1 {BLOB}"]
+    assert world.broker.directory.known_hosts(guest.machine.deployment) == [f"lone-1 {BLOB}"]
     again = make(guest.machine).knock()
     assert (again.status, again.json["type"]) == (403, "urn:partita:problem:forbidden")
     assert "alarm" in [what for what, _ in world.told(guest.machine)]
     assert guest.ask("GET", "/identity").status == 401
-    assert world.broker.known_hosts(guest.machine.deployment) == []
+    assert world.broker.directory.known_hosts(guest.machine.deployment) == []
     assert make(guest.machine).knock().status == 403
 
 

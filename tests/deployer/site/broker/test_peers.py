@@ -111,12 +111,14 @@ def test_hosts_keys_are_told_to_the_requester_as_known_hosts_lines(star: Star) -
     other = public_key("ecdsa-sha2-nistp256")
     for guest in (head, one):
         guest.publish("ssh-host-keys", f"{KEY}\n{other}\n")
-    lines = world.broker.known_hosts(head.machine.deployment)
+    lines = world.broker.directory.known_hosts(head.machine.deployment)
     assert lines == [f"star-head-1,10.0.0.1,fd00::1 {key}" for key in (BLOB, " ".join(other.split(" ")[:2]))]
-    assert [line.split(" ")[0] for line in world.broker.known_hosts(one.machine.deployment)] == ["star-worker-1"] * 2
+    assert [line.split(" ")[0] for line in world.broker.directory.known_hosts(one.machine.deployment)] == [
+        "star-worker-1"
+    ] * 2
     two.publish("ssh-host-keys", KEY)
     two.knock()
-    assert "star-worker-2" not in str(world.broker.known_hosts(one.machine.deployment))
+    assert "star-worker-2" not in str(world.broker.directory.known_hosts(one.machine.deployment))
 
 
 @pytest.mark.parametrize(
