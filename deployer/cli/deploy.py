@@ -5,36 +5,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import TaskID
 from rich.text import Text
 
-from deployer.cli.arguments import (
-    BlankOption,
-    CoresOption,
-    CountOption,
-    DryRunOption,
-    HostnameOption,
-    ImageArgument,
-    LifetimeOption,
-    MaxCoresOption,
-    MaxMemoryOption,
-    MemoryOption,
-    NetworkOption,
-    PublicKeyOption,
-    UserDataOption,
-    VerifyOption,
-    minute,
-    order_values,
-    to_json,
-)
+from deployer.cli import arguments
+from deployer.cli.arguments import to_json
 from deployer.cli.node.options import node_client
 from deployer.errors import Refused
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep
@@ -46,20 +21,20 @@ from signer.runtime.terminal import Json
 
 def deploy(
     context: typer.Context,
-    image: ImageArgument,
-    count: CountOption = 1,
-    memory: MemoryOption = None,
-    cores: CoresOption = None,
-    lifetime: LifetimeOption = None,
-    hostname: HostnameOption = None,
-    network: NetworkOption = None,
-    user_data: UserDataOption = None,
-    public_key: PublicKeyOption = None,
-    blank: BlankOption = None,
-    max_memory: MaxMemoryOption = None,
-    max_cores: MaxCoresOption = None,
-    verify: VerifyOption = "sample",
-    dry_run: DryRunOption = False,
+    image: arguments.ImageArgument,
+    count: arguments.CountOption = 1,
+    memory: arguments.MemoryOption = None,
+    cores: arguments.CoresOption = None,
+    lifetime: arguments.LifetimeOption = None,
+    hostname: arguments.HostnameOption = None,
+    network: arguments.NetworkOption = None,
+    user_data: arguments.UserDataOption = None,
+    public_key: arguments.PublicKeyOption = None,
+    blank: arguments.BlankOption = None,
+    max_memory: arguments.MaxMemoryOption = None,
+    max_cores: arguments.MaxCoresOption = None,
+    verify: arguments.VerifyOption = "sample",
+    dry_run: arguments.DryRunOption = False,
     site: Annotated[
         str | None,
         typer.Option(help="Order at a site instead of on this node: its URL, or `here` for the one in the settings."),
@@ -67,7 +42,7 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Run machines of an image, if the site's policy accepts it."""
-    values = order_values(
+    values = arguments.order_values(
         image=image,
         count=count,
         memory=memory,
@@ -120,14 +95,7 @@ class _watch:  # noqa: N801 - used as a function
     """Shows the steps of a deployment on standard error, where that is a terminal; silent elsewhere."""
 
     def __enter__(self) -> Callable[[DeploymentStep], None]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bars = Progress(*columns, console=terminal.err, transient=True, disable=not terminal.err.is_terminal)
+        self._bars = terminal.byte_bars()
         self._bars.start()
         self._tasks: dict[str, TaskID] = {}
         return self._step
@@ -159,7 +127,7 @@ def _deployed(result: DeploymentResult) -> Group:
             terminal.format_size(record.from_network),
             terminal.format_size(record.from_cache),
             terminal.format_size(record.written),
-            minute(record.ends),
+            arguments.minute(record.ends),
         )
         for record in result.machines
     ]

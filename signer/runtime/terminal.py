@@ -68,12 +68,8 @@ def say(text: str) -> None:
         err.print(printable(text), markup=False)
 
 
-@contextmanager
-def progress(label: str, total: int | None) -> Iterator[Advance]:
-    """Show a progress bar in bytes with rate and time left; yields its Advance. Silent without a terminal."""
-    if not err.is_terminal:
-        yield ignore_progress
-        return
+def byte_bars() -> Progress:
+    """Make bars of bytes with rate and time left, on standard error where that is a terminal; silent elsewhere."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -81,7 +77,16 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bars:
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Advance]:
+    """Show a progress bar in bytes with rate and time left; yields its Advance. Silent without a terminal."""
+    if not err.is_terminal:
+        yield ignore_progress
+        return
+    with byte_bars() as bars:
         task = bars.add_task(label, total=total)
         yield lambda done: bars.advance(task, done)
 

@@ -7,17 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from catalog.errors import Misused
-from deployer.cli.arguments import (
-    FollowOption,
-    MachineArgument,
-    RawOption,
-    minute,
-    optional_amount,
-    parse_amount,
-    print_console,
-    print_console_json,
-    to_json,
-)
+from deployer.cli import arguments
+from deployer.cli.arguments import to_json
 from deployer.cli.node.options import node_client
 from deployer.node.schema.machines import OperationName, ResizeRequest, SaveOrder
 from deployer.records.machine_store import MachineRecord
@@ -51,7 +42,7 @@ def machine_list(context: typer.Context, json: Json = False) -> None:
             record.state.value,
             record.title,
             f"{record.cores} x {terminal.format_size(record.memory)}",
-            minute(record.ends),
+            arguments.minute(record.ends),
             record.reason,
         )
         for record in machines
@@ -62,7 +53,7 @@ def machine_list(context: typer.Context, json: Json = False) -> None:
 
 
 @machine_app.command("show")
-def machine_show(context: typer.Context, name: MachineArgument, json: Json = False) -> None:
+def machine_show(context: typer.Context, name: arguments.MachineArgument, json: Json = False) -> None:
     """Show the node's full record of a machine."""
     with node_client(context) as node:
         value = to_json(node.machine(name))
@@ -73,23 +64,23 @@ def machine_show(context: typer.Context, name: MachineArgument, json: Json = Fal
 @machine_app.command("console")
 def machine_console(
     context: typer.Context,
-    name: MachineArgument,
-    follow: FollowOption = False,
-    raw: RawOption = False,
+    name: arguments.MachineArgument,
+    follow: arguments.FollowOption = False,
+    raw: arguments.RawOption = False,
     json: Json = False,
 ) -> None:
     """Print a machine's serial console."""
     with node_client(context) as node:
         if json:
-            print_console_json(b"".join(node.console(name)))
+            arguments.print_console_json(b"".join(node.console(name)))
             return
-        print_console(node.console(name, follow=follow), raw=raw)
+        arguments.print_console(node.console(name, follow=follow), raw=raw)
 
 
 @machine_app.command("shutdown")
 def machine_shutdown(
     context: typer.Context,
-    name: MachineArgument,
+    name: arguments.MachineArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the guest has powered off.")] = False,
     timeout: Annotated[int, typer.Option(help="Longest wait in seconds.", min=1)] = 60,
     json: Json = False,
@@ -120,7 +111,7 @@ def machine_destroy(
 
 
 def _add_verb(verb: OperationName, about: str, done: str) -> None:
-    def command(context: typer.Context, name: MachineArgument, json: Json = False) -> None:
+    def command(context: typer.Context, name: arguments.MachineArgument, json: Json = False) -> None:
         with node_client(context) as node:
             record = node.do(name, verb)
         _show(record, done, as_json=json)
@@ -135,7 +126,7 @@ for _verb, (_about, _done) in VERBS.items():
 @machine_app.command("resize")
 def machine_resize(
     context: typer.Context,
-    name: MachineArgument,
+    name: arguments.MachineArgument,
     memory: Annotated[str | None, typer.Option(help="Memory, such as 2GiB.")] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Number of cores.")] = None,
     json: Json = False,
@@ -143,7 +134,7 @@ def machine_resize(
     """Change a machine's memory or cores, up to its maximum; at once if it runs."""
     if memory is None and cores is None:
         raise Misused("give --memory, --cores, or both")
-    wanted = {"memory": optional_amount(memory, parse_size, "--memory"), "cores": cores}
+    wanted = {"memory": arguments.optional_amount(memory, parse_size, "--memory"), "cores": cores}
     request = validate(ResizeRequest, {key: value for key, value in wanted.items() if value is not None}, "request")
     with node_client(context) as node:
         record = node.resize(name, request)
@@ -153,20 +144,20 @@ def machine_resize(
 @machine_app.command("extend")
 def machine_extend(
     context: typer.Context,
-    name: MachineArgument,
+    name: arguments.MachineArgument,
     lifetime: Annotated[str, typer.Argument(help="Lifetime from now on, such as 2h; may be shorter than before.")],
     json: Json = False,
 ) -> None:
     """Change when a machine expires."""
     with node_client(context) as node:
-        record = node.extend(name, parse_amount(lifetime, parse_duration, "LIFETIME"))
+        record = node.extend(name, arguments.parse_amount(lifetime, parse_duration, "LIFETIME"))
     _show(record, f"ends at {record.ends:%Y-%m-%d %H:%M:%S} UTC", as_json=json)
 
 
 @machine_app.command("save")
 def machine_save(
     context: typer.Context,
-    name: MachineArgument,
+    name: arguments.MachineArgument,
     directory: Annotated[Path, typer.Argument(help="The image directory to make.")],
     version: Annotated[str, typer.Option(help="Version of the new image.")],
     json: Json = False,
@@ -181,7 +172,7 @@ def machine_save(
 
 
 @machine_app.command("addresses")
-def machine_addresses(context: typer.Context, name: MachineArgument, json: Json = False) -> None:
+def machine_addresses(context: typer.Context, name: arguments.MachineArgument, json: Json = False) -> None:
     """Show a machine's IP addresses, from the hypervisor's network or the guest's agent."""
     with node_client(context) as node:
         found = node.addresses(name)

@@ -7,25 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.errors import Misused
-from deployer.cli.arguments import (
-    BlankOption,
-    CoresOption,
-    CountOption,
-    DryRunOption,
-    HostnameOption,
-    ImageArgument,
-    LifetimeOption,
-    MaxCoresOption,
-    MaxMemoryOption,
-    MemoryOption,
-    NetworkOption,
-    PublicKeyOption,
-    UserDataOption,
-    VerifyOption,
-    minute,
-    order_values,
-    to_json,
-)
+from deployer.cli import arguments
+from deployer.cli.arguments import to_json
 from deployer.cli.site.machine import machine_table
 from deployer.cli.site.options import KeyOption, SiteOption, VoOption, open_client
 from deployer.errors import Refused
@@ -47,19 +30,19 @@ DeploymentName = Annotated[str, typer.Argument(help="A deployment's UUID, or the
 @deployment_app.command("create")
 def deployment_create(
     context: typer.Context,
-    image: ImageArgument,
-    count: CountOption = 1,
-    memory: MemoryOption = None,
-    cores: CoresOption = None,
-    max_memory: MaxMemoryOption = None,
-    max_cores: MaxCoresOption = None,
-    lifetime: LifetimeOption = None,
-    hostname: HostnameOption = None,
-    network: NetworkOption = None,
-    user_data: UserDataOption = None,
-    public_key: PublicKeyOption = None,
-    blank: BlankOption = None,
-    verify: VerifyOption = "sample",
+    image: arguments.ImageArgument,
+    count: arguments.CountOption = 1,
+    memory: arguments.MemoryOption = None,
+    cores: arguments.CoresOption = None,
+    max_memory: arguments.MaxMemoryOption = None,
+    max_cores: arguments.MaxCoresOption = None,
+    lifetime: arguments.LifetimeOption = None,
+    hostname: arguments.HostnameOption = None,
+    network: arguments.NetworkOption = None,
+    user_data: arguments.UserDataOption = None,
+    public_key: arguments.PublicKeyOption = None,
+    blank: arguments.BlankOption = None,
+    verify: arguments.VerifyOption = "sample",
     spread: Annotated[bool, typer.Option("--spread", help="Fill the emptiest nodes first, not the fullest.")] = False,
     some: Annotated[
         bool, typer.Option("--some", help="Run as many as there is capacity for, not all or none.")
@@ -69,14 +52,14 @@ def deployment_create(
     ] = None,
     where: Annotated[str, typer.Option(help="local, ec2 or local-then-ec2.")] = "local",
     key: KeyOption = "",
-    dry_run: DryRunOption = False,
+    dry_run: arguments.DryRunOption = False,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Order machines of an image at a site."""
     from deployer.protocol.deployment_request import DeploymentRequest
 
-    values = order_values(
+    values = arguments.order_values(
         image=image,
         count=count,
         memory=memory,
@@ -208,7 +191,7 @@ def _ordered_text(ordered: "DeploymentCreated") -> object:
     from rich.text import Text
 
     one = ordered.deployment
-    head = f"{one.uuid}: {one.title}, {len(ordered.machines)} machines until {minute(one.ends)}"
+    head = f"{one.uuid}: {one.title}, {len(ordered.machines)} machines until {arguments.minute(one.ends)}"
     return Group(Text(terminal.printable(head)), machine_table(list(ordered.machines)))  # type: ignore[arg-type]
 
 
@@ -220,8 +203,8 @@ def _table(found: "list[Deployment]") -> object:
             one.request.count,
             one.owner.subject,
             one.owner.vo,
-            minute(one.created),
-            minute(one.ends),
+            arguments.minute(one.created),
+            arguments.minute(one.ends),
         )
         for one in found
     ]

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.errors import Misused
-from deployer.cli.arguments import (
-    FollowOption,
-    RawOption,
-    minute,
-    optional_amount,
-    print_console,
-    print_console_json,
-    to_json,
-)
+from deployer.cli import arguments
+from deployer.cli.arguments import to_json
 from deployer.cli.site.options import (
     KeyOption,
     MachineName,
@@ -132,8 +125,8 @@ def site_machine_change(
     from deployer.site.schema.messages import MachineChange
 
     wanted: dict[str, Any] = {
-        "lifetime": optional_amount(lifetime, parse_duration, "--lifetime"),
-        "memory": optional_amount(memory, parse_size, "--memory"),
+        "lifetime": arguments.optional_amount(lifetime, parse_duration, "--lifetime"),
+        "memory": arguments.optional_amount(memory, parse_size, "--memory"),
         "cores": cores,
     }
     if not any(value is not None for value in wanted.values()):
@@ -141,7 +134,7 @@ def site_machine_change(
     with open_client(context, site) as client:
         found = client.change(machine, validate(MachineChange, wanted, "change"))
     size = f"{found.cores} x {terminal.format_size(found.memory)}"
-    terminal.show(to_json(found), f"{found.hostname}: {size}, ends {minute(found.ends)}", as_json=json)
+    terminal.show(to_json(found), f"{found.hostname}: {size}, ends {arguments.minute(found.ends)}", as_json=json)
 
 
 @site_machine_app.command("console")
@@ -149,17 +142,19 @@ def site_machine_console(
     context: typer.Context,
     machine: MachineName,
     most: Annotated[int, typer.Option("--bytes", min=1, max=1 << 20, help="Number of bytes from its end.")] = 64 << 10,
-    follow: FollowOption = False,
-    raw: RawOption = False,
+    follow: arguments.FollowOption = False,
+    raw: arguments.RawOption = False,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Print the end of a machine's serial console."""
     with open_client(context, site) as client:
         if json:
-            print_console_json(client.console(machine, most))
+            arguments.print_console_json(client.console(machine, most))
             return
-        print_console(client.follow_console(machine, most) if follow else (client.console(machine, most),), raw=raw)
+        arguments.print_console(
+            client.follow_console(machine, most) if follow else (client.console(machine, most),), raw=raw
+        )
 
 
 @site_machine_app.command("save")
@@ -216,7 +211,7 @@ def machine_table(machines: "list[SiteMachine]") -> object:
             one.title,
             f"{one.cores} x {terminal.format_size(one.memory)}",
             ", ".join(one.known),
-            minute(one.ends),
+            arguments.minute(one.ends),
             one.reason or one.want_reason,
         )
         for one in machines
