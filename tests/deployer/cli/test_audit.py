@@ -60,7 +60,7 @@ def test_a_receipt_that_is_none_ends_with_4(kept: Kept, tmp_path: Path) -> None:
 def test_receipts_remember_the_audit_log(kept: Kept, tmp_path: Path) -> None:
     good = run(audit_app, kept, "verify")
     assert good.exit_code == 0, good.stdout
-    assert "2 entries, every entry is in its place and unchanged; checked against 1 remembered ends" in good.stdout
+    assert "2 entries, every entry is in its place and unchanged; checked against 1 known heads" in good.stdout
     assert [one.head for one in audit_heads(kept.directory / "receipts")] == [kept.head]
 
     log = tmp_path / "log"

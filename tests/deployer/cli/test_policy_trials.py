@@ -21,7 +21,7 @@ def test_a_stricter_policy_turns_the_requests_that_it_would_refuse(site: Site, t
     stricter = site.variant(tmp_path, 'memory = "4GiB"', 'memory = "2GiB"')
     text = site.output("diff", site.policy, stricter, code=1)
 
-    assert "2 of the last 5 requests would be decided otherwise" in text
+    assert "2 of the last 5 requests would be decided differently" in text
     assert "request 3 of" in text
     assert "would be refused instead of accepted because 3GiB is more than the 2GiB of limits.memory" in text
     told = json.loads(site.output("diff", site.policy, stricter, "--json", code=1))
@@ -41,12 +41,12 @@ def test_signatures_are_verified_again_with_the_new_policys_anchors(site: Site, 
     nobody = tmp_path / "next.toml"
     nobody.write_text((SAMPLES / "development.toml").read_text())
     text = site.output("diff", site.policy, nobody, code=1)
-    assert "4 of the last 5 requests would be decided otherwise, 1 refused for other reasons" in text
+    assert "4 of the last 5 requests would be decided differently, 1 refused for other reasons" in text
     assert "no endorser is trusted for VO star" in text
 
 
 def test_the_same_policy_differs_nowhere(site: Site) -> None:
-    assert "0 of the last 5 requests would be decided otherwise" in site.output("diff", site.policy, site.policy)
+    assert "0 of the last 5 requests would be decided differently" in site.output("diff", site.policy, site.policy)
 
 
 def test_requests_are_listed_and_explained(site: Site) -> None:
@@ -102,8 +102,8 @@ def test_check_warns_of_what_is_not_read(site: Site, tmp_path: Path) -> None:
     policy = site.variant(tmp_path, "[networks]", '[shadow]\npolicy = "none.toml"\n[networks]')
     (tmp_path / "stray.cedar").write_text("permit(")
     text = site.output("check", policy)
-    assert "warning: stray.cedar lies beside the policy and is not in cedar.files" in text
-    assert "warning: the policy in the shadow: policy" in text
+    assert "warning: stray.cedar is beside the policy but not in cedar.files" in text
+    assert "warning: the shadow policy: policy" in text
 
 
 def test_cedar_rules_are_checked_and_shown(site: Site, tmp_path: Path) -> None:

@@ -76,13 +76,13 @@ def test_an_operator_asks_afterwards(node: NodeProcess, community: Community, tm
     stricter = tmp_path / "stricter.toml"
     stricter.write_text(policy(community.star.anchor(), threshold=2))
 
-    assert "every entry is in its place and unchanged; checked against 2 remembered ends" in partita(
+    assert "every entry is in its place and unchanged; checked against 2 known heads" in partita(
         home, "audit", "verify"
     )
     assert "PASSED" in partita(home, "receipt", "verify", record.uuid)
     assert "star/hello@1.0" in partita(home, "policy", "requests")
     turned = partita(home, "policy", "diff", node.policy, stricter, code=1)
-    assert "1 of the last 2 requests would be decided otherwise" in turned
+    assert "1 of the last 2 requests would be decided differently" in turned
     assert "because 1 of 2 endorsers vouch for the image" in turned
     why = partita(home, "policy", "explain", node.policy, "--request", 2, code=3)
     assert (

@@ -158,7 +158,7 @@ def test_a_node_joins_by_a_command(
     token = site.token()
     place = tmp_path / "node" / "site"
     wrong = token[:-4] + ("0000" if not token.endswith("0000") else "1111")
-    assert "not the site" in refused(command("node", "join", site.url, wrong), Misused)
+    assert "from another site" in refused(command("node", "join", site.url, wrong), Misused)
     assert not place.exists()
     refused(command("node", "join", site.url, "not a join token"), Misused)
     refused(command("node", "join", site.url.replace("https", "http"), token), Misused)

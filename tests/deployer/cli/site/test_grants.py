@@ -99,7 +99,7 @@ def test_explain_somebody_described() -> None:
 
 def test_explain_one_action() -> None:
     said = run("explain", SAMPLE, "--group", "/star", "--action", "deploy", code=3)
-    assert "no grant of this site lets somebody deploy" in said
+    assert "no grant of this site lets someone deploy" in said
     assert "is for the role vm-deployers in /star" in said
     assert told("explain", SAMPLE, "--group", "/star/production", "--action", "deploy")["by"] == "star production"
     found = told("explain", SAMPLE, "--vo", "star", "--capability", "compute.read", "--action", "deploy", code=3)
@@ -119,7 +119,7 @@ def test_explain_a_token(tmp_path: Path) -> None:
     assert told("explain", SAMPLE, "--token", token, issuers=issuers)["actions"]["deploy"]["own"]
     with pytest.raises(Exception, match="audience is https://site"):
         run("explain", SAMPLE, "--token", token, issuers=issuers, audience="https://else.example.org")
-    with pytest.raises(Exception, match="is not in it"):
+    with pytest.raises(Exception, match="is not in this file"):
         run("explain", SAMPLE, "--token", token, issuers=tmp_path / "none.toml")
     token.write_text("nonsense")
     with pytest.raises(Exception, match="not a signed JWT"):
