@@ -1,1 +1,1 @@
-"""What a guest is given at its first boot: the NoCloud seed and the context agent. Does not know how it is booted."""
+"""The data for a guest's first boot: the NoCloud seed and the context agent. Does not know how it is booted."""

@@ -81,11 +81,11 @@ def build_seed(
         network_config: version 1 or 2, without a top-level `network`.
         public_keys: OpenSSH public keys, one line each, without options.
         vendor_data: the site's own cloud-config, or bytes of any kind that cloud-init runs.
-        extras: the files of contextualization, by name; see `contextualizing.seed_extras`.
+        extras: the files of contextualization, by name; see `context_agent.seed_extras`.
 
     Raises:
         Misused: an instance-id, host name, key or network configuration that is not of its form.
-        UserDataRefused: see `userdata.check_user_data`.
+        UserDataRefused: see `user_data.check_user_data`.
     """
     if not _INSTANCE.fullmatch(instance):
         raise Misused(f"{instance[:80]!r} is not a valid instance-id: use letters, digits, dots, hyphens, at most 128")

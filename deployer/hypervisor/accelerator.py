@@ -87,7 +87,7 @@ def emulator_path(architecture: str) -> Path:
 
 
 def emulator_version(qemu: Path) -> str:
-    """What the emulator says of itself, such as "QEMU emulator version 7.2.22"; empty where it says nothing."""
+    """The emulator's name and version, such as "QEMU emulator version 7.2.22"; empty if it does not answer."""
     try:
         said = subprocess.run([str(qemu), "--version"], capture_output=True, text=True, timeout=DEADLINE, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -98,7 +98,7 @@ def emulator_version(qemu: Path) -> str:
 def processor_digest(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """A digest of what a guest sees of this computer's processor when it is handed through: model and flags (hex, 32 digits).
 
-    Empty where nobody says. Microcode and clock do not count.
+    Empty where the file has neither. Microcode and clock do not count.
     """
     found: dict[str, str] = {}
     try:
@@ -115,7 +115,7 @@ _SEEN = frozenset({"vendor_id", "cpu family", "model", "stepping", "flags", "Fea
 
 
 def probe_kvm(qemu: Path, *, device: Path = DEVICE, deadline: float = DEADLINE) -> Accelerator:
-    """Run a guest under KVM and say what came of it; takes at most `deadline` seconds."""
+    """Run a guest under KVM and report the outcome; takes at most `deadline` seconds."""
     if platform.machine() != "x86_64":
         return Accelerator(virt="qemu", reason="software emulation: KVM is only tried out on x86_64")
     if not device.exists():

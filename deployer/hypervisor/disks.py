@@ -76,10 +76,10 @@ def assemble_disks(
         manifest: the image.
         contents: its parts, all present.
         extra: blanks that become disks after those of the image.
-        directory: the machine's own, present; files are made in it and nowhere else. Whoever made it removes it if this fails.
+        directory: the machine's own, present; files are made in it and nowhere else. The caller removes it on failure.
 
     Raises:
-        AssemblyFailed: a part has not its size, a path cannot be used, the storage or qemu-img fails.
+        AssemblyFailed: a part has another size, a path cannot be used, the storage or qemu-img fails.
     """
     try:
         with ThreadPoolExecutor(max_workers=4) as pool:  # qemu-img is a process: as many as disks, within reason
@@ -162,7 +162,7 @@ def _make_overlay(directory: Path, index: int, base: RawFile | Descriptor, size:
 
 
 def rebase_overlay(overlay: Path, base: RawFile | Descriptor) -> None:
-    """Write into an overlay's head what it lies above; nothing of either is read. AssemblyFailed."""
+    """Write an overlay's backing file into its header, reading nothing of either; AssemblyFailed on failure."""
     command = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", base.kind, "-b", str(base.path), str(overlay)]
     _run(command, f"the overlay {overlay.name}")
 

@@ -67,7 +67,7 @@ def build_domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
         _disk(devices, seed, boots=False)
     _network(devices, spec.network, mac_of(spec.uuid))
     _console(devices, spec)
-    if spec.network.kind in {"network", "bridge"}:  # nobody asks the others for their addresses
+    if spec.network.kind in {"network", "bridge"}:  # the others have no addresses to ask for
         _agent(devices, agent)
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")

@@ -1,8 +1,8 @@
 """Machines under libvirt: the only door to it. Its errors become BackendFailed here.
 
 By default the QEMU driver runs inside this process (`qemu:///embed`): there is no daemon to set up, a machine outlives
-the process, and whoever opens the same root again finds it. One process owns a root; libvirt's pid file sees to it. Any
-other libvirt URI may be set instead. Domains are transient: a node's own records are what says which machines exist.
+the process, and the next process that opens the same root finds it. One process owns a root; libvirt's pid file sees to it. Any
+other libvirt URI may be set instead. Domains are transient: a node's own records say which machines exist.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ those go to agents/<uuid> instead."""
 
 QEMU_CONF = """\
 # Written by partita node at every start.
-# Files are made by this node for its own machines: nothing is to change their owners or remember them.
+# Files are made by this node for its own machines: libvirt must not change or remember their owners.
 user = "{user}"
 group = "{group}"
 dynamic_ownership = 0
@@ -47,7 +47,7 @@ _loading = threading.Lock()
 _loaded: list[Any] = []
 
 EventListener = Callable[[str, MachineEvent, str], None]
-"""What is called when something happened to a machine: its UUID, what, and a reason or an empty text.
+"""Called when something happened to a machine, with its UUID, the event, and a reason or an empty text.
 
 It is called from a thread of libvirt's, may come late or twice, and must return at once.
 """
@@ -146,14 +146,14 @@ class Hypervisor:
         )
 
     def shutdown(self, uuid: str) -> None:
-        """Ask the guest to power off; whether and when it does is told later.
+        """Ask the guest to power off; an event reports later when it has.
 
         The guest sees its power button pressed (ACPI).
         """
         self._domain(uuid, lambda domain: domain.shutdown(), f"machine {uuid} cannot be asked to shut down")
 
     def reboot(self, uuid: str) -> None:
-        """Ask the guest to boot again; that it does is told later as REBOOTED.
+        """Ask the guest to boot again; the event REBOOTED reports later that it did.
 
         The guest sees its power button pressed, and libvirt boots it again when it powers off.
         """
@@ -165,17 +165,17 @@ class Hypervisor:
         self._domain(uuid, lambda domain: domain.reset(0), f"machine {uuid} cannot be reset")
 
     def pause(self, uuid: str) -> None:
-        """Halt a machine, which stays in memory; that it is paused is told later."""
+        """Pause a machine, which stays in memory; an event reports later that it is paused."""
         self._domain(uuid, lambda domain: domain.suspend(), f"machine {uuid} cannot be paused")
 
     def resume(self, uuid: str) -> None:
-        """Let a paused machine go on; told later."""
+        """Resume a paused machine; an event reports it later."""
 
         def act(domain: Any) -> None:
             QemuMonitor(domain).mend()  # it may have been left half suspended
             domain.resume()
 
-        self._domain(uuid, act, f"machine {uuid} cannot go on", strict=True)
+        self._domain(uuid, act, f"machine {uuid} cannot be resumed", strict=True)
 
     def suspend(self, uuid: str, place: Path) -> None:
         """Save a machine's memory in a file that is not there yet, and end the emulator; done when this returns.
@@ -208,11 +208,11 @@ class Hypervisor:
         )
 
     def adopt(self, place: Path, spec: MachineSpec) -> None:
-        """Have what another node's `suspend` saved be the memory of this machine: the file is changed, nothing runs.
+        """Adopt memory that another node's `suspend` saved for this machine: the file is changed, nothing runs.
 
         Raises BackendFailed where the hypervisor finds that it is another machine's.
 
-        What the file says of the machine is not believed: it is said anew, and libvirt compares the two,
+        The description in the file is not trusted: it is written anew, and libvirt compares the two,
         device by device, before it writes it.
         """
         agent = self._agents / spec.uuid if self._agents else None
@@ -248,9 +248,9 @@ class Hypervisor:
         self._domain(uuid, act, f"machine {uuid} cannot be resized", strict=True)
 
     def addresses(self, uuid: str) -> tuple[str, ...]:
-        """The IP addresses that the hypervisor's network or the guest's agent reports; none where nobody knows.
+        """The IP addresses that the hypervisor's network or the guest's agent reports; empty if none are known.
 
-        Leases of libvirt's own network, then the guest's agent, then whom this host has met.
+        Leases of libvirt's own network, then the guest's agent, then the host's neighbor table.
         """
         libvirt = self._libvirt
         for source in (
@@ -307,7 +307,7 @@ class Hypervisor:
         return True
 
     def close(self) -> None:
-        """Let go of the hypervisor; machines go on."""
+        """Close the connection; machines keep running."""
         try:
             for events in self._events:
                 self._connection.domainEventDeregisterAny(events)
@@ -376,10 +376,10 @@ class Hypervisor:
 
 
 def _forget_unborn(place: Path) -> None:
-    """Remove what a killed process left of domains that it was about to start, before there was an emulator.
+    """Remove the files of domains that a killed process was about to start, before there was an emulator.
 
-    libvirt 9.0 loads such a domain and never looks at it again: it seems to run, and whoever wants to end it waits for a
-    lock that nobody will ever let go.
+    libvirt 9.0 loads such a domain and never looks at it again: it seems to run, and a call to end it waits for a
+    lock that is never released.
     """
     for file in place.glob("*.xml"):
         if _UNBORN.search(file.read_bytes()[:4096]):

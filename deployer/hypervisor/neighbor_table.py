@@ -58,10 +58,10 @@ def read_neighbors() -> Mapping[str, tuple[str, ...]]:
 
 
 def parse_datagram(datagram: bytes, found: list[tuple[bool, str, str]]) -> bool:
-    """Add what a datagram of the answer tells: (whether it is stale, MAC, IP address). Returns whether more is to come.
+    """Add the entries of a datagram: (whether stale, MAC, IP address). Returns whether more datagrams follow.
 
     Raises:
-        OSError: it is an error of the kernel's.
+        OSError: the kernel reports an error.
         struct.error: it is cut off.
     """
     at = 0

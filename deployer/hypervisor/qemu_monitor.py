@@ -1,8 +1,8 @@
-"""Taking descriptors out of a paused machine, so that its memory can be saved. The only door to libvirt's QEMU monitor.
+"""Take descriptors out of a paused machine, so that its memory can be saved. The only door to libvirt's QEMU monitor.
 
 QEMU saves no machine that has a VMDK open ("does not support live migration"), be it only read. But a paused machine reads
 nothing: so below each overlay its descriptor gives way to nothing (a null node) until the memory is saved and the emulator
-ends, or until the machine is to go on. What runs is told by its node names alone, so whoever comes after a crash can mend it.
+ends, or until the machine is to go on. The node names alone tell the state, so it can be mended after a crash.
 A machine that went on without its descriptors would read zeros: `mend` comes before every resumption.
 """
 
@@ -42,7 +42,7 @@ class QemuMonitor:
                     self._part(_number(overlay), _number(base), base["image"]["virtual-size"])
 
     def mend(self) -> None:
-        """Put every descriptor back in its place; nothing happens where they are."""
+        """Put every descriptor back in its place, where it is missing."""
         for node in self._nodes():
             if node["node-name"].startswith(PREFIX):
                 overlay, base = node["node-name"].removeprefix(PREFIX).split("-")

@@ -3,8 +3,8 @@
 A disk with a partition table is a list of extents (`catalog.disk.layout`): the table's own sectors, the partitions as they lie in the cache,
 blanks, and zeros between them. The descriptor names them as FLAT extents ("VMware Virtual Disk Format 1.1"), which QEMU
 concatenates when it opens the file: no content is copied, and the cost does not depend on the size of the image
-(docs/adr/0004-disk-descriptors-and-embedded-libvirt.md). Only Partita writes descriptors; nothing is ever read from one of
-a stranger.
+(docs/adr/0004-disk-descriptors-and-embedded-libvirt.md). Only Partita writes descriptors; descriptors from elsewhere are never
+read.
 """
 
 import re

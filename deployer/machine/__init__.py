@@ -1,1 +1,1 @@
-"""What a machine is, as values: specification, states, user data. Does not know a hypervisor or a node."""
+"""Machines as values: specification, states, user data. Does not know a hypervisor or a node."""

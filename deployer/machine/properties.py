@@ -21,11 +21,11 @@ MAX_BLANKS = 8
 """Extra disks of one machine."""
 
 MAX_USER_DATA_TEXT = 64 << 10
-"""Characters of user-data in base64: 16 KiB, and what a client that encodes too much is told by."""
+"""Characters of user-data in base64: 16 KiB, and checked first when a client sends more."""
 
 
 class FirstBootData(Document):
-    """What a guest is given at its first boot. It may hold secrets, so it is kept apart from what everybody sees.
+    """The data for a guest's first boot. It may hold secrets, so it is kept apart from public data.
 
     Attributes:
         user_data: base64.
@@ -41,7 +41,7 @@ class FirstBootData(Document):
 
 
 class MachineOptions(Document):
-    """What a machine is exactly as it was asked for.
+    """The properties of a machine that are used exactly as requested.
 
     Attributes:
         blanks: extra disks, made on the node, after those of the image.

@@ -109,14 +109,14 @@ MachineBoot = Annotated[KernelBoot | BiosBoot | UefiBoot, Field(discriminator="m
 
 
 class DomainTag(Document):
-    """What a machine carries with it in the hypervisor, so that whoever finds it knows whose it is and what it runs."""
+    """The tag of a machine in the hypervisor: its owner and the image that it runs."""
 
     owner: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$")]
     image: ImageId
 
 
 class MachineSpec(MachineProperties):
-    """A machine as the hypervisor is told of it.
+    """A machine as it is described to the hypervisor.
 
     Attributes:
         uuid: the machine's identity, everywhere.

@@ -12,7 +12,7 @@ import yaml
 from deployer.errors import UserDataRefused
 
 MAX_USER_DATA = 16 << 10
-"""Bytes. What EC2 accepts, raw; whoever needs more has the guest fetch it."""
+"""Bytes. The limit of EC2 for raw user-data; a guest can fetch what is larger."""
 
 MAX_DEPTH = 64
 """Nested YAML collections. cloud-config needs about five; a reader that recurses breaks at some hundred."""
@@ -52,15 +52,15 @@ _TAGS: Final = frozenset({"tag:yaml.org,2002:binary", "tag:yaml.org,2002:str"})
 
 
 def check_user_data(data: bytes) -> UserDataKind:
-    """Return the kind of user-data, having read what has to be read of it.
+    """Return the kind of user-data after checking it.
 
     Raises:
-        UserDataRefused: larger than MAX_USER_DATA, of no known kind, disguised, or a cloud-config that is no YAML mapping.
+        UserDataRefused: larger than MAX_USER_DATA, of no known kind, disguised, or a cloud-config that is not a YAML mapping.
     """
     if len(data) > MAX_USER_DATA:
         raise UserDataRefused(
-            f"user-data has {len(data)} bytes, more than the {MAX_USER_DATA} that a seed carries; "
-            "have the guest fetch what is larger"
+            f"user-data has {len(data)} bytes, more than the {MAX_USER_DATA} that a seed can carry; "
+            "let the guest download larger data"
         )
     kind = _recognise(data)
     if kind == "cloud-config":

@@ -1,13 +1,13 @@
-"""How long to wait before a failed step is tried again."""
+"""Delays before a failed step is retried."""
 
 import sys
 
 from signer.runtime.retry import RetryPolicy
 
 RETRIES = RetryPolicy(attempts=sys.maxsize, base=1.0, most=60.0, floor=0.5)
-"""Of what a node could not do: without end."""
+"""The retries of a node: without end."""
 
 
 def retry_delay(tries: int) -> float:
-    """Seconds until what failed so often is tried again."""
+    """Seconds to wait after that many failures."""
     return RETRIES.pause(tries)

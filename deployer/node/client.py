@@ -74,7 +74,7 @@ class NodeClient:
         return self._get(NodeStatus, "GET", "status")
 
     def decide(self, order: MachineOrder) -> dict[str, Any]:
-        """What the policy would say to an order: a Decision as JSON."""
+        """Evaluate the policy for an order: a Decision as JSON."""
         found: dict[str, Any] = read_json(self._ask("POST", "decisions", content=canonical(order)), "decision")
         return found
 
@@ -129,7 +129,7 @@ class NodeClient:
         return self._get(MachineRecord, "GET", f"machines/{_part(name)}")
 
     def console(self, name: str, *, follow: bool = False, offset: int = 0) -> Iterator[bytes]:
-        """What a guest wrote to its console, from an offset in bytes; with `follow` until the machine has ended."""
+        """Yield a guest's console output, from an offset in bytes; with `follow` until the machine has ended."""
         while True:
             params = {"offset": str(offset), "wait": str(MAX_WAIT / 2 if follow else 0)}
             answer = self._request("GET", f"machines/{_part(name)}/console", params=params)
@@ -178,7 +178,7 @@ class NodeClient:
         return self._get(SavedImage, "POST", path, content=canonical(order), timeout=LONG)
 
     def addresses(self, name: str) -> list[str]:
-        """A machine's IP addresses, as far as anybody knows them."""
+        """A machine's IP addresses, as far as they are known."""
         found = read_json(self._ask("GET", f"machines/{_part(name)}/addresses"), "answer of the node")
         return [str(address) for address in found] if isinstance(found, list) else []
 
@@ -193,7 +193,7 @@ class NodeClient:
         return self._request(method, path, **options).content
 
     def _reach(self) -> None:
-        """Demand, once, that somebody listens: what httpx does about a socket that nobody answers leaves it open."""
+        """Check once that the socket is served: httpx leaks a socket that no process answers."""
         if self._reached:
             return
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
@@ -248,7 +248,7 @@ class NodeClient:
 
 
 def _part(name: str) -> str:
-    """What a person typed, as one part of a path."""
+    """A name as a person typed it, as one segment of a path."""
     return quote(name, safe="")
 
 

@@ -21,7 +21,7 @@ from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from stager.settings import NodeSettings
 
 END_SECONDS = 5
-"""How long an answer that is being given may go on when the service is told to end."""
+"""Seconds that a response may still take when the service is stopped."""
 
 
 def node_socket(settings: NodeSettings, deploy: DeploySettings) -> Path:
@@ -84,7 +84,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen(path: Path) -> socket.socket:
-    """A socket for this user alone. The node owns its directory by now: what is in the way was left by a dead one."""
+    """A socket for this user alone. The node owns its directory by now: an existing socket was left by a dead process."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

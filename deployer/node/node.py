@@ -3,12 +3,12 @@
 DIR/node-id            the node's identity
 DIR/cache              the stager's
 DIR/machines           the machines'
-DIR/saves              what machines are being saved as, until the catalog has it (see `offering`)
-DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
+DIR/saves              images of machines being saved, until the catalog has them (`images.candidate_upload`)
+DIR/libvirt            the embedded driver's (or a shorter path, `web.socket_paths`)
 DIR/kvm.json           what the KVM probe found
 DIR/site               the site that it belongs to, if it joined one
 DIR/revocations.json   the revocations that it has seen
-DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie beside it (see `recording`)
+DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie beside it (`records.recorder`)
 """
 
 import logging
@@ -76,7 +76,7 @@ TICK = 1.0
 """Seconds between two looks at all machines."""
 
 FRESHNESS_SECONDS = 600.0
-"""How often a node looks at what is current when nobody orders machines: often against a lifetime of a day."""
+"""Seconds between two refreshes of the catalog's metadata without orders: often against a lifetime of a day."""
 
 PATIENCE = 60.0
 """Seconds that deployments under way get to undo themselves when the node ends."""
@@ -212,7 +212,7 @@ class Node:
         finished = threading.Event()
         with self._under_way_lock:
             if self._ending:
-                raise NodeUnavailable("the node is ending; start it again with `partita node serve`")
+                raise NodeUnavailable("the node is stopping; start it again with `partita node serve`")
             self._under_way[cancelled] = finished
         try:
             return self._deployer.deploy(order, tell, cancelled, assigned)
@@ -373,7 +373,7 @@ class Node:
         """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""
         told: str | None = None
         while not self._ended.wait(FRESHNESS_SECONDS):
-            with suppress(CatalogError):  # said by the status, and by whoever orders a machine
+            with suppress(CatalogError):  # reported by the status and to orders
                 self._catalog.refresh()
             problem = self._catalog.freshness().problem
             if problem is not None and problem != told:
@@ -389,7 +389,7 @@ class Node:
                 log.exception("looking for revocations failed; it goes on")
 
     def _look_at_policy(self) -> None:
-        """A policy that was changed comes into force, or is said not to, before somebody asks for a machine."""
+        """Bring a changed policy into force, or log why not, before a machine is ordered."""
         problem = ""
         try:
             self._policies.current()
@@ -401,7 +401,7 @@ class Node:
         self._policy_problem = problem
 
     def _warm_up(self) -> None:
-        """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
+        """Probe the accelerator and QEMU's capabilities before a request waits for them."""
         self._records.warm_up()
         with suppress(PartitaError):
             self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)

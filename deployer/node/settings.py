@@ -1,4 +1,4 @@
-"""The settings section `deploy`: by which rules, on what, and how large machines are when nobody says."""
+"""The settings section `deploy`: by which rules, on what, and the defaults of machines."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,8 +24,8 @@ class DeploySettings(Document):
         policy: the acceptance policy's file; without one everything is refused.
         libvirt: a libvirt URI; empty for the driver inside the node's own process.
         accelerator: "auto" takes KVM where a guest really runs under it, "kvm" insists, "tcg" never tries.
-        network: what machines get when nobody says: none, user, network:NAME or bridge:NAME.
-        lifetime: how long machines live when nobody says.
+        network: the default for machines: none, user, network:NAME or bridge:NAME.
+        lifetime: the default lifetime of machines.
         grace: how long a guest may take to power off when its time has come, before it is ended.
         blocked: the site's block list; it need not be there.
         revocations_every: how often revocations are fetched, and running machines looked at for them.

@@ -65,7 +65,7 @@ class CedarRules:
             files: (name for errors, bytes).
 
         Raises:
-            PolicyUnusable: syntax, a rule without an id or with one that stands twice, a name that the schema does not
+            PolicyUnusable: syntax, a rule without an id or with one that is listed twice, a name that the schema does not
                 know, a template, or nothing that permits.
         """
         rules: list[CedarRule] = []
@@ -77,7 +77,7 @@ class CedarRules:
         for rule in rules:
             if (other := seen.setdefault(rule.name, rule)) is not rule:
                 raise PolicyUnusable(
-                    f"{rule.file}: the id {rule.name!r} stands in {other.file} already; give each rule its own"
+                    f"{rule.file}: the id {rule.name!r} is already used in {other.file}; give each rule its own"
                 )
         if not any(rule.effect == "permit" for rule in rules):
             names = ", ".join(name for name, _ in files) or "the policy"
@@ -91,8 +91,8 @@ class CedarRules:
         """What the rules say, each as a rule of a decision; one more where anything could not be evaluated.
 
         Args:
-            question: see `cedar_facts.authorization`.
-            facts: see `cedar_facts.entities`.
+            question: see `cedar_schema.authorization_request`.
+            facts: see `cedar_schema.build_entities`.
         """
         permitting: set[str] = set()
         forbidding: set[str] = set()

@@ -59,7 +59,7 @@ _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 @dataclass(frozen=True)
 class Requester:
-    """Who asks: a name, and the VOs and roles that whoever authenticated them vouches for."""
+    """Who asks: a name, and the VOs and roles that their authentication vouches for."""
 
     name: str = "local"
     vos: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ class Request:
         lifetime: int = 3600,
         user_data: UserDataKind | None = None,
     ) -> Self:
-        """A request that nobody has made, for machines that do not grow: possible or not, since a policy is to judge that.
+        """A hypothetical request, for machines that do not grow: possible or not, since a policy judges that.
 
         What is left out is what the image needs, no network, and one machine for an hour.
         """

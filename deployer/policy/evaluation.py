@@ -73,8 +73,8 @@ def evaluate(rules: RuleSet, case: EvaluationInput, now: datetime, memory: Signa
         memory: of signatures that were examined before.
 
     Raises:
-        SignatureError: the catalog sent more endorsements than anybody would make.
-        KeyUnusable: an anchor's key is none.
+        SignatureError: the catalog sent too many endorsements.
+        KeyUnusable: an anchor's key is not valid.
     """
     decision, checks = _decide(rules, case, now, memory)
     vouching = {id(check) for check in counted_endorsements(rules.policy, case.manifest, checks, now)}
@@ -91,7 +91,7 @@ def evaluate(rules: RuleSet, case: EvaluationInput, now: datetime, memory: Signa
 def check_endorsements(
     rules: RuleSet, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
 ) -> list[EndorsementCheck]:
-    """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `judge`."""
+    """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `evaluate`."""
     return _verified(rules, case, effective_revocations(rules.policy, case.withdrawn, now, memory), now, memory)
 
 
@@ -119,7 +119,7 @@ def _verified(
 def effective_revocations(
     policy: Policy, withdrawn: RevocationState, now: datetime, memory: SignatureCache | None = None
 ) -> list[EffectiveRevocation]:
-    """The revocations that hold by the anchors of a policy; errors as in `judge`."""
+    """The revocations that hold by the anchors of a policy; errors as in `evaluate`."""
     if not withdrawn.pairs:
         return []
     found = verify_revocations(withdrawn.pairs, policy.anchors, now, x509=policy.x509_rules, cache=memory)

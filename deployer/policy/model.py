@@ -1,4 +1,4 @@
-"""A site's acceptance policy: what it says, and how it is read. `deciding` applies it.
+"""A site's acceptance policy: what it says, and how it is read. `rules.registry` applies it.
 
 TOML, strict: a name that is not known here refuses the whole file. Default deny: every list is empty and every limit is
 zero until the policy says otherwise, and empty means no. policies/README.md explains the vocabulary to those who write it.
@@ -41,7 +41,7 @@ MAX_ENTRIES = 4096
 
 DEFAULT_MAX_AGE: Final = 365 * 86400
 """Seconds after which an endorsement counts no more where a policy sets nothing: long enough for one campaign of data
-taking, short enough that nobody boots what nobody has looked at for years."""
+taking, short enough that images which were not reviewed for years do not boot."""
 
 Count = Annotated[int, Field(ge=1, le=MAX_ANCHORS)]
 
@@ -67,7 +67,7 @@ class EndorsementRules(Quorum):
 
 
 class PartitionRule(Quorum):
-    """Who must vouch for single partitions, beside whoever vouches for the image: the base by the site, say.
+    """Who must vouch for single partitions, beside the endorsers of the image: the base by the site, say.
 
     Attributes:
         label: of which partitions, by their names in the partition table; `*` stands for anything. An image of those
@@ -201,7 +201,7 @@ class Policy(Document):
             key_file: reads a key file that an anchor names; without it every key stands in the policy itself.
 
         Raises:
-            PolicyUnusable: malformed, with the place; or a key that is none.
+            PolicyUnusable: malformed, with the place; or a key that is not valid.
         """
         try:
             read = parse_toml(cls, data, what, limit=MAX_POLICY)
@@ -254,7 +254,7 @@ class Policy(Document):
         return self.endorsements.vo.get(vo, self.endorsements)
 
     def warnings(self) -> list[str]:
-        """What is allowed to stand in a policy and probably not meant."""
+        """Warnings about valid settings that are probably not intended."""
         found = [] if self.anchor else ["no [[anchor]] is given: nothing will be accepted"]
         for vo in sorted({anchor.vo for anchor in self.anchor}):
             keys = {anchor.fingerprint for anchor in self.trusted(vo)} - set(self.endorsers.deny)

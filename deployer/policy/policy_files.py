@@ -1,4 +1,4 @@
-"""The files in which a site writes its rules: of whom it believes, what it accepts, who may do what, where it rents."""
+"""The files in which a site writes its rules: trusted keys, acceptance, permissions, rented capacity."""
 
 import logging
 from collections.abc import Callable

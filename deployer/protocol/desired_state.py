@@ -63,7 +63,7 @@ class DesiredMachine(MachineProperties, FirstBootData):
         image_id: exactly this image; never a name.
         hostname: as asked.
         ends: when its time is over.
-        reboots: how often somebody asked for a reboot; a node that has done fewer does one.
+        reboots: how many reboots were requested; a node that has done fewer does one.
         role: in its cluster, or empty.
         context: how it reaches the broker, if it has one.
         vendor_data: cloud-config that the site adds to the seed, base64, or None.
@@ -123,7 +123,7 @@ class ConsoleRequest(Document):
 
 
 class ConsoleResponse(Document):
-    """What a guest wrote.
+    """Console output of a guest.
 
     Attributes:
         id: of the question.
@@ -203,7 +203,7 @@ class LeaseTerms(Document):
 
 
 class ReportResponse(Document):
-    """What a site answers a report: the lease on machines that the node has of it from now on, if it needs one."""
+    """A site's response to a report: the lease on machines that the node has of it from now on, if it needs one."""
 
     lease: LeaseTerms | None = None
 
@@ -224,7 +224,7 @@ class NodeReport(Document):
     Attributes:
         revision: the last desired state that it acts on.
         architecture, accelerator: what its machines run on.
-        capacity: see there.
+        capacity: for machines.
         labels: what its operator says of it.
         cached: addresses of contents that are whole in its cache.
         machines: all those of the site.

@@ -1,4 +1,4 @@
-"""What a node and its site say to each other when it joins."""
+"""The messages of a node and its site when the node joins."""
 
 import re
 from typing import Annotated
@@ -12,7 +12,7 @@ from signer.documents import Document, example
 
 
 class JoinRequest(Document):
-    """What a node says to join.
+    """A node's request to join a site.
 
     Attributes:
         token: the secret part.
@@ -35,7 +35,7 @@ class JoinRequest(Document):
 
 
 class JoinResponse(Document):
-    """What a node gets: who it is, and how it shows that (PEM)."""
+    """A node's identity, and its certificate (PEM)."""
 
     node: Uuid
     name: str
@@ -53,7 +53,7 @@ _TOKEN = re.compile(r"(j[A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})")
 
 
 def parse_token(text: str) -> tuple[str, str]:
-    """Secret and fingerprint of a token as it is handed over; Misused if it is none."""
+    """Secret and fingerprint of a token as it is handed over; Misused if it is not valid."""
     found = _TOKEN.fullmatch(text.strip())
     if found is None:
         raise Misused("not a join token; the site's operator gets one with `partita site token`")

@@ -8,13 +8,13 @@ from deployer.machine.spec import Uuid
 from signer.documents import Document
 
 MigrationNumber = Annotated[int, Field(ge=1)]
-"""Of a machine's move: each attempt has a greater one, so that no word about an earlier one is taken for one about this."""
+"""Of a machine's move: each attempt has a greater one, so that messages about earlier attempts are told apart."""
 
 
 class Platform(Document):
     """What must be equal on two nodes for one to go on with memory that the other saved.
 
-    A saved memory is QEMU's migration stream below libvirt's header: whoever reads it must build the very same machine,
+    A saved memory is QEMU's migration stream below libvirt's header: a node that reads it must build the very same machine,
     device by device, which only the same emulator and the same libvirt surely do.
 
     Attributes:
@@ -41,7 +41,7 @@ class Platform(Document):
 
 
 class MigrationSupport(Document):
-    """What a node says of moving.
+    """A node's support of migration.
 
     Attributes:
         url: where it gives machines away; empty for one that gives none.

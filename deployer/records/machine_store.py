@@ -44,7 +44,7 @@ class MachineOrigin(Document):
 
 
 class MachineRecord(MachineProperties):
-    """What a node knows of one machine.
+    """A node's record of one machine.
 
     Attributes:
         uuid, name, hostname: its identity, its name in lists, and what the guest is told it is called.
@@ -96,7 +96,7 @@ class MachineRecord(MachineProperties):
 
     @property
     def locked(self) -> str:
-        """Why nobody may let it run or take its memory away, as the end of a sentence; empty if they may."""
+        """Why it may neither run nor lose its memory, as the end of a sentence; empty if it may."""
         if self.giving is not None:
             return "is being moved to another node"
         return "was brought here, and its site has not said yet that it stays" if self.arriving is not None else ""
@@ -145,7 +145,7 @@ class MachineStore:
         return self._root / uuid
 
     def console(self, uuid: str) -> Path:
-        """The file that holds what the guest wrote."""
+        """The file with the guest's console output."""
         return self._root / uuid / CONSOLE_FILE
 
     def memory(self, uuid: str) -> Path:
@@ -174,7 +174,7 @@ class MachineStore:
             self._records[record.uuid] = record
 
     def change(self, uuid: str, now: datetime, **values: object) -> MachineRecord | None:
-        """Save a record with some values replaced; None when the machine is gone."""
+        """Save a record with some values replaced; None if the machine was removed."""
         with self._lock:
             record = self._records.get(uuid)
             if record is None:
@@ -184,7 +184,7 @@ class MachineStore:
             return record
 
     def get(self, uuid: str) -> MachineRecord:
-        """One record; MachineNotFound if there is none."""
+        """One record; MachineNotFound if it does not exist."""
         with self._lock:
             try:
                 return self._records[uuid]

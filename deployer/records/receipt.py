@@ -22,7 +22,7 @@ from signer.statements.endorsement import DigestSubject, Instant, Sha256Digest
 SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
 LEVEL = "PARTITA_ENDORSED"
 """What a machine of ours has reached: enough of those whom the site trusts vouch for every byte of the image. (Levels
-that begin with SLSA_ speak of how an image was built, which nobody here has looked at.)"""
+that begin with SLSA_ speak of how an image was built, which is not checked here.)"""
 
 MAX_RECEIPT = 4 << 20
 """Bytes. A decision of some hundred rules and an image of 16 full disks stay well below."""
@@ -177,7 +177,7 @@ class Receipt(Document):
 
     @property
     def deployment(self) -> DeploymentDetails:
-        """What is ours in it."""
+        """Partita's extension member."""
         return self.predicate.deployment
 
     @property
@@ -187,7 +187,7 @@ class Receipt(Document):
 
 
 def read_receipt(statement: bytes, what: str) -> Receipt:
-    """A receipt from its canonical bytes, its signature not looked at; ReceiptRefused if it is none."""
+    """A receipt from its canonical bytes, its signature not looked at; ReceiptRefused if it is not valid."""
     try:
         return parse_canonical(Receipt, statement, what, limit=MAX_RECEIPT)
     except DocumentError as exc:
@@ -206,7 +206,7 @@ def verify_receipt(statement: bytes, signature: bytes, key: bytes, now: datetime
 
     Raises:
         ReceiptRefused: it did not, the receipt is malformed, or it speaks of another node.
-        KeyUnusable: the key is none.
+        KeyUnusable: the key is not valid.
     """
     try:
         checks = examine(statement, signature, [key], now)
@@ -214,7 +214,7 @@ def verify_receipt(statement: bytes, signature: bytes, key: bytes, now: datetime
         raise ReceiptRefused(f"{what}: {exc}") from exc
     good = [check.fingerprint for check in checks if check.good]
     if not good:
-        reasons = ", ".join(dict.fromkeys(check.reason for check in checks)) or "there is none"
+        reasons = ", ".join(dict.fromkeys(check.reason for check in checks)) or "the signature is missing"
         raise ReceiptRefused(f"{what}: the signature does not count: {reasons}")
     receipt = read_receipt(statement, what)
     if receipt.deployment.key not in good:

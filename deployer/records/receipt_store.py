@@ -1,4 +1,4 @@
-"""Receipts as a node keeps them: each beside its signature, for whoever asks later, and the key that signs them."""
+"""Receipts as a node keeps them: each beside its signature, and the key that signs them."""
 
 import hashlib
 from pathlib import Path
@@ -87,7 +87,7 @@ def read_receipt_files(file: Path) -> tuple[bytes, bytes]:
 
 
 def audit_heads(directory: Path) -> list[AuditHeadPin]:
-    """The heads of the audit log that the receipts in a directory name; those that are none are left out."""
+    """The heads of the audit log that the receipts in a directory name; invalid receipts are left out."""
     found = []
     for file in sorted(directory.glob(f"*{STATEMENT}")):
         try:

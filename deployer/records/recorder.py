@@ -165,7 +165,7 @@ class Recorder:
             log.error("the end of machine %s is not on record: %s", record.uuid, exc)  # noqa: TRY400 - a fault of the disk, not of ours
 
     def settle(self, running: Collection[str]) -> None:
-        """When the service starts: an end that it died over, before it was on record, is told now.
+        """When the service starts: record ends that were missed because the service died.
 
         Args:
             running: the machines that have not ended.
@@ -185,7 +185,7 @@ class Recorder:
                 self.audit.append("end", facts | {"state": "ended", "reason": reason}, self._clock())
 
     def warm_up(self) -> None:
-        """Make the node's key before somebody waits for it."""
+        """Generate the node's key before a deployment needs it."""
         with suppress(SignerError):
             _ = self.receipts.key
 

@@ -36,7 +36,7 @@ NEVER_MADE = "0" * 64
 
 
 class CaseEndorsement(Document):
-    """Somebody vouches for the image: a fingerprint, in a role, so long ago, for so much longer."""
+    """A supposed endorsement of the image: a fingerprint, in a role, so long ago, for so much longer."""
 
     by: str
     role: Role = DEFAULT_ROLE

@@ -1,4 +1,4 @@
-"""Trying a policy on what really happened: the last requests of a node, judged by two policies at the times when they came."""
+"""Replay a policy on real requests: the last requests of a node, judged by two policies at the times when they came."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def compare_policies(old: RuleSet, new: RuleSet, records: Iterable[RequestRecord
         records: requests with their facts; signatures are verified again, at the times of the requests.
 
     Raises:
-        SignatureError, KeyUnusable: see `judging.judge`.
+        SignatureError, KeyUnusable: see `evaluation.evaluate`.
     """
     memory, found = SignatureCache(), []
     for record in records:

@@ -73,7 +73,7 @@ class LoggedRequest(MachineProperties):
     def of(cls, request: Request) -> "LoggedRequest":
         """From a request."""
         machine = request.machine.properties()
-        return cls.model_construct(  # it may ask for what cannot be had
+        return cls.model_construct(  # the request may be impossible
             **machine, count=request.count, lifetime=request.lifetime, user_data=request.user_data
         )
 

@@ -27,13 +27,13 @@ WAIT = 20.0
 """Seconds that the site is asked to wait for news."""
 
 LOOK_EVERY = 1.0
-"""Seconds between two comparisons when nobody says that something changed."""
+"""Seconds between two comparisons without a notice of a change."""
 
 log = logging.getLogger("partita.node")
 
 
 class Agent:
-    """Works for one site until it is closed.
+    """Work for one site until closed.
 
     Args:
         site: the other side.
@@ -70,7 +70,7 @@ class Agent:
             thread.start()
 
     def close(self) -> None:
-        """Cancel what is being made, wait until what is under way has come to an end, and stop. Machines go on."""
+        """Cancel machines that are being made, wait for actions under way, and stop. Machines keep running."""
         self._ended.set()
         self._wake.set()
         self._news.set()
@@ -91,7 +91,7 @@ class Agent:
         self._news.set()
 
     def _forever(self, work: Callable[[], None], name: str) -> None:
-        """An agent that stopped working without a word would be the worst: whatever comes is logged, and it goes on."""
+        """Log every failure and go on: an agent that silently stopped would be the worst."""
         while not self._ended.is_set():
             try:
                 work()
@@ -130,7 +130,7 @@ class Agent:
                 self._ended.wait(retry_delay(1))  # it answered at once, with nothing new
 
     def _accept(self, found: DesiredState) -> bool:
-        """Act on it from now on, unless it is late: what is older than what is known counts no more."""
+        """Act on a desired state from now on, unless it is older than the known one."""
         if found.serials:
             self._serial.asked(found.serials)
             return True
@@ -155,7 +155,7 @@ class Agent:
         return [record for record in self._keeper.store.all() if record.site == self._identity]
 
     def reconcile(self) -> None:
-        """Compare once, and hand out what is to be done. One thread calls this."""
+        """Compare once, and hand out the actions. One thread calls this."""
         desired = self._desired
         if desired is None or self._ended.is_set() or self._fence.frozen:
             return
@@ -171,7 +171,7 @@ class Agent:
             self._moving.tidy(desired, {*busy, *groups})
         for uuid, job in busy.items():
             if uuid not in groups and job.making and not _wanted(desired, uuid):
-                job.cancelled.set()  # it is not even begun, and nobody wants it any more
+                job.cancelled.set()  # it is not even begun, and it is no longer wanted
 
 
 def _wanted(desired: DesiredState, uuid: str) -> bool:

@@ -46,7 +46,7 @@ class AgentContext:
         facts: how the node is now.
         clock: seconds that only grow.
         offers: sees to saves; without it none is done.
-        fence: the site's lease on its machines; one that nobody keeps if not given.
+        fence: the site's lease on its machines; one that is not kept if not given.
         moving: moves machines between nodes; None where none of them does.
     """
 

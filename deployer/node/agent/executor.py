@@ -1,4 +1,4 @@
-"""Doing what a site's wishes come down to: a bounded number of hands, one job per machine at a time, again where it failed.
+"""Carry out the actions that a site's wishes need: bounded workers, one job per machine at a time, with retries.
 
 Nothing that matters is kept here: whatever dies, at whatever instant, the next comparison finds what is left to do.
 """
@@ -38,7 +38,7 @@ _VERBS: Mapping[ActionKind, Callable[[MachineOperations, str], object]] = {
 
 @dataclass
 class Job:
-    """What is being done to a machine."""
+    """An action on a machine that is under way."""
 
     cancelled: threading.Event = field(default_factory=threading.Event)
     making: bool = False
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Later:
-    """What could not be done, when it is tried again, and why it could not."""
+    """Actions that failed: when to retry them, and why they failed."""
 
     what: tuple[Action, ...]
     at: float
@@ -78,7 +78,7 @@ class ActionExecutor:
         self._hands = ThreadPoolExecutor(VERBS, thread_name_prefix="verb")
 
     def cancel(self) -> None:
-        """Cancel what is being made."""
+        """Cancel machines that are being made."""
         with self._lock:
             for job in self._jobs.values():
                 job.cancelled.set()
@@ -90,12 +90,12 @@ class ActionExecutor:
         self._hands.shutdown(cancel_futures=True)
 
     def busy(self) -> Mapping[str, Job]:
-        """What is being done now, by machine."""
+        """The jobs under way, by machine."""
         with self._lock:
             return dict(self._jobs)
 
     def trouble(self) -> Mapping[str, str]:
-        """Why something that the site wants has not been done yet, by machine."""
+        """Why actions that the site wants are still pending, by machine."""
         with self._lock:
             return {uuid: later.reason for uuid, later in self._later.items() if later.reason}
 
@@ -105,11 +105,11 @@ class ActionExecutor:
             return {uuid: job.progress for uuid, job in self._jobs.items() if job.making}
 
     def hand_out(self, groups: Mapping[str, tuple[Action, ...]], busy: Mapping[str, Job]) -> None:
-        """Begin what is to be done and not under way, nor to be tried later; an end cancels what is under way.
+        """Begin actions that are neither under way nor waiting for a retry; END cancels what is under way.
 
         Args:
             groups: all that is to be done, by machine.
-            busy: what was under way before it was looked what is to be done.
+            busy: the jobs that were under way before the actions were planned.
         """
         with self._lock:
             self._later = {uuid: later for uuid, later in self._later.items() if uuid in groups}
@@ -183,7 +183,7 @@ class ActionExecutor:
         self._keeper.end(record.uuid, reason)
 
     def _make_one(self, machine: DesiredMachine, job: Job) -> None:
-        """What cannot be had for now is tried again; what fails otherwise has failed, and its record says so."""
+        """Make a machine. What is unavailable for now is retried; any other failure is final, and its record says so."""
 
         def tell(step: DeploymentStep) -> None:
             if step.step == "staging" and step.total:

@@ -54,7 +54,7 @@ def since_boot() -> float:
 
 
 def boot_id() -> str:
-    """What tells one start of this computer from the others; on another one nothing of before runs."""
+    """The identity of this boot of the computer; nothing that ran before another boot still runs."""
     return BOOT_ID.read_text().strip()
 
 
@@ -79,7 +79,7 @@ class NodeLease:
 
     @property
     def said(self) -> int | None:
-        """What a report says that the node acts by: seconds."""
+        """The lease that the node acts by, as its reports state it, in seconds."""
         with self._lock:
             return self._told.seconds if self._told else None
 
@@ -95,7 +95,7 @@ class NodeLease:
 
     @property
     def patience(self) -> float:
-        """Seconds after which a report that did not get through is tried again at the latest."""
+        """The longest delay before a failed report is retried, in seconds."""
         term = self._term()
         return float("inf") if term is None else max(0.2, term / TRIES_IN_A_LEASE)
 
@@ -227,7 +227,7 @@ class LeaseGuard:
                 keeper.change(uuid, reason=LEASE_REASON)
         except PartitaError as exc:
             log.warning("machine %s cannot be paused, and is ended instead: %s", uuid, exc)
-            with suppress(PartitaError):  # then it is tried again, for as long as it runs
+            with suppress(PartitaError):  # retried for as long as it runs
                 keeper.hypervisor.destroy(uuid)
                 keeper.end(uuid, f"{LEASE_REASON}, and it could not be paused")
         except Exception:

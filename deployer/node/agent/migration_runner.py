@@ -1,4 +1,4 @@
-"""A node's part in moves, for its site's agent: what is offered, what is brought, what came of it, and when to give up."""
+"""A node's part in migrations, for its site's agent: offers, transfers, their outcome, and when to give up."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ from deployer.records.machine_store import MachineRecord
 from signer.errors import EXIT_UNAVAILABLE, PartitaError
 
 PATIENCE = 600.0
-"""Seconds without a byte after which a move that could be tried again is given up."""
+"""Seconds without progress after which a migration is no longer retried."""
 
 LOST = "its state that was migrated here from another node is missing"
 
@@ -79,7 +79,7 @@ class MigrationRunner:
         self._serving = ExitStack()
 
     def start(self) -> None:
-        """Listen, if it is set so. A node that cannot says why in its log, and to its site that it gives nothing away."""
+        """Listen, if it is set so. On failure the log says why, and the site learns that this node gives nothing away."""
         if not self._where:
             return
         try:
@@ -94,17 +94,17 @@ class MigrationRunner:
             log.warning("this node gives no machines away: %s", exc)
 
     def close(self) -> None:
-        """Give nothing away any more."""
+        """Stop serving machines to other nodes."""
         self._reached = ""
         self._serving.close()
 
     @property
     def movable(self) -> MigrationSupport:
-        """What the site is told of this node."""
+        """This node's support of migration, for its site."""
         return MigrationSupport(url=self._reached, platform=self._platform())
 
     def do(self, action: Action, cancelled: threading.Event, news: Callable[[], None]) -> None:
-        """One step; errors are those of the step, to be tried again."""
+        """Carry out one step; its errors mean that it should be retried."""
         uuid = action.machine
         match action.kind:
             case ActionKind.GIVE if (giving := action.desired.giving) is not None:
@@ -126,7 +126,7 @@ class MigrationRunner:
         return found or None
 
     def undone(self, actions: Sequence[Action]) -> tuple[Action, ...]:
-        """What is to be done, less what was tried and will not come to anything."""
+        """The actions without those of migrations that were given up."""
         with self._lock:
             failed = {(uuid, known.number) for uuid, known in self._tries.items() if known.failed}
         return tuple(
@@ -136,7 +136,7 @@ class MigrationRunner:
         )
 
     def tidy(self, desired: DesiredState, busy: Collection[str]) -> None:
-        """Forget, and remove, what was begun and is not wanted any more."""
+        """Forget and remove migrations that are no longer wanted."""
         wanted = {(incoming.machine.uuid, incoming.number) for incoming in desired.incoming or ()}
         with self._lock:
             self._tries = {

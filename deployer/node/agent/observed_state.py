@@ -1,4 +1,4 @@
-"""What a node tells its site of its machines. Pure: records and what is known beside them in, a report's machines out."""
+"""The state of a node's machines for its site. Pure: records and other facts in, a report's machines out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ MAX_REASON = 500
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """What is known of machines and stands in no record.
+    """Facts about machines that are in no record.
 
     Attributes:
         begun: since when a machine that has no record yet is known.
@@ -40,7 +40,7 @@ def observe_machines(
     Args:
         desired: what is acted on.
         here: the records of the site's machines.
-        beside: see there.
+        beside: facts that no record has.
         now: aware, UTC, whole seconds.
     """
     found = [_recorded(record, beside) for record in here]

@@ -2,7 +2,7 @@
 
 The state of a machine says what is, `DesiredStatus` what should be; only the difference is acted upon, so an action that was done
 already, or half, is never done twice. One thing cannot be seen from the two: whether a machine that is stopped was stopped
-because somebody wanted that, or powered itself off. So its record keeps what its site wanted last (`wanted`), noted before a
+because that was wanted, or powered itself off. So its record keeps what its site wanted last (`wanted`), noted before a
 machine is brought to rest and after it was brought to run. A guest that powered itself off stays off.
 """
 
@@ -34,7 +34,7 @@ def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[
         if record is None and machine.moved is not None and machine.want is not DesiredStatus.ENDED:
             found.append(_do(ActionKind.REPORT_LOST, machine))
         elif record is None:
-            # One that should rest has nothing that it could rest on, until somebody wants it to run.
+            # One that should rest has no state to rest with until it is wanted to run.
             if machine.want in {DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}:
                 found.append(_do(ActionKind.MAKE, machine))
         else:

@@ -24,7 +24,7 @@ REPORT_EVERY = 10.0
 """Seconds between two reports when nothing changes: a site takes a node that is silent for minutes for lost."""
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at whether there is something to tell, when nobody says that something changed."""
+"""Seconds between two checks for something to report, without a notice of a change."""
 
 FACTS_EVERY = 5.0
 """Seconds between two looks at what the node has room for, what it caches, and its machines' addresses."""
@@ -36,13 +36,13 @@ WITHOUT_ADDRESSES: Final = frozenset({"none", "user"})
 """Kinds of networks in which a guest has no address that means anything to others."""
 
 MAX_REPORTED = 16
-"""Contents that are told of: those that are arriving, then those that came last. A report stays within some kilobytes."""
+"""Contents in a report: those that are arriving, then those that came last. A report stays within some kilobytes."""
 
 log = logging.getLogger("partita.node")
 
 
 class Reporter:
-    """Reports to one site, from one thread.
+    """Report to one site, from one thread.
 
     Args:
         context: of the node.
@@ -101,7 +101,7 @@ class Reporter:
             ended.wait(TELL_EVERY)
 
     def report(self, facts: NodeFacts) -> NodeReport:
-        """All that there is to tell now."""
+        """The present report."""
         desired = self._desired() or DesiredState(revision=0)
         # First: what is under way now may be settled in the records that are read next.
         trouble, progress = self._doing.trouble(), self._doing.progress()
@@ -135,7 +135,7 @@ class Reporter:
 
 
 def build_swarm_report(stager: Stager) -> SwarmReport | None:
-    """What there is to tell now; None of a node that takes part in no swarm and fetched nothing lately.
+    """The present swarm report; None for a node that takes part in no swarm and fetched nothing lately.
 
     It is the same from one look to the next while nothing arrives, so that an idle node's reports stay the same.
     """

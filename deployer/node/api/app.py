@@ -1,6 +1,6 @@
 """The node's HTTP interface, on its Unix socket: parse, call, render. Decides nothing.
 
-Whoever may open the socket may do everything; the socket belongs to the node's user alone.
+Every process that may open the socket may do everything; the socket belongs to the node's user alone.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ MAX_CONSOLE_READ = 1 << 20
 """Bytes of a console in one answer."""
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks at a console that somebody follows, or for a client that went away."""
+"""Seconds between two checks of a console that is followed, or for a disconnected client."""
 
 log = logging.getLogger("partita.node")
 

@@ -94,7 +94,7 @@ def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:
 
     @routes.post(
         "/prefetches",
-        summary="Have an image here ahead of its use; a line of JSON now and then, the last with the result",
+        summary="Fetch an image ahead of its use; lines of JSON report progress, the last the result",
         response_class=StreamingResponse,
     )
     async def prefetch(request: Request) -> Response:
@@ -102,7 +102,7 @@ def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:
         manifest = await run_in_threadpool(_look_up, images, order.image)
         return StreamingResponse(_lines(stager, manifest, order), media_type="application/x-ndjson")
 
-    @routes.delete("/pins/{image:path}", summary="Let go of an image that was pinned", response_model=UnpinResult)
+    @routes.delete("/pins/{image:path}", summary="Unpin an image", response_model=UnpinResult)
     def unpin(image: str) -> Response:
         image_id = images.resolve(Reference.parse(image))
         return document_response(UnpinResult(image_id=image_id, released=stager.unpin(image_id)))

@@ -1,10 +1,10 @@
-"""The use case: machines that a site wants saved become candidates in the catalog, images that nobody has endorsed yet.
+"""The use case: machines that a site wants saved become candidates in the catalog, not endorsed yet.
 
 1. The disks of a machine that rests are read into an image directory below SAVES, which appears whole or not at all.
 2. What the catalog does not have of it is sent, with the node's credential; ranges that arrived once are not sent again.
 3. The machine's record says what came of it, durably. Then the directory goes.
 A node that dies finds by the record, and by whether the directory is there, where it was: a save is neither lost nor made
-twice. While disks are read nobody changes the machine; while they are sent it may go on.
+twice. While disks are read the machine does not change; while they are sent it may go on.
 
 SAVES/<uuid>.<number>     the image directory of one save
 """
@@ -38,7 +38,7 @@ SIDE_BY_SIDE = 1
 log = logging.getLogger("partita.node")
 
 WriteDraft = Callable[[str, Path, str], None]
-"""Makes the image directory of a machine: UUID, directory, version. `Node.draft` is one; errors of `saving.save`."""
+"""Makes the image directory of a machine: UUID, directory, version. errors as in `write_image`."""
 
 LocateContents = Callable[[Manifest], Mapping[Address, Path]]
 """Where the contents of an image are on this node."""
@@ -78,8 +78,8 @@ class CandidateUploader:
     Args:
         place: SAVES; it is this one's alone.
         keeper: of the machines.
-        read, parents, offer: see there; `parents` finds the manifest that a machine was made of, by its UUID.
-        contents: see there.
+        read, parents, offer: the functions above; `parents` finds the manifest that a machine was made of, by its UUID.
+        contents: finds contents, as above.
         clock: seconds that only grow.
     """
 
@@ -116,7 +116,7 @@ class CandidateUploader:
             return found
 
     def look(self, desired: DesiredState, here: Iterable[MachineRecord]) -> None:
-        """Begin what is wanted and not done, nor under way; give up, and clean up after, what nobody wants any more."""
+        """Begin saves that are due; cancel those that are no longer wanted, and remove their files."""
         wanted = {one.uuid: one.save for one in desired.machines if one.save is not None and one.want != "ended"}
         records = {record.uuid: record for record in here if not record.state.final}
         due = {
@@ -196,7 +196,7 @@ class CandidateUploader:
         return self._place / f"{uuid}.{wish.number}"
 
     def _sweep(self, wanted: Iterable[str]) -> None:
-        """What nobody wants any more is removed; drafts of it too, which begin with a point and its name."""
+        """Remove the files of unwanted saves, and their drafts, whose names begin with a point."""
         kept = tuple(wanted)
         try:
             found = list(self._place.iterdir())

@@ -1,4 +1,4 @@
-"""Saving a machine's changed partitions as a new version of its image: an image directory that nobody has endorsed.
+"""Saving a machine's changed partitions as a new version of its image: an image directory without endorsements.
 
 What the guest wrote lies in the overlays. A partition of which an overlay holds nothing has kept its content, and its
 address; of one that was written to, the whole is read through the overlay, measured, and becomes content. Blanks that were
@@ -84,7 +84,7 @@ def write_image(
         MachineConflict: the machine is not at rest, was never put together, or has changed a partition table.
         AssemblyFailed: its disks cannot be read.
         Conflict, NotFound, Unavailable: the directory cannot be made.
-        signer.errors.DocumentError: the version is none.
+        signer.errors.DocumentError: the version is not valid.
     """
     if record.state not in AT_REST or record.spec is None:
         raise MachineConflict(f"machine {record.name} is {record.state.value}; stop, pause or suspend it to save it")
@@ -227,10 +227,10 @@ class MachineSaver:
         self._settings, self._keeper, self._cache = settings, keeper, cache
 
     def save(self, uuid: str, order: SaveOrder) -> SavedImage:
-        """A machine that rests as a new version of its image; see `saving.save`. Nothing changes it meanwhile.
+        """A machine that rests as a new version of its image; see `write_image`. Nothing changes it meanwhile.
 
         Raises:
-            MachineConflict: what it was made of is not known any more.
+            MachineConflict: the image that it was made from is no longer known.
         """
         saved, parent = self._save(uuid, order.directory, order.version, whole=True)
         return SavedImage(
@@ -268,7 +268,7 @@ class MachineSaver:
         return {address: self._cache.path(address) for address in manifest.contents()}
 
     def _offer(self, bundle: Bundle, advance: Advance) -> None:
-        """Send what a machine was saved as to the catalog, by the credential that the node has there."""
+        """Send a saved machine to the catalog, with the node's credential there."""
         credential = read_credential(self._settings.credential)
         with CatalogClient(self._settings.catalog, credential=credential) as client:
             offer_candidate(client, bundle, advance)

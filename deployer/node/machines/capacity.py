@@ -11,7 +11,7 @@ from deployer.protocol.desired_state import Capacity
 from deployer.records.machine_store import MachineRecord
 
 MEMORY_STEP = 64 << 20
-"""Bytes: free space is told in multiples of this, so that not every log line of a guest is news."""
+"""Bytes: free space is reported in multiples of this, so that not every log line of a guest is news."""
 
 _TAKING = frozenset(
     {MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED}
@@ -46,7 +46,7 @@ def measure_capacity(
 
 
 def total_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes of memory that this computer has (proc(5), MemTotal); 0 where nobody says."""
+    """Bytes of memory that this computer has (proc(5), MemTotal); 0 if it is not stated."""
     for line in _lines(meminfo):
         name, _, value = line.partition(":")
         if name == "MemTotal":

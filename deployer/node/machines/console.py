@@ -19,7 +19,7 @@ from deployer.protocol.desired_state import ConsoleRequest, ConsoleResponse
 from signer.errors import PartitaError
 
 LOOK_EVERY = 0.2
-"""Seconds between two looks at consoles that somebody waits for."""
+"""Seconds between two checks of consoles that are waited for."""
 
 MAX_WAITING = 64
 """Questions that wait at a time; what comes beyond is answered with what there is."""
@@ -58,8 +58,8 @@ class ConsoleReader:
     """Answers one site's questions, from a thread of its own that lives as long as there are any.
 
     Args:
-        site: who is told.
-        identity: of the site; it hears of no machine but its own.
+        site: gets the answers.
+        identity: of the site; it reads consoles of its own machines only.
         keeper: of the node's machines.
         clock: seconds that only grow.
     """
@@ -129,5 +129,5 @@ class ConsoleReader:
     def _tell(self, answer: ConsoleResponse) -> None:
         try:
             self._site.serial(answer)
-        except PartitaError as exc:  # whoever asked waits in vain, and may ask again
+        except PartitaError as exc:  # the requester gets no answer, and may ask again
             log.info("a console did not get through: %s", exc)

@@ -21,7 +21,7 @@ SEED = "seed.iso"
 
 @dataclass(frozen=True)
 class SiteAssignment:
-    """What a site has settled about a machine that it wants made.
+    """The settled properties of a machine that a site wants made.
 
     Attributes:
         uuid: the machine's.
@@ -62,7 +62,7 @@ def new_record(
 def machine_spec(
     record: MachineRecord, manifest: Manifest, assembled: AssembledDisks, directory: Path, owner: str
 ) -> MachineSpec:
-    """What the hypervisor is told of a machine that has been put together.
+    """The specification of an assembled machine for the hypervisor.
 
     Args:
         record: of the machine.
@@ -87,14 +87,14 @@ def machine_spec(
 
 
 def order_of(machine: DesiredMachine) -> MachineOrder:
-    """The order. The image is named by its ID, so that nobody has to be asked what it means.
+    """The order. The image is named by its ID, so that no name has to be resolved.
 
     Raises:
         signer.errors.DocumentError: the site wants what no order can say.
     """
     members = machine.model_dump(mode="json", include=set(RequestedProperties.model_fields), exclude_none=True)
     order = members | {"image": machine.image_id, "hostname": machine.hostname}
-    return validate(MachineOrder, order, "what the site wants")
+    return validate(MachineOrder, order, "the desired state")
 
 
 def assignment_of(machine: DesiredMachine, site: str) -> SiteAssignment:

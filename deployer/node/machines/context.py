@@ -17,7 +17,7 @@ class DeploymentContext:
     """Safe to use from several threads.
 
     Attributes:
-        images: the catalog, as the node believes it.
+        images: the catalog, verified.
         stager: brings contents to the node's cache.
         keeper: of the node's machines.
         rules: the site's policy in force, as it is at each call; raises PolicyUnusable.

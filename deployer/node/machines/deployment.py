@@ -102,7 +102,7 @@ class Deployer:
         Args:
             order: what is asked for.
             tell: gets each step as it is done.
-            cancelled: set when nobody waits for the machines any more.
+            cancelled: set when the requester has gone away.
             assigned: what a site has settled about the one machine of the order.
 
         Raises:
@@ -225,7 +225,7 @@ class Deployer:
         )
         report(
             DeploymentStep(
-                step="assembled", machine=name, text=f"{assembled.written} bytes written, none of it image content"
+                step="assembled", machine=name, text=f"{assembled.written} bytes written; no image content was copied"
             )
         )
         BootFacts(manifest, judged.checks).write(directory)

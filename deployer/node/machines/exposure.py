@@ -55,20 +55,20 @@ class _Facts(Document):
 
 @dataclass(frozen=True)
 class BootFacts:
-    """What a machine was booted by."""
+    """The manifest and the endorsements that a machine was booted with."""
 
     manifest: Manifest
     checks: tuple[EndorsementCheck, ...]
 
     def write(self, directory: Path) -> None:
-        """Keep them in a machine's directory."""
+        """Write the facts into a machine's directory."""
         names = tuple(_Check.model_fields)
         kept = tuple(_Check(**{name: getattr(check, name) for name in names}) for check in self.checks if check.counts)
         files.write(directory / FACTS, canonical(_Facts(manifest=self.manifest.canonical().decode(), checks=kept)))
 
     @classmethod
     def read(cls, directory: Path) -> "BootFacts | None":
-        """Those in a machine's directory; None where there are none that can be read."""
+        """Read the facts in a machine's directory; None if absent or unreadable."""
         try:
             kept = parse(_Facts, (directory / FACTS).read_bytes(), FACTS)
             return cls(Manifest.parse(kept.manifest.encode()), tuple(check.check() for check in kept.checks))
@@ -112,7 +112,7 @@ def exposure_reason(
 
 
 def exposed_machine(record: MachineRecord, facts: BootFacts, reason: str) -> ExposedMachine:
-    """What is told of a machine."""
+    """The entry of a machine in an exposure list."""
     endorsers = dict.fromkeys(f"{check.scheme}:{check.fingerprint}" for check in facts.checks)
     return ExposedMachine(
         uuid=record.uuid,

@@ -1,6 +1,6 @@
 """What can be done to a machine that has been deployed: everything between its start and its end.
 
-One verb at a time changes a machine; that it ends, by itself or on request, needs nobody's leave. Each verb returns when it
+One verb at a time changes a machine; its end, by itself or on request, waits for none. Each verb returns when it
 is done, with the record as it then is. What lets a machine that was at rest run again is admitted as if it were new.
 """
 
@@ -97,7 +97,7 @@ class MachineOperations:
                 else:
                     keeper.hypervisor.start(record.spec.model_copy(update=record.properties()))
                 last = self._now(uuid, MachineEvent.STARTED, "", held="")
-            if last.state is not MachineState.RUNNING:  # somebody ended it meanwhile
+            if last.state is not MachineState.RUNNING:  # it was ended meanwhile
                 keeper.hypervisor.destroy(uuid)
             with suppress(OSError):
                 place.unlink(missing_ok=True)

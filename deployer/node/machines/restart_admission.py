@@ -46,7 +46,7 @@ class RestartAdmission:
 
         Raises:
             Refused: by the policy, with the whole decision.
-            PolicyUnusable, errors of the catalog: nobody can say whether it may.
+            PolicyUnusable, errors of the catalog: the decision cannot be made.
             StagerError: its contents are not here and cannot be brought.
         """
         manifest = self._images.manifest(record.image_id)

@@ -21,7 +21,7 @@ from deployer.records.machine_store import MachineRecord, MachineStore, holder_o
 from stager.cache.cache import Cache
 
 KEPT = timedelta(days=7)
-"""How long record and console of a machine that has ended are kept for whoever wants to know why."""
+"""How long record and console of a machine that has ended are kept, so that the reason can be read."""
 
 LEASE_MARGIN = 86400
 """Seconds that a lease outlives its machine: room for staging, and for a node that is down for a while."""
@@ -74,16 +74,16 @@ class MachineSupervisor:
         """Held while the policy decides and what it accepts is counted: two never both take the last place."""
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have somebody told, from any thread, that some machine is not as it was; must return at once."""
+        """Call a listener, from any thread, when a machine changes; it must return at once."""
         self._listeners.append(listener)
 
     def off_change(self, listener: Callable[[], None]) -> None:
-        """Tell them no more; one that was never told is fine."""
+        """Remove a listener, if it is there."""
         self._listeners = [other for other in self._listeners if other != listener]
 
     @contextmanager
     def alone(self, uuid: str) -> Iterator[MachineRecord]:
-        """The record of a machine that nobody else changes on purpose while the block runs; that it ends is no change."""
+        """The record of a machine, locked against other operations while the block runs; it may still end."""
         with self._changed:
             lock = self._locks.setdefault(uuid, threading.Lock())
         with lock:
@@ -123,7 +123,7 @@ class MachineSupervisor:
         return self._hypervisor
 
     def recover(self, hypervisor: Hypervisor) -> None:
-        """Adopt what runs, end what nobody knows, remove what was half made. Called once, before anything is served."""
+        """Adopt running machines, end unknown ones, remove half-made ones. Called once, before anything is served."""
         self._hypervisor = hypervisor
         running = hypervisor.found()
         for uuid in running:
@@ -156,14 +156,14 @@ class MachineSupervisor:
                 self._leases.release(record.holder)
 
     def _ended_unseen(self, record: MachineRecord) -> None:
-        """A machine that ran is not there. Perhaps its memory had just been saved, and nobody lived to say so."""
+        """A machine that ran is not there. Its memory may have been saved just before the service died."""
         if self.hypervisor.saved(self.store.memory(record.uuid)) and self.store.untouched(record.uuid):
             self.happened(record.uuid, MachineEvent.SUSPENDED, "its memory was saved")
         else:
             self.happened(record.uuid, MachineEvent.POWERED_OFF, "it ended while the node's service was not running")
 
     def _follow(self, record: MachineRecord) -> None:
-        """It may have been paused, or have gone on, while nobody listened."""
+        """It may have been paused or resumed while the service was down."""
         now = self.hypervisor.state(record.uuid)
         if now is MachineState.PAUSED:
             self.happened(record.uuid, MachineEvent.PAUSED, "the machine was paused")
@@ -177,7 +177,7 @@ class MachineSupervisor:
         return directory
 
     def tell(self) -> None:
-        """Say that something is not as it was."""
+        """Notify waiters and listeners of a change."""
         with self._changed:
             self._changed.notify_all()
         for listener in self._listeners:
@@ -270,7 +270,7 @@ class MachineSupervisor:
     def destroy(self, uuid: str) -> MachineRecord:
         """End a machine now and remove all that is left of it; returns its last record.
 
-        MachineConflict while it is being made: whoever deploys it cancels that.
+        MachineConflict while it is being made: cancel the deployment instead.
         """
         record = self.store.get(uuid)
         if record.state in _MAKING:
@@ -282,7 +282,7 @@ class MachineSupervisor:
         return last
 
     def hold(self, uuid: str, reason: str) -> None:
-        """Pause a machine that may not go on; nobody resumes it unless the policy accepts it again."""
+        """Pause a machine that may not go on; it is resumed only if the policy accepts it again."""
         self.change(uuid, held=reason)
         self.hypervisor.pause(uuid)
 

@@ -48,14 +48,14 @@ class NodeSiteClient:
         """What this node should have, once its revision is another than `after`, or after so many seconds.
 
         Raises:
-            SiteUnavailable: the site cannot be reached, does not know this node, or says what is none.
+            SiteUnavailable: the site cannot be reached, does not know this node, or sends an invalid document.
         """
         params = {"after": str(after), "wait": str(wait), "serials": "true"}
         answer = self._ask("GET", "desired", params=params, timeout=wait + TIMEOUT)
         if answer.status_code in {httpx.codes.NO_CONTENT, httpx.codes.NOT_MODIFIED}:
             return None
         try:
-            return parse(DesiredState, answer.content, "what the site wants", limit=MAX_REPORT)
+            return parse(DesiredState, answer.content, "the site's desired state", limit=MAX_REPORT)
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
@@ -66,7 +66,7 @@ class NodeSiteClient:
         if answer.status_code == httpx.codes.NO_CONTENT:  # a site of before there were leases
             return ReportResponse()
         try:
-            return parse(ReportResponse, answer.content, "what the site answers a report", limit=MAX_CERTIFICATE)
+            return parse(ReportResponse, answer.content, "the site's response to a report", limit=MAX_CERTIFICATE)
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 

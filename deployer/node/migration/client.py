@@ -38,7 +38,7 @@ class MigrationClient:
         silence: seconds that it may say nothing.
 
     Raises:
-        MoveFailed: the node's own certificate cannot be used.
+        MigrationFailed: the node's own certificate cannot be used.
     """
 
     def __init__(self, membership: SiteMembership, url: str, node: str, silence: float = SILENCE) -> None:
@@ -63,7 +63,7 @@ class MigrationClient:
         self._http.close()
 
     def offer(self, machine: str, number: int) -> MigrationManifest:
-        """What is offered to this node; MoveFailed, mostly to be tried again."""
+        """Fetch the offer to this node; MigrationFailed, mostly worth a retry."""
         with self._stream(f"/v1/moves/{machine}/{number}") as answer:
             data = bytearray()
             for portion in answer.iter_bytes():

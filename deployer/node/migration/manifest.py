@@ -148,7 +148,7 @@ def write_runs(descriptor: int, piece: MigrationFile, stream: Iterable[bytes], a
         advance: called with bytes just written; may raise to give up.
 
     Raises:
-        MoveFailed: what comes is not a file of that size, or ends before its end.
+        MigrationFailed: the stream is not a file of that size, or is truncated.
     """
     held, at = bytearray(), 0
     header: tuple[int, int] | None = None
@@ -182,7 +182,7 @@ def _demand(header: tuple[int, int], at: int, piece: MigrationFile) -> None:
 
 
 def verify_file(path: Path, piece: MigrationFile) -> None:
-    """MoveFailed unless a file is exactly what was offered."""
+    """Raise MigrationFailed unless a file is exactly as offered."""
     found = describe_file(path, piece.name)
     if found != piece:
         raise MigrationFailed(

@@ -19,7 +19,7 @@ def overlay_size(path: Path) -> int:
 
 
 def check_overlay(path: Path, size: int) -> None:
-    """MoveFailed unless an overlay that another node wrote is one such as we make, and holds nothing that leads outside itself.
+    """Raise MigrationFailed unless an overlay from another node is like ours and refers to nothing outside itself.
 
     A qcow2 file can name an external data file, or a key; this one may have neither (compare CVE-2024-32498). What it names
     as backing file does not count: the chain is spelled out to the emulator, and that name is written anew.

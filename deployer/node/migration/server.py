@@ -1,9 +1,9 @@
 """Where a node gives machines away: HTTPS at an address of its own, for nodes of its site that show their certificates.
 
 GET /v1/moves/MACHINE/NUMBER            what is offered
-GET /v1/moves/MACHINE/NUMBER/FILE       a file of it as it travels (`moving`); `?start=` an offset to begin at
-Whoever shows no certificate of the site's CA that is a node's gets no further than the handshake, or a refusal; a node gets
-what is offered to it, and to nobody else.
+GET /v1/moves/MACHINE/NUMBER/FILE       a file of it as it travels (`manifest`); `?start=` an offset to begin at
+A client without a node's certificate of the site's CA fails in the handshake or is refused; a node gets
+only the offers to itself.
 """
 
 import logging
@@ -88,7 +88,7 @@ def tls_context(membership: SiteMembership) -> tuple[ssl.SSLContext, Certificate
 
 
 def open_migration_socket(where: str) -> socket.socket:
-    """A socket at ADDRESS:PORT; SiteUnavailable where it cannot be had."""
+    """A socket at ADDRESS:PORT; SiteUnavailable if it cannot be opened."""
     host, _, port = where.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -2,7 +2,7 @@
 
 What is here stays as it is until the site says that it is the other node's; then the site no longer wants it here, and it is
 ended like anything that it does not want. A machine is locked in its record before anything is offered, so that whatever dies,
-nobody lets it run here while another node may have it.
+it does not run here while another node may have it.
 """
 
 import base64
@@ -86,7 +86,7 @@ class MigrationSource:
             self._keeper.change(uuid, giving=None)
 
     def offer(self, uuid: str, number: int, to: str) -> MigrationManifest:
-        """What is offered to a node; MoveFailed where it is none of that node's business, or not ready yet."""
+        """Read the offer to a node; MigrationFailed if it is for another node, or not ready yet."""
         try:
             giving = self._keeper.store.get(uuid).giving
             offer = parse(
@@ -99,7 +99,7 @@ class MigrationSource:
         return offer
 
     def runs(self, uuid: str, number: int, name: str, to: str, start: int) -> Iterator[bytes]:
-        """A file of what is offered, as it travels; MoveFailed as in `offer`, or where it has no such file."""
+        """A file of what is offered, as it travels; MigrationFailed as in `offer`, or if it has no such file."""
         offer = self.offer(uuid, number, to)
         if name in {piece.name for piece in offer.pieces}:
             return read_runs(self._keeper.store.directory(uuid) / name, start)

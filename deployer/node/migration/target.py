@@ -86,7 +86,7 @@ class MigrationTarget:
 
     Args:
         keeper, images, stages, admits, receipts: of the node.
-        here: see there.
+        here: the properties of the node.
         root: a directory on the same file system as the machines, for what has been fetched so far.
     """
 
@@ -120,9 +120,9 @@ class MigrationTarget:
 
         Raises:
             Refused: by this node's policy.
-            MoveFailed: it cannot go on here, or cannot be fetched; says whether it is worth another try.
+            MigrationFailed: it cannot go on here, or cannot be fetched; `again` says whether a retry may help.
             Cancelled: see above.
-            Errors of catalog and stager: its image cannot be had.
+            Errors of catalog and stager: its image is not available.
         """
         wanted = incoming.machine
         offer = client.offer(wanted.uuid, incoming.number)
@@ -329,7 +329,7 @@ class _Contents:
 
 
 class _Progress:
-    """How far a fetch has come; gives up when nobody wants it, or the storage gets full."""
+    """Progress of a fetch; gives up when it is cancelled or the storage gets full."""
 
     def __init__(
         self, offer: MigrationManifest, place: Path, cancelled: threading.Event, advance: Callable[[int, int], None]

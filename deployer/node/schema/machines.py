@@ -37,7 +37,7 @@ class SaveOrder(Document):
 
 
 class SavedImage(Document):
-    """A machine as an image that nobody has endorsed.
+    """A machine as an image without endorsements.
 
     Attributes:
         directory: of the image.

@@ -19,7 +19,7 @@ class ContentStatus(Document):
         have: of `size`, what is settled: proved, or zero.
         from_cache: copied from other contents here, or left by an interrupted staging.
         from_peers, from_origin: payload that came over the network.
-        left: until it is here at this rate; absent when nobody can say.
+        left: until it is here at this rate; absent if unknown.
         peers: connected now.
         feeders: the peers that sent the most of `from_peers`.
         origin_rate: of `rate`, what comes from the origin.

@@ -73,7 +73,7 @@ class ImageEndorsedInRoles(PolicyRule):
 
 
 class PartitionEndorsed(PolicyRule):
-    """What the policy demands for single partitions. Whoever vouches for the bytes does so in every image."""
+    """What the policy demands for single partitions. An endorsement of the bytes counts in every image."""
 
     name, several = "partition", True
 
@@ -280,7 +280,7 @@ def _trusted(manifest: Manifest, able: Sequence[tuple[str, str]], roles: Sequenc
 
 
 def _with_endorsements(case: PolicyCase, who: Sequence[tuple[str, str]], vo: str = "", address: str = "") -> PolicyCase:
-    """The same with endorsements that nobody has made yet, of the image or (by an address) of a partition."""
+    """The same with hypothetical endorsements, of the image or (by an address) of a partition."""
     manifest = case.manifest
     fresh = [
         EndorsementCheck(

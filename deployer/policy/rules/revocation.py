@@ -23,7 +23,7 @@ class NotBlocked(PolicyRule):
             )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:  # noqa: ARG002 - see there
-        """None: a block list is not part of a policy, and nobody takes an entry out of it for one request."""
+        """None: a block list is not part of a policy, and is not edited for one request."""
         return iter(())
 
 

@@ -153,7 +153,7 @@ UNUSABLE = [
     ("an empty id", '@id("") permit(principal, action, resource);', "rule 1: has no name"),
     ("an id of another form", '@id("No Way") permit(principal, action, resource);', "the id 'No Way' is not"),
     ("one of ours", '@id("errors") permit(principal, action, resource);', "or is ours"),
-    ("an id twice", ALL + ALL, "the id 'all' stands in site.cedar already"),
+    ("an id twice", ALL + ALL, "the id 'all' is already used in site.cedar"),
     ("an unknown annotation", '@id("a") @nope("x") permit(principal, action, resource);', "@nope is not known"),
     (
         "a control character",
