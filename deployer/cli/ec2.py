@@ -59,7 +59,7 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
     from deployer.ec2.account.open_account import staging_settings
     from deployer.ec2.images.image_upload import ImageUploader
     from deployer.ec2.images.upload_cache import UploadCache
-    from deployer.ec2.pool.deployment import Ec2Deployer, NullRecorder
+    from deployer.ec2.pool.deployment import Ec2Deployer
     from deployer.site.operations.revocations import RevocationService
     from stager.factory import open_catalog
 
@@ -75,7 +75,7 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
         rules = PolicyStore(site.policy).current
         withdrawing = RevocationService(catalog, settings.directory, site.blocked, rules, _clock)
         imaging = ImageUploader(found, beside)
-        yield Ec2Deployer(found, catalog, imaging, NullRecorder(), rules, withdrawing.current, _clock), imaging, found
+        yield Ec2Deployer(found, catalog, imaging, None, rules, withdrawing.current, _clock), imaging, found
 
 
 @ec2_app.command("images")

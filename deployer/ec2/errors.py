@@ -1,14 +1,14 @@
-"""Everything that can go wrong between a site and Amazon EC2. No message ever holds a credential."""
+"""Errors between a site and Amazon EC2. Their messages never hold a credential."""
 
 from deployer.errors import DeployerError
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE
 
 
 class AwsFailed(DeployerError, code="aws-failed", status=502):
-    """AWS does not do what was asked; the message says what that was, and AWS's own reason.
+    """AWS refused or failed a request; the message names the request and AWS's reason.
 
     Attributes:
-        fault: AWS's code for the reason ("InvalidAMIName.Duplicate"), or empty where there was no answer.
+        fault: AWS's code for the reason ("InvalidAMIName.Duplicate"), or empty without an answer.
     """
 
     fault: str = ""
@@ -19,28 +19,28 @@ class AwsFailed(DeployerError, code="aws-failed", status=502):
 
 
 class AwsMissing(AwsFailed, code="aws-missing", status=502):
-    """AWS knows of no such thing, or not yet: what was just made may take seconds to be known everywhere."""
+    """AWS does not know the resource, or not yet: a new one may take seconds to be known everywhere."""
 
 
 class AwsThrottled(AwsFailed, code="aws-throttled", status=503, exit_code=EXIT_UNAVAILABLE):
-    """AWS goes on saying that there are too many requests, after every pause that we had patience for."""
+    """AWS still throttles requests after all retries."""
 
 
 class AwsUnreachable(AwsFailed, code="aws-unreachable", status=503, exit_code=EXIT_UNAVAILABLE):
-    """AWS does not answer: no connection, no answer in time, or answers cut short, again and again."""
+    """AWS does not answer after all retries: connections fail, or answers are late or truncated."""
 
 
 class AwsDenied(AwsFailed, code="aws-denied", status=502, exit_code=EXIT_REFUSED):
-    """There are no credentials, or AWS does not accept them, or they do not allow what was asked."""
+    """Credentials are missing, AWS does not accept them, or they do not allow the request."""
 
 
 class SnapshotFailed(DeployerError, code="snapshot-failed", status=502):
-    """A disk cannot be made a snapshot, or a snapshot is not what it should be."""
+    """A disk cannot become a snapshot, or a snapshot differs from the expected one."""
 
 
 class SnapshotGone(SnapshotFailed, code="snapshot-gone"):
-    """The snapshot that was being written is none that can be written any more; what was sent to it is lost."""
+    """The snapshot that was being uploaded can no longer be written; its uploaded blocks are lost."""
 
 
 class Ec2RecordsUnusable(DeployerError, code="ec2-ledger-unusable", status=500):
-    """What this site remembers of its snapshots cannot be read or written."""
+    """The site's records of its resources at EC2 cannot be read or written."""

@@ -1,4 +1,4 @@
-"""The settings section `ec2`: a site's accounts at EC2, where it keeps what it did there, and how fast it uploads."""
+"""The settings section `ec2`: a site's accounts at EC2, its directory for their records, and how fast it uploads."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +18,8 @@ class Ec2Settings(Document):
         directory: where the site keeps its books, records and uploads, and the cache that it uploads from.
         cache_quota: bytes that this cache may allocate.
         workers: blocks that are uploaded at one time.
-        endpoint: URL of something that stands in for AWS; empty for AWS.
-        keep: how long what no machine uses is left there by `partita ec2 clean`.
+        endpoint: URL of a substitute for AWS; empty for AWS.
+        keep: how long `partita ec2 clean` keeps unused resources.
     """
 
     accounts: Path = Field(default_factory=lambda: default_file().parent / "ec2.toml")

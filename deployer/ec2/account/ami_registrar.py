@@ -1,8 +1,8 @@
-"""Images at EC2: an AMI made of snapshots that were verified, and never another one.
+"""Registering images at EC2 as AMIs made of verified snapshots only.
 
-An AMI is known by its key: what it is made of and how it boots. The same image again is the same AMI. What EC2 has under
-a name or a tag is not trusted: an AMI is used only if the site's own books have it, and EC2 describes it as exactly what
-was registered: these snapshots on these devices, this boot mode, nothing more. Everything else is registered anew.
+An AMI is identified by its key: the contents that it is made of and how it boots. The same image again is the same AMI. Names
+and tags at EC2 are not trusted: an AMI is used only if the site's own books list it, and EC2 describes it exactly as it was
+registered: these snapshots on these devices, this boot mode, nothing more. Everything else is registered anew.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ log = logging.getLogger("partita.ec2")
 
 
 def image_key(found: BootMapping, contents: Mapping[str, str]) -> str:
-    """What an AMI is known by: 64 hex digits over how it boots and what it is made of.
+    """The key of an AMI: 64 hex digits over how it boots and the contents that it is made of.
 
     Args:
         found: how it boots, and its volumes.
@@ -66,7 +66,7 @@ def register_request(
 
 
 def ami_difference(described: Mapping[str, Any], found: BootMapping, snapshots: Mapping[str, str]) -> str:
-    """How an AMI differs from what would be registered, in a few words; empty if it does not."""
+    """How an AMI differs from the one that would be registered, in a few words; empty if it does not."""
     wanted = {
         "Architecture": found.architecture,
         "BootMode": found.boot_mode,
@@ -82,7 +82,7 @@ def ami_difference(described: Mapping[str, Any], found: BootMapping, snapshots: 
     }
     for name, value in wanted.items():
         if (described.get(name) or None) != (value or None):
-            return f"its {name} is {described.get(name)} and not {value}"
+            return f"its {name} is {described.get(name)} instead of {value}"
     there = {
         str(each.get("DeviceName")): (
             each.get("Ebs", {}).get("SnapshotId") or "",
@@ -92,7 +92,7 @@ def ami_difference(described: Mapping[str, Any], found: BootMapping, snapshots: 
     }
     for volume in found.volumes:
         if there.pop(volume.device, None) != (snapshots.get(volume.device, ""), volume.size):
-            return f"its {volume.device} differs from what was registered"
+            return f"its {volume.device} differs from the registered volume"
     return f"it has one more device, {min(there)}" if there else ""
 
 
@@ -101,10 +101,10 @@ class AmiRegistrar:
 
     Args:
         aws: the account.
-        books: what the site has made there.
-        owner: whose images.
+        books: of the account.
+        owner: the site and its pool, for the tags.
         clock: the present, UTC.
-        new_nonce: 32 hex digits; stands in the name of an AMI, so that nobody registered one of that name before.
+        new_nonce: 32 hex digits for the name of an AMI, so that no AMI of that name was registered before.
         sleep: seconds.
     """
 
@@ -143,7 +143,7 @@ class AmiRegistrar:
             log.warning("AMI %s is not used: %s", described["ImageId"], wrong)
             self._books.forget("image", key)
             entry = None
-        if entry is None or entry.ami:  # one that EC2 has lost gets a new name
+        if entry is None or entry.ami:  # an AMI that EC2 has lost gets a new name
             now = self._clock().replace(microsecond=0)
             entry = AmiEntry(
                 key=key,
@@ -173,11 +173,11 @@ class AmiRegistrar:
         entry = entry.model_copy(update={"ami": ami})
         described = self._await(entry)
         if wrong := self._difference(described, found, snapshots):
-            raise AwsFailed(f"AMI {described['ImageId']} differs from what was registered: {wrong}")
+            raise AwsFailed(f"AMI {described['ImageId']} differs from the registered image: {wrong}")
         return self._keep(entry, described)
 
     def forget(self, entry: AmiEntry) -> None:
-        """Take an AMI away, at EC2 and out of the books; one that is not there is away already."""
+        """Deregister an AMI at EC2, if it exists, and remove it from the books."""
         try:
             if entry.ami:
                 self._aws.ec2("deregister_image", ImageId=entry.ami)
@@ -193,7 +193,7 @@ class AmiRegistrar:
         return entry
 
     def _described(self, entry: AmiEntry) -> dict[str, Any] | None:
-        """What EC2 says of an AMI, by its ID or by its name; None if there is none, or it is no longer usable."""
+        """EC2's description of an AMI, by its ID or its name; None if it does not exist or is no longer usable."""
         wanted: dict[str, Any] = {"Owners": ["self"]}
         wanted |= {"ImageIds": [entry.ami]} if entry.ami else {"Filters": [{"Name": "name", "Values": [entry.name]}]}
         try:
@@ -212,7 +212,9 @@ class AmiRegistrar:
             if described is not None and described["State"] == "available":
                 return described
             if left <= 0:
-                raise AwsFailed(f"AMI {entry.ami or entry.name} was registered and does not become available")
+                raise AwsFailed(
+                    f"AMI {entry.ami or entry.name} is still not available {AVAILABLE:.0f} s after its registration"
+                )
             self._sleep(LOOK_EVERY)
             left -= LOOK_EVERY
 

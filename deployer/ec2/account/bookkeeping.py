@@ -1,9 +1,9 @@
-"""What a site made at EC2, in the site's own books: images that it registered, machines that it began.
+"""The site's own books of the images that it registered and the machines that it started at EC2.
 
-Tags at EC2 can be changed by whoever has the account. So an AMI is used only if it stands here, and EC2 describes it as it
-was registered (`ledger` does the same for snapshots). And the books know which machines were begun: one that EC2 has
-forgotten is not begun again. An entry is written before what it tells of is begun, and completed afterwards. One SQLite
-file for a site's pools.
+Tags at EC2 can be changed by anyone with access to the account. So an AMI is used only if it is listed here, and EC2
+describes it as it was registered (`snapshots.record_store` does the same for snapshots). And the books know which machines
+were started: one that EC2 has forgotten is not started again. An entry is written before its resource is made, and completed
+afterwards. One SQLite file for a site's pools.
 """
 
 import sqlite3
@@ -31,7 +31,7 @@ class AmiEntry(Document):
     """An AMI.
 
     Attributes:
-        key: by which it is known; see `images.image_key`.
+        key: identifies its content; see `ami_registrar.image_key`.
         name: under which it is registered.
         image_id, title: of the image.
         ami: its ID, once it is registered.
@@ -52,14 +52,14 @@ class AmiEntry(Document):
 
 
 class MachineEntry(Document):
-    """A machine that was begun, and what it costs.
+    """A machine that was started, and the basis of its cost.
 
     Attributes:
-        ami: what it is begun with; empty until it is about to be.
+        ami: the AMI that it starts from; empty until right before its start.
         instance: its ID at EC2, once that is known.
         until: its end: as promised, or as it was.
         ended: whether it has ended.
-        receipt: SHA-256 of the receipt that it was begun with.
+        receipt: SHA-256 of the receipt that it was started with.
     """
 
     machine: Uuid
@@ -80,8 +80,8 @@ class Bookkeeping:
     """The books of one account. Safe to use from several threads and processes.
 
     Args:
-        path: the SQLite file; made if it is not there.
-        account: whose books; others in the same file do not meet them.
+        path: the SQLite file; made if it does not exist.
+        account: whose books; those of other accounts in the same file stay separate.
     """
 
     def __init__(self, path: Path, account: str) -> None:
@@ -102,16 +102,16 @@ class Bookkeeping:
         self._path = path
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock, suppress(sqlite3.Error):
             self._connection.close()
 
     def put_image(self, entry: AmiEntry) -> None:
-        """Write down an AMI, or that one is about to be registered."""
+        """Store the entry of an AMI, registered or about to be."""
         self._put("image", entry.key, entry)
 
     def image(self, key: str) -> AmiEntry | None:
-        """An AMI by its key."""
+        """The entry of an AMI by its key."""
         return self._get("image", key, AmiEntry)
 
     def images(self) -> list[AmiEntry]:
@@ -119,20 +119,27 @@ class Bookkeeping:
         return self._all("image", AmiEntry)
 
     def put_machine(self, entry: MachineEntry) -> None:
-        """Write down a machine."""
+        """Store the entry of a machine."""
         self._put("machine", entry.machine, entry)
+
+    def update_machine(self, uuid: str, **values: object) -> None:
+        """Change fields of a machine's entry; a machine without an entry stays without one."""
+        with self.booking():
+            entry = self.machine(uuid)
+            if entry is not None:
+                self.put_machine(entry.model_copy(update=values))
 
     def machine(self, uuid: str) -> MachineEntry | None:
         """One machine."""
         return self._get("machine", uuid, MachineEntry)
 
     def machines(self) -> list[MachineEntry]:
-        """All machines that were ever begun and are not forgotten."""
+        """The machines that were ever started and are not forgotten."""
         return self._all("machine", MachineEntry)
 
     def forget(self, kind: str, key: str) -> None:
-        """Take an entry out; one that is not there is out already."""
-        with self._writing():
+        """Remove an entry, if there is one."""
+        with self.booking():
             self._connection.execute(
                 "DELETE FROM entries WHERE account = ? AND kind = ? AND key = ?", (self._account, kind, key)
             )
@@ -145,12 +152,7 @@ class Bookkeeping:
 
     @contextmanager
     def booking(self) -> Iterator[None]:
-        """Read and write in one: two that look whether there is money left never both take the last of it."""
-        with self._writing():
-            yield
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+        """Read and write in one transaction, so that two requests never both spend the same rest of a budget."""
         with self._lock:
             if self._connection.in_transaction:
                 yield
@@ -169,7 +171,7 @@ class Bookkeeping:
                 ) from exc
 
     def _put(self, kind: str, key: str, document: Document) -> None:
-        with self._writing():
+        with self.booking():
             self._connection.execute(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", (self._account, kind, key, canonical(document))
             )

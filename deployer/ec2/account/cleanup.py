@@ -1,8 +1,8 @@
-"""What a site has left at EC2 and nothing uses any more: found, shown, and on request removed, the oldest first.
+"""Unused resources of a site at EC2: found, shown, and on request removed, the oldest first.
 
-The plan is a pure function of what EC2 describes. Only what carries this pool's own tags is ever removed, and never what
-something else uses, whoever made that: the AMI of any machine that is not terminated, the snapshots of an AMI that stays,
-the parents of a snapshot that stays. Whatever is young stays: somebody may be about to use it.
+The plan is a pure function of EC2's descriptions. Only resources with this pool's own tags are ever removed, and never those
+that another resource uses, of any owner: the AMI of any machine that is not terminated, the snapshots of an AMI that stays,
+the parents of a snapshot that stays. Young resources stay: they may be about to be used.
 """
 
 import heapq
@@ -19,16 +19,16 @@ from deployer.ec2.errors import AwsFailed, AwsMissing
 from deployer.ec2.snapshots.record_store import SnapshotRecords
 
 OVERDUE: Final = timedelta(hours=1)
-"""How long after the end of its time a machine is taken to be forgotten by its site."""
+"""How long after the end of its time a machine counts as forgotten by its site."""
 
 UPLOADING: Final = timedelta(days=2)
-"""How long a snapshot that is not completed may still be somebody's upload: EC2 cancels one after a day of silence."""
+"""How long a pending snapshot may still be an upload under way: EC2 cancels one after a day of silence."""
 
 _IN_USE: Final = frozenset({"InvalidSnapshot.InUse", "VolumeInUse", "ResourceInUse"})
 
 
 class ResourceKind(StrEnum):
-    """What can be left, in the order in which it is removed: users before what they use."""
+    """Kinds of resources, in the order of removal: users before the resources that they use."""
 
     INSTANCE = "instance"
     VOLUME = "volume"
@@ -36,17 +36,14 @@ class ResourceKind(StrEnum):
     SNAPSHOT = "snapshot"
 
 
-REMOVAL_ORDER: Final = tuple(ResourceKind)
-
-
 @dataclass(frozen=True)
 class CloudResource:
-    """Something at EC2.
+    """A resource at EC2.
 
     Attributes:
         since: when it was made; of an AMI, when it was last used, as far as is known.
         active: an instance that is not terminated, a volume that is attached, a snapshot that is still being written.
-        uses: IDs of what it needs: an instance its AMI, an AMI its snapshots, a snapshot its parent.
+        uses: IDs of the resources that it needs: an instance its AMI, an AMI its snapshots, a snapshot its parent.
     """
 
     kind: ResourceKind
@@ -60,7 +57,7 @@ class CloudResource:
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that is to be removed, and why."""
+    """A resource to be removed, and the reason."""
 
     thing: CloudResource
     reason: str
@@ -69,13 +66,13 @@ class Removal:
 def plan_cleanup(
     things: Sequence[CloudResource], owner: Owner, now: datetime, older_than: timedelta
 ) -> tuple[Removal, ...]:
-    """What is to be removed, in order.
+    """The removals, in order.
 
     Args:
-        things: everything in the account: others' things too, since they may use ours.
-        owner: whose things may be removed.
+        things: all resources in the account, of other owners too, since they may use ours.
+        owner: whose resources may be removed.
         now: the present.
-        older_than: how long something must have been there, or unused.
+        older_than: the least age of a resource, or the time since its last use.
     """
     chosen: dict[str, Removal] = {}
     while more := _freed(things, chosen, owner, now, older_than):
@@ -86,8 +83,9 @@ def plan_cleanup(
 def _freed(
     things: Sequence[CloudResource], chosen: Mapping[str, Removal], owner: Owner, now: datetime, older_than: timedelta
 ) -> dict[str, Removal]:
-    """What nothing uses any more once the chosen are gone."""
-    used = {name for thing in things if thing.id not in chosen and _holds(thing) for name in thing.uses}
+    """The resources that are unused once the chosen ones are removed."""
+    holding = (thing for thing in things if thing.kind is not ResourceKind.INSTANCE or thing.active)  # not terminated
+    used = {name for thing in holding if thing.id not in chosen for name in thing.uses}
     return {
         thing.id: Removal(thing, reason)
         for thing in things
@@ -98,31 +96,26 @@ def _freed(
     }
 
 
-def _holds(thing: CloudResource) -> bool:
-    """Whether something holds what it uses: a terminated instance holds nothing."""
-    return thing.kind is not ResourceKind.INSTANCE or thing.active
-
-
 def _reason(thing: CloudResource, now: datetime, older_than: timedelta) -> str:
-    """Why it may go, if nothing uses it; empty if it stays."""
+    """Why an unused resource may be removed; empty if it stays."""
     age = now - thing.since
     if thing.kind is ResourceKind.INSTANCE:
         ends = read_instant(thing.tags.get(END_TAG, ""))
         overdue = thing.active and ends is not None and now >= ends + OVERDUE
-        return "its time is over, and its site has not ended it" if overdue else ""
+        return "its time is over and its site has not ended it" if overdue else ""
     if thing.kind is ResourceKind.VOLUME:
-        return "" if thing.active or age < older_than else "no machine has it"
+        return "" if thing.active or age < older_than else "not attached to a machine"
     if thing.kind is ResourceKind.IMAGE:
-        return "no machine uses it" if age >= older_than else ""
+        return "not used by a machine" if age >= older_than else ""
     if thing.active:
-        return "its upload was given up" if age >= max(UPLOADING, older_than) else ""
-    return "no image is made of it" if age >= older_than else ""
+        return "its upload was abandoned" if age >= max(UPLOADING, older_than) else ""
+    return "not used by an image" if age >= older_than else ""
 
 
 def _in_order(removals: Iterable[Removal]) -> Iterable[Removal]:
     """By kind, the oldest first; a snapshot after those that build on it."""
     found = list(removals)
-    for kind in REMOVAL_ORDER:
+    for kind in ResourceKind:
         own = {removal.thing.id: removal for removal in found if removal.thing.kind is kind}
         left = dict.fromkeys(own, 0)
         for removal in own.values():
@@ -140,7 +133,7 @@ def _in_order(removals: Iterable[Removal]) -> Iterable[Removal]:
 
 
 def list_resources(aws: AwsClient, owner: Owner, books: Bookkeeping) -> list[CloudResource]:
-    """Everything in the account that the plan has to know; errors as of AWS."""
+    """The resources in the account that the plan needs; raises the errors of AWS."""
     used = {entry.ami: entry.used for entry in books.images()}
     found = []
     for reservation in aws.ec2_list("describe_instances", "Reservations"):
@@ -160,12 +153,10 @@ def remove_resources(
     ledger: SnapshotRecords,
     tell: Callable[[Removal, str], None],
 ) -> int:
-    """Remove what was planned; returns how much of it.
-
-    What has come into use meanwhile EC2 keeps, and so do we.
+    """Carry out the plan; returns the number of removed resources. EC2 keeps those that have come into use meanwhile.
 
     Args:
-        tell: told of each, with what became of it.
+        tell: called with each removal and its outcome.
     """
     count = 0
     for removal in removals:
@@ -176,7 +167,7 @@ def remove_resources(
         except AwsFailed as exc:
             if exc.fault not in _IN_USE:
                 raise
-            tell(removal, "is in use now, and stays")
+            tell(removal, "is in use now; kept")
         else:
             count += 1
             tell(removal, "removed")
@@ -250,7 +241,7 @@ def _volume(described: Mapping[str, Any]) -> CloudResource:
 
 
 def _aware(found: object) -> datetime:
-    """An instant as EC2 gives it; long ago where it gives none."""
+    """An instant of an answer of EC2; the earliest possible one if it is missing."""
     if isinstance(found, str):
         found = datetime.fromisoformat(found)
     return found if isinstance(found, datetime) else datetime.min.replace(tzinfo=UTC)

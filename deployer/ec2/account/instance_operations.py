@@ -1,4 +1,4 @@
-"""The verbs of machines at EC2: thin, idempotent, and only on what carries the pool's own tags."""
+"""Operations on the instances of a pool at EC2: thin and idempotent; instances are listed by the pool's own tags."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -10,7 +10,7 @@ from deployer.ec2.model.instance_types import InstanceType, parse_types
 from deployer.ec2.model.instances import Instance, parse_instance
 
 _YOUNG: Final = frozenset({"InvalidInstanceID.NotFound"})
-"""What EC2 says of an instance for some seconds after it was made."""
+"""Fault codes of EC2 for an instance in the first seconds after it was made."""
 
 
 class Ec2Machines:
@@ -20,15 +20,15 @@ class Ec2Machines:
         self._aws, self.owner = aws, owner
 
     def all(self) -> list[Instance]:
-        """All instances with the pool's tags; those that ended are there for about an hour."""
+        """All instances with the pool's tags; EC2 lists ended ones for about an hour."""
         return list(self._described(self._mine()))
 
     def run(self, request: Mapping[str, Any]) -> Instance:
-        """Begin a machine, or find the one that was begun with the same client token."""
+        """Start a machine, or return the one that was started with the same client token."""
         try:
             answer = self._aws.ec2("run_instances", again=frozenset({"InvalidAMIID.NotFound"}), **request)
         except AwsFailed as exc:
-            # It was begun before, with another end or receipt in its tags: that is the machine.
+            # It was started before, with another end or receipt in its tags: that is the machine.
             if exc.fault != "IdempotentParameterMismatch":
                 raise
             begun = self.begun(request["ClientToken"])
@@ -38,42 +38,42 @@ class Ec2Machines:
         return parse_instance(answer["Instances"][0])
 
     def begun(self, token: str) -> Instance | None:
-        """The machine that was begun with a client token, if EC2 lists it already."""
+        """The machine that was started with a client token, if EC2 lists it already."""
         filters = [*self._mine(), {"Name": "client-token", "Values": [token]}]
         return next(self._described(filters), None)
 
     def start(self, instance: str) -> None:
-        """Start one that is stopped."""
+        """Start a stopped instance."""
         self._aws.ec2("start_instances", again=_YOUNG, InstanceIds=[instance])
 
     def stop(self, instance: str, *, hibernate: bool = False) -> None:
-        """Stop one: its guest is asked to power off, or to hibernate, and after some minutes made to."""
+        """Stop an instance: its guest is asked to power off, or to hibernate, and forced to after some minutes."""
         more = {"Hibernate": True} if hibernate else {}
         self._aws.ec2("stop_instances", again=_YOUNG, InstanceIds=[instance], **more)
 
     def reboot(self, instance: str, count: int) -> None:
-        """Reboot one, and note in its tags how often that was done."""
+        """Reboot an instance, and note the number of reboots in its tags."""
         self._aws.ec2("reboot_instances", again=_YOUNG, InstanceIds=[instance])
         self.tag(instance, {REBOOTS_TAG: str(count)})
 
     def retype(self, instance: str, instance_type: str, tags: Mapping[str, str]) -> None:
-        """Give one that is stopped another type, then note what it was chosen for."""
+        """Change the type of a stopped instance, then tag it with the size that the type was chosen for."""
         self._aws.ec2("modify_instance_attribute", InstanceId=instance, InstanceType={"Value": instance_type})
         self.tag(instance, tags)
 
     def tag(self, instance: str, tags: Mapping[str, str]) -> None:
-        """Set tags of one; others stay."""
+        """Set tags of a resource; its other tags stay."""
         self._aws.ec2("create_tags", again=_YOUNG, Resources=[instance], Tags=write_tags(tags))
 
     def terminate(self, instance: str) -> None:
-        """End one with its volumes; one that is not there is ended already."""
+        """Terminate an instance with its volumes, if it exists."""
         try:
             self._aws.ec2("terminate_instances", InstanceIds=[instance])
         except AwsMissing:
             return
 
     def types(self, names: tuple[str, ...]) -> tuple[InstanceType, ...]:
-        """What EC2 says of instance types."""
+        """Instance types as EC2 describes them."""
         return parse_types(self._aws.ec2_list("describe_instance_types", "InstanceTypes", InstanceTypes=list(names)))
 
     def _mine(self) -> list[dict[str, Any]]:

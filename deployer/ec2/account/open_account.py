@@ -1,10 +1,10 @@
-"""An account put together: everything that a site has, and knows, of one account at EC2.
+"""An account at EC2, opened: its client, books, snapshots and operations.
 
-DIR/site-id                  by what this site's things at EC2 are told from others'
+DIR/site-id                  distinguishes this site's resources at EC2 from those of others
 DIR/books.db                 images and machines
-DIR/cache, DIR/freshness     what is uploaded from, and what is known to be current
-DIR/uploads/NUMBER           the same for commands beside the site's service (see `beside`)
-DIR/accounts/NAME/snapshots  the ledger of snapshots, and uploads under way
+DIR/cache, DIR/freshness     the cache that is uploaded from, and how current the catalog is
+DIR/uploads/NUMBER           the same for commands beside the site's service (see `deployer.ec2.images.upload_cache`)
+DIR/accounts/NAME/snapshots  the records of snapshots, and uploads under way
 DIR/accounts/NAME/...        audit log, receipts and key of the account's pool (see `deployer.records.recorder`)
 """
 
@@ -55,14 +55,14 @@ def open_account(
     aws: AwsClient | None = None,
     buffers: BufferPool | None = None,
 ) -> Iterator[OpenAccount]:
-    """Open an account; nothing is asked of AWS yet. LedgerUnusable if the site's books cannot be used.
+    """Open an account, without a request to AWS yet; LedgerUnusable if the site's books cannot be used.
 
     Args:
         settings: of the site.
         account: which.
         clock: the present, UTC.
-        aws: the way there, if whoever opens it has one.
-        buffers: what holds blocks that are uploaded, for all accounts of a process.
+        aws: a client of the account, if there is one already.
+        buffers: for uploaded blocks, shared by all accounts of a process.
     """
     owner = Owner(site_id(settings.directory), account.name)
     directory = settings.directory / "accounts" / account.name
@@ -93,20 +93,20 @@ def open_account(
 
 
 def site_id(directory: Path) -> str:
-    """The UUID of a site at EC2, made when it is first asked for; LedgerUnusable if it cannot be kept."""
+    """The UUID of a site at EC2, made at the first call; LedgerUnusable if it cannot be stored."""
     path = directory / "site-id"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            with suppress(FileExistsError):  # another process was first: then its identity it is
+            with suppress(FileExistsError):  # another process was first: its identity counts
                 files.create(path, f"{uuid.uuid4()}\n")
         return str(uuid.UUID(path.read_text().strip()))
     except (OSError, ValueError) as exc:
-        raise Ec2RecordsUnusable(f"{path}: the site's identity at EC2 cannot be kept: {exc}") from exc
+        raise Ec2RecordsUnusable(f"{path}: the site's identity at EC2 cannot be read or stored: {exc}") from exc
 
 
 def staging_settings(settings: Ec2Settings, site: SiteSettings) -> NodeSettings:
-    """How the site's host stages what it uploads: from the site's catalog, into a cache of its own, over HTTP."""
+    """The settings for staging uploads on the site's host: from the site's catalog into a separate cache, over HTTP."""
     return NodeSettings(
         directory=settings.directory,
         cache_quota=settings.cache_quota,

@@ -1,11 +1,11 @@
-"""How many requests are under way at once: fewer when the other side is throttled, then slowly more again."""
+"""The number of concurrent requests: fewer when the service throttles, then slowly more again."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SETTLE = 1.0
-"""Seconds in which the window is cut once at most: what was under way then is throttled together."""
+"""Seconds in which the window is halved at most once: concurrent requests are throttled together."""
 
 
 class AdaptiveConcurrency:
@@ -25,7 +25,7 @@ class AdaptiveConcurrency:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """A request, which begins when there is room; an error says nothing about the pace."""
+        """Make a request in the block, which begins when the window has room; errors leave the window as it is."""
         with self._room:
             self._room.wait_for(lambda: self._under_way < self.window)
             self._under_way += 1
@@ -39,7 +39,7 @@ class AdaptiveConcurrency:
                 self._room.notify_all()
 
     def throttled(self) -> None:
-        """The other side said: too many."""
+        """The service has throttled a request: halve the window."""
         with self._room:
             if (now := self._clock()) - self._cut >= SETTLE:
                 self._window, self._cut = max(1.0, self._window / 2), now

@@ -1,7 +1,7 @@
-"""The only door to AWS: who we are there, one call, one retry layer. boto3's own retries are switched off.
+"""The only client of AWS: its credentials, its calls, and one retry layer. boto3's own retries are switched off.
 
-Each call has explicit timeouts, is repeated with growing pauses while that may help, and ends in one of our errors.
-Credentials come from a profile or an assumed role and stay in this module: they are in no message and in no log.
+Each call has explicit timeouts, is repeated with growing pauses while that may help, and raises one of our errors when it
+fails. Credentials come from a profile or an assumed role and stay in this module, out of all messages and logs.
 """
 
 import logging
@@ -25,26 +25,26 @@ from signer.documents import Document
 from signer.runtime.retry import RetryPolicy
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds. AWS accepts a connection in milliseconds; a route that takes longer is tried again."""
+"""Seconds. AWS accepts a connection in milliseconds; a slower one is retried."""
 
 READ_TIMEOUT = 30.0
 """Seconds between two bytes of an answer. The longest calls (RunInstances) answer within some seconds."""
 
 CONNECTIONS = 64
-"""Kept open to each service: as many as there are workers, else they would wait for each other."""
+"""Connections kept open to each service: one for each worker, else workers would wait for each other."""
 
 ROLE_SECONDS = 3600
-"""For which an assumed role is asked: what every role allows. It is assumed again in time."""
+"""The session length of an assumed role: one that every role allows. The role is assumed again in time."""
 
 MAX_REASON = 500
-"""Characters of AWS's own words in a message."""
+"""Characters of AWS's own text in a message."""
 
 RETRIES = RetryPolicy(attempts=12, base=0.2, most=20.0)
 """Of one request. With 5 % of all requests failing, one in 10^15 fails twelve times, after a minute and a half at most, half
-of it on average: long enough for "there is no such snapshot" of one that was just started."""
+of it on average: long enough for the "not found" answers about a snapshot that was just started."""
 
 PAGE_LIMIT = 10_000
-"""Pages of one list. An account with more than a million things in one list is read wrongly."""
+"""Pages of one list: more than a million members are taken for a list that does not end."""
 
 _THROTTLED: Final = frozenset(
     {
@@ -79,7 +79,7 @@ _DENIED: Final = frozenset(
     }
 )
 _UNSIGNED: Final = frozenset({"AuthFailure", "IncompleteSignature", "SignatureDoesNotMatch"})
-"""What AWS says to a bad signature repeats the request that was signed, token and all."""
+"""AWS's messages about a bad signature repeat the signed request, token included."""
 _TRANSIENT: Final = frozenset(
     {"InternalError", "InternalFailure", "InternalServerException", "ServiceUnavailable", "Unavailable"}
 )
@@ -99,22 +99,22 @@ _NOBODY: Final = (
 )
 
 _LOADER: Final = botocore.loaders.create_loader()
-"""Of the services' descriptions, megabytes of JSON: read once for all accounts."""
+"""The loader of the services' descriptions, megabytes of JSON: read once for all accounts."""
 
-# At DEBUG these write requests as they are signed, with their credentials and user-data: never, whatever the root logs.
+# At DEBUG these log signed requests with credentials and user-data: never, whatever the root logger's level.
 for _name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_name).setLevel(logging.INFO)
 
 
 class AwsAccess(Document):
-    """Where, and as whom.
+    """The region and the credentials of an account.
 
     Attributes:
         region: of everything that is made.
-        profile: a profile of AWS's shared configuration files; empty for what AWS's own tools would take by default.
-        role: ARN of a role that is assumed with that; empty for none.
-        external_id: what the role's owner demands to hear.
-        endpoint: URL of something that stands in for AWS, all of its services; empty for AWS.
+        profile: a profile of AWS's shared configuration files; empty for the default of AWS's own tools.
+        role: ARN of a role that is assumed with the profile's credentials; empty for none.
+        external_id: the external ID that the role's owner demands.
+        endpoint: URL of a substitute for all services of AWS; empty for AWS.
     """
 
     region: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]{1,2}$")]
@@ -126,8 +126,8 @@ class AwsAccess(Document):
     endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
 
 
-def _unheard() -> None:
-    """For callers who do not adapt to throttling."""
+def _ignore_throttling() -> None:
+    """The default `throttled` of calls that do not adapt to throttling."""
 
 
 class AwsClient:
@@ -143,11 +143,11 @@ class AwsClient:
         sleep: Callable[[float], object] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """Nothing is asked, and no credential is looked for, before the first call.
+        """Nothing is requested, and no credential is read, before the first call.
 
         Args:
-            access: see there.
-            patience: how often a request is repeated.
+            access: the region and the credentials.
+            patience: how often a request is repeated (default: RETRIES).
             connections: to each service at a time.
             read_timeout: seconds.
             sleep, chance: for the pauses between attempts.
@@ -175,13 +175,13 @@ class AwsClient:
         """Call EC2.
 
         Args:
-            operation: as boto3 has it: "run_instances".
-            once: the call must not be repeated when it may have arrived: it has no client token, and twice is not once.
+            operation: boto3's name of it: "run_instances".
+            once: do not repeat the call when it may have arrived: it has no client token and is not idempotent.
             again: AWS's codes that mean "not yet" here, such as "InvalidInstanceID.NotFound"; they are repeated too.
             parameters: of the operation.
 
         Raises:
-            AwsDenied, AwsThrottled, AwsMissing, AwsUnreachable, AwsFailed: see there.
+            AwsDenied, AwsThrottled, AwsMissing, AwsUnreachable, AwsFailed: as their classes say.
         """
         return self._call("ec2", operation, parameters, once=once, again=again)
 
@@ -195,10 +195,10 @@ class AwsClient:
         /,
         *,
         again: frozenset[str] = frozenset(),
-        throttled: Callable[[], object] = _unheard,
+        throttled: Callable[[], object] = _ignore_throttling,
         **parameters: Any,
     ) -> dict[str, Any]:
-        """Call the EBS direct APIs; all of them may be repeated. `throttled` is called at each "too many requests".
+        """Call the EBS direct APIs; all of them may be repeated. `throttled` is called whenever AWS throttles a request.
 
         A block's data comes back as bytes. Errors as in :meth:`ec2`.
         """
@@ -233,7 +233,7 @@ class AwsClient:
         *,
         once: bool = False,
         again: frozenset[str] = frozenset(),
-        throttled: Callable[[], object] = _unheard,
+        throttled: Callable[[], object] = _ignore_throttling,
     ) -> dict[str, Any]:
         attempt = 0
         while True:
@@ -245,21 +245,21 @@ class AwsClient:
                 failed, least, may = self._judged(service, operation, exc, once=once, again=again)
                 if isinstance(failed, AwsThrottled):
                     throttled()
-                # What is not to be seen in the message is not to be seen as its cause.
+                # A text that must not appear in the message must not appear as its cause.
                 cause: Exception | None = exc if self._harmless(exc) else None
             except _NOBODY as exc:
                 raise AwsDenied(
                     f"{service} {operation}: no usable AWS credentials ({self._clean(str(exc))}); "
-                    "name a profile that has some"
+                    "name a profile with valid credentials"
                 ) from exc
             except botocore.exceptions.SSLError as exc:
                 raise AwsUnreachable(
-                    f"{service} {operation}: the TLS connection is not to be trusted: {self._clean(str(exc))}"
+                    f"{service} {operation}: TLS verification failed: {self._clean(str(exc))}"
                 ) from exc
             except _BROKEN as exc:
                 may = not once or isinstance(exc, _UNSENT)
                 failed = AwsUnreachable(
-                    f"{service} {operation}: no whole answer ({self._clean(str(exc))}); look at the network"
+                    f"{service} {operation}: incomplete answer ({self._clean(str(exc))}); check the network"
                 )
                 cause = exc
             except botocore.exceptions.BotoCoreError as exc:
@@ -270,19 +270,19 @@ class AwsClient:
 
     def _send(self, service: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
-        if "BlockData" in answer:  # read here, where a connection that breaks meanwhile is one more failed attempt
+        if "BlockData" in answer:  # read here, where a broken connection counts as a failed attempt
             answer["BlockData"] = answer["BlockData"].read()
         return answer
 
     def _judged(
         self, service: str, operation: str, exc: botocore.exceptions.ClientError, *, once: bool, again: frozenset[str]
     ) -> tuple[AwsFailed, float, bool]:
-        """Which of our errors it is, how long AWS wants us to wait, and whether asking again may help."""
+        """Our error for an error of AWS, the seconds that AWS asks us to wait, and whether a retry may help."""
         error = exc.response.get("Error", {})
         fault, reason = str(error.get("Code", "")), str(error.get("Message", ""))
         meta = exc.response.get("ResponseMetadata", {})
         status = int(meta.get("HTTPStatusCode", 0))
-        detail = exc.response.get("Reason")  # the EBS direct APIs have one code for all that is not valid
+        detail = exc.response.get("Reason")  # the EBS direct APIs have one code for all invalid requests
         said = reason if fault not in _UNSIGNED else ""
         message = f"{service} {operation}: {fault or f'status {status}'}: {self._clean(said)}".rstrip(": ")
         if fault in _THROTTLED or status == 429 or (status == 503 and fault not in _TRANSIENT):
@@ -292,7 +292,7 @@ class AwsClient:
             return AwsDenied(message, fault), 0.0, fault in again
         if fault.endswith(("NotFound", "NotFoundException")) or status == 404:
             return AwsMissing(message, fault), 0.0, fault in again
-        # A 5xx says nothing about whether it was done.
+        # A 5xx leaves open whether the request was carried out.
         return (
             AwsFailed(message, f"{fault}.{detail}" if detail else fault),
             0.0,
@@ -304,7 +304,7 @@ class AwsClient:
             if service not in self._clients:
                 session = self._session or self._open()
                 self._clients[service] = self._made(session, service)
-                self._session = session  # only now: it has been of use, so its credentials can be looked at
+                self._session = session  # only now: it has made a client, so its credentials can be read
             return self._clients[service]
 
     def _made(self, session: boto3.Session, service: str) -> Any:
@@ -338,7 +338,7 @@ class AwsClient:
         return boto3.Session(botocore_session=inner, region_name=self.access.region)
 
     def _clean(self, text: str) -> str:
-        """One line, of a sane length, without anything that is secret."""
+        """A text as one line of at most MAX_REASON characters, without secrets."""
         for secret in self._secrets():
             text = text.replace(secret, "***")
         return " ".join(text.split())[:MAX_REASON]
@@ -350,20 +350,20 @@ class AwsClient:
 
     def _secrets(self) -> list[str]:
         found = self._session.get_credentials() if self._session is not None else None
-        # Not through properties, which would ask for fresh credentials when the old are why we are here.
+        # Not through properties: they would request fresh credentials while an error about the old ones is handled.
         names = ("secret_key", "token", "_secret_key", "_token")
         return [secret for name in names if found is not None and (secret := vars(found).get(name))]
 
 
 def _refuse_part(response_dict: Mapping[str, Any], **_: Any) -> None:
-    """An answer that was cut short is none: the library reads what came of it as one with fewer members."""
+    """Refuse a truncated answer: the library would read it as one with fewer members."""
     body, length = response_dict["body"], response_dict["headers"].get("content-length")
     if isinstance(body, bytes) and length is not None and len(body) != int(length):
-        raise botocore.parsers.ResponseParserError(f"{len(body)} of {length} bytes came")
+        raise botocore.parsers.ResponseParserError(f"received {len(body)} of {length} bytes")
 
 
 class _Assumed(botocore.credentials.CredentialProvider):  # type: ignore[misc]  # the library has no types
-    """Credentials that are made by assuming a role, and again before they end."""
+    """Credentials from assuming a role, renewed before they expire."""
 
     METHOD = "partita-assumed-role"
 

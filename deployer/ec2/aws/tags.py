@@ -1,7 +1,7 @@
-"""What everything that Partita makes at EC2 is tagged with, so that whoever finds it knows whose it is and what it is for.
+"""The tags of all resources that Partita makes at EC2: they name the owner and the purpose. Pure.
 
-Tags say where to look; they prove nothing. Whether something is used that carries them is decided by the ledger and by
-what EC2 itself says of it (`images`). Pure.
+Tags say where to look; they prove nothing. Whether a tagged resource is used is decided by the site's records
+(`snapshots.record_store`, `account.bookkeeping`) and by EC2's own description of it (`account.ami_registrar`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,43 +29,43 @@ Tags = dict[str, str]
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose something is: the site, and its pool of machines in one account."""
+    """The owner of a resource: the site, and its pool of machines in one account."""
 
     site: str
     pool: str
 
     @property
     def tags(self) -> Tags:
-        """As tags."""
+        """The tags that name the owner."""
         return {SITE_TAG: self.site, POOL_TAG: self.pool}
 
     def owns(self, tags: Mapping[str, str]) -> bool:
-        """Whether tags say so."""
+        """Whether tags name this owner."""
         return tags.get(SITE_TAG) == self.site and tags.get(POOL_TAG) == self.pool
 
 
 def read_tags(described: Iterable[Mapping[str, Any]] | None) -> Tags:
-    """Tags as EC2 lists them."""
+    """Read tags as EC2 lists them."""
     return {str(tag.get("Key", "")): str(tag.get("Value", "")) for tag in described or ()}
 
 
 def write_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as EC2 takes them."""
+    """Write tags as EC2 takes them."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def tag_specifications(kinds: Sequence[str], tags: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Tags for what a request makes, for each kind of resource in it."""
+    """The tag specifications of a request, for each kind of resource that it makes."""
     return [{"ResourceType": kind, "Tags": write_tags(tags)} for kind in kinds]
 
 
 def size_tag_value(cores: int, memory: int) -> str:
-    """What a type was chosen for: it is changed only when something else is asked for."""
+    """The size that a type was chosen for, `CORESxMIB`: the type changes only when another size is wanted."""
     return f"{cores}x{memory >> 20}"
 
 
 def read_instant(text: str) -> datetime | None:
-    """The instant of a tag, or None where the tag is missing or was changed into nonsense."""
+    """The instant in a tag's value; None if the tag is missing or malformed."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -74,5 +74,5 @@ def read_instant(text: str) -> datetime | None:
 
 
 def end_tag_value(ends: datetime) -> str:
-    """The end of a machine's time as its tag has it; the guest's own timer reads it too."""
+    """The end of a machine's time as its tag's value; the guest's own timer reads it too."""
     return write_instant(ends.astimezone(UTC))

@@ -1,10 +1,9 @@
-"""Has an image the drivers that EC2's machines need: `nvme` for their disks, `ena` for their network? Yes, no, or unknown.
+"""Check whether an image has the drivers for EC2: `nvme` for the disks, `ena` for the network. Yes, no, or unknown.
 
-An image without `nvme` never finds its root there, and one without `ena` is never heard of: both are found out here, before
-anything is uploaded, and not by a machine that is paid for. What is looked into are the initrd of a kernel that has no boot
-loader, and the kernel modules in ext filesystems (/lib/modules). What cannot be read says nothing, and then it is unknown. The
-bytes are a stranger's: they are read in confinement (`drivers_child`). Source: Amazon EC2 User Guide, "Amazon EC2 Nitro-based
-instances", what their AMIs need.
+An image without `nvme` never finds its root at EC2, and one without `ena` has no network: both are found here, before anything
+is uploaded, and not by a machine that is paid for. The check reads the initrd of a kernel without a boot loader, and the
+kernel modules in ext filesystems (/lib/modules). For unreadable parts the answer is unknown. The bytes are untrusted and read
+in confinement (`driver_check_child`). Source: Amazon EC2 User Guide, "Amazon EC2 Nitro-based instances", the needs of their AMIs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,16 +27,16 @@ SCRATCH: Final = 1 << 30
 
 _EXT_MAGIC, _EXT_PLACE = b"\x53\xef", 1080
 _PACKED: Final = (b"07070", b"\x1f\x8b", b"\xfd7zXZ", b"\x5d\0\0", b"BZh", b"\x28\xb5\x2f\xfd")
-"""How an initrd begins; any other is not worth a child."""
+"""The first bytes of an initrd; other files are not given to the child."""
 
 
 class KernelDrivers(Document):
-    """What was found of one kernel's drivers.
+    """The drivers that were found for one kernel.
 
     Attributes:
-        version: as its directory is called; empty for an initrd.
-        modules, builtin: those of the needed drivers that are there as modules, and in the kernel itself.
-        listed: whether there was a list of what is in the kernel.
+        version: the name of its directory; empty for an initrd.
+        modules, builtin: the needed drivers that exist as modules, and those built into the kernel.
+        listed: whether a list of built-in drivers was found.
     """
 
     version: str = ""
@@ -46,7 +45,7 @@ class KernelDrivers(Document):
     listed: bool = False
 
     def lacks(self) -> list[str]:
-        """What it has not."""
+        """The needed drivers that were not found."""
         return [name for name in NEEDED if name not in (*self.modules, *self.builtin)]
 
 
@@ -57,7 +56,7 @@ class _Answer(Document):
 
 @dataclass(frozen=True)
 class DriverVerdict:
-    """Whether the drivers are there, and why it is believed: the end of a sentence, empty for a plain yes."""
+    """Whether an image has the drivers, and the reason: the end of a sentence, empty for a plain yes."""
 
     answer: Literal["yes", "no", "unknown"]
     reason: str = ""
@@ -71,14 +70,14 @@ def evaluate_drivers(root: Sequence[KernelDrivers], early: KernelDrivers | None,
 
     Args:
         root: the kernels of the image's filesystems.
-        early: what the initrd of a direct kernel has; None where it has none, or it cannot be read.
+        early: the drivers in the initrd of a direct kernel; None without an initrd, or if it cannot be read.
         direct: whether the manifest gives the kernel, instead of a boot loader on the disk.
     """
     return _direct(root, early) if direct else _loaded(root)
 
 
 def _loaded(root: Sequence[KernelDrivers]) -> DriverVerdict:
-    """The boot loader chooses a kernel: which, nobody sees from here."""
+    """The boot loader chooses one of the kernels; which one is unknown here."""
     if not root:
         return DriverVerdict("unknown", "no kernel modules were found in a filesystem that is read here (ext)")
     bad = [kernel for kernel in root if kernel.lacks()]
@@ -105,17 +104,17 @@ def _direct(root: Sequence[KernelDrivers], early: KernelDrivers | None) -> Drive
     ]
     if not lacking:
         return DriverVerdict("yes")
-    where = "its initrd" if early is not None else "what can be read of it"
+    where = "its initrd" if early is not None else "its readable part"
     if listed and early is not None:
         return DriverVerdict("no", f"{where} has no driver for {_named(lacking)}, and its kernel has none built in")
     return DriverVerdict(
         "unknown",
-        f"{where} has no driver for {_named(lacking)}, and whether its kernel has it built in is not to be seen",
+        f"{where} has no driver for {_named(lacking)}, and whether its kernel has it built in is unknown",
     )
 
 
 def check_drivers(manifest: Manifest, contents: ImageContents) -> DriverVerdict:
-    """Look into an image whose contents are all here. Raises nothing: what cannot be looked into is unknown."""
+    """Inspect an image whose contents are all here. Raises nothing: unreadable parts give "unknown"."""
     direct = isinstance(manifest.boot, DirectBoot)
     root: list[KernelDrivers] = []
     early: KernelDrivers | None = None
@@ -142,7 +141,7 @@ def _kernels(kind: str, path: Path) -> tuple[tuple[KernelDrivers, ...], str]:
     limits = ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
     try:
         outcome = run_confined(command, reads={**reads, "/found": path}, limits=limits)
-        answer = parse(_Answer, outcome.output, f"what was found in {path.name}")
+        answer = parse(_Answer, outcome.output, f"the drivers found in {path.name}")
     except (CatalogError, DocumentError) as exc:
         return (), str(exc)
     return answer.kernels, answer.trouble

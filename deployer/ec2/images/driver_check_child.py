@@ -1,6 +1,6 @@
-"""Runs confined: which of the drivers that EC2's machines need are in an initrd, or in a filesystem's kernel modules.
+"""Find the drivers for EC2 in an initrd, or in a filesystem's kernel modules; runs confined.
 
-Imports nothing of Partita: the child sees this one file and the bytes of a stranger. Decides nothing; prints JSON. An initrd
+Imports nothing of Partita: the child sees this one file and the untrusted bytes. Decides nothing; prints JSON. An initrd
 is one cpio archive or several, one after the other, each plain or compressed (Linux, Documentation/driver-api/
 early-userspace/buffer-format.rst); an ext filesystem is read with debugfs.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 CHUNK = 1 << 20
 MAX_LIST = 4 << 20
-"""Bytes of modules.builtin or modules.dep: those of a kernel with all drivers have half of one MiB."""
+"""Bytes of modules.builtin or modules.dep: those of a kernel with all drivers have half a MiB."""
 
 MAX_UNPACKED = 4 << 30
 """Bytes of all archives of an initrd; the child's time ends it long before."""
@@ -48,21 +48,21 @@ class Stream:
         self._held = b"".join(pieces)
 
     def peek(self, count: int) -> bytes:
-        """So many bytes, or what is left."""
+        """The next `count` bytes, or all that are left; they stay in the stream."""
         self._fill(count)
         return self._held[:count]
 
     def read(self, count: int) -> bytes:
-        """The same, and go on behind them."""
+        """The same, and advance behind them."""
         found = self.peek(count)
         self._held = self._held[len(found) :]
         self.passed += len(found)
         if self.passed > MAX_UNPACKED:
-            raise ValueError("more is in it than anybody would unpack")
+            raise ValueError(f"it has more than {MAX_UNPACKED} bytes unpacked")
         return found
 
     def skip(self, count: int) -> None:
-        """Go on behind so many bytes."""
+        """Advance by `count` bytes; EOFError if fewer are left."""
         while count > 0:
             found = self.read(min(count, CHUNK))
             if not found:
@@ -70,25 +70,25 @@ class Stream:
             count -= len(found)
 
     def give_back(self, data: bytes) -> None:
-        """Bytes that were read last, and too many."""
+        """Return bytes that were read last to the stream."""
         self._held = data + self._held
 
 
 def find_drivers(lines: str) -> list[str]:
-    """Which drivers a list of modules has: a line each, a module's own path before a colon."""
+    """The drivers in a list of modules: one line each, the module's own path before a colon."""
     found = (_DRIVER.search(line.partition(":")[0].strip()) for line in lines.splitlines())
     return sorted({match[1] for match in found if match})
 
 
 def read_archive(stream: Stream, found: dict[str, Any]) -> None:
-    """One cpio archive: note what it has of drivers and lists."""
+    """Read one cpio archive: note its drivers and lists of built-in ones."""
     while True:
         header = stream.read(HEADER)
         if len(header) < HEADER or header[:6] not in (b"070701", b"070702"):
             raise ValueError("not a complete cpio archive")
         size, named = int(header[54:62], 16), int(header[94:102], 16)
         if not 0 < named <= 4096:
-            raise ValueError("a name in a cpio archive is absurd")
+            raise ValueError("a name in a cpio archive has an invalid length")
         name = stream.read(named).rstrip(b"\0").decode("utf-8", "replace")
         stream.skip(-(HEADER + named) % 4)
         if name == "TRAILER!!!":
@@ -104,7 +104,7 @@ def read_archive(stream: Stream, found: dict[str, Any]) -> None:
 
 
 def decompress(outer: Stream, decompressor: Any) -> Stream:
-    """The bytes of one compressed stream; what comes after it is given back to the outer one."""
+    """The bytes of one compressed stream; the bytes after it are given back to the outer one."""
 
     def more() -> bytes:
         while not decompressor.eof:
@@ -123,7 +123,7 @@ def decompress(outer: Stream, decompressor: Any) -> Stream:
 
 
 def read_archives(stream: Stream, found: dict[str, Any]) -> None:
-    """All archives of an initrd."""
+    """Read all archives of an initrd."""
     while True:
         while stream.peek(1) == b"\0":
             held = stream.peek(CHUNK)
@@ -144,12 +144,12 @@ def read_archives(stream: Stream, found: dict[str, Any]) -> None:
             decompress_zstd(stream, found)
             return
         else:
-            raise ValueError(f"it is packed in a way that is not read here (it begins with {magic.hex()})")
+            raise ValueError(f"its compression is not supported (it begins with {magic.hex()})")
         read_archives(inner, found)
 
 
 def decompress_zstd(stream: Stream, found: dict[str, Any]) -> None:
-    """What is packed with Zstandard, through its own tool, from a file in memory; nothing is expected behind it."""
+    """Read archives packed with Zstandard, through its own tool, from a file in memory; nothing is expected behind them."""
     scratch = "/scratch/packed" if os.path.isdir("/scratch") else "/dev/null"  # noqa: PTH112 - nothing else is here
     with open(scratch, "wb") as packed:  # noqa: PTH123
         while piece := stream.read(CHUNK):
@@ -160,7 +160,7 @@ def decompress_zstd(stream: Stream, found: dict[str, Any]) -> None:
 
 
 def inspect_initrd(path: str) -> list[dict[str, Any]]:
-    """What an initrd has, as one kernel's."""
+    """The drivers in an initrd, as those of one kernel."""
     found: dict[str, Any] = {"version": "", "modules": [], "builtin": [], "listed": False}
     with open(path, "rb") as source:  # noqa: PTH123
         read_archives(Stream(lambda: source.read(CHUNK)), found)
@@ -168,7 +168,7 @@ def inspect_initrd(path: str) -> list[dict[str, Any]]:
 
 
 def inspect_ext(path: str) -> list[dict[str, Any]]:
-    """What the kernels of an ext filesystem have."""
+    """The drivers of the kernels in an ext filesystem."""
     kernels = []
     for place in ("/lib/modules", "/usr/lib/modules"):
         names = [
@@ -188,17 +188,17 @@ def inspect_ext(path: str) -> list[dict[str, Any]]:
 
 
 def run_debugfs(path: str, request: str) -> str:
-    """What debugfs answers."""
+    """The output of debugfs for a request."""
     done = subprocess.run(["debugfs", "-R", request, path], capture_output=True, check=False, stdin=subprocess.DEVNULL)
     return done.stdout[:MAX_LIST].decode("utf-8", "replace")
 
 
 def main() -> None:
-    """Print what a file of a kind has, or what is wrong with it."""
+    """Print the drivers in a file of a kind (initrd, ext), or why it cannot be read."""
     try:
         answer = {"kernels": {"initrd": inspect_initrd, "ext": inspect_ext}[sys.argv[1]](sys.argv[2]), "trouble": ""}
     except (EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as exc:
-        answer = {"kernels": [], "trouble": str(exc)[:200] or "it ends in the middle"}
+        answer = {"kernels": [], "trouble": str(exc)[:200] or "its data is truncated"}
     json.dump(answer, sys.stdout)
 
 

@@ -1,7 +1,7 @@
-"""Bringing an image to EC2: staged on the site's host, uploaded as snapshots, registered as an AMI; what is there is used.
+"""Uploading an image to EC2: staged on the site's host, uploaded as snapshots, registered as an AMI; existing ones are reused.
 
-Contents are staged only if a snapshot is missing. After they were read they are compared once more with what was verified
-when they were staged: what is registered is what was verified.
+Contents are staged only if a snapshot is missing. After the upload they are checked once more against their addresses, so
+that the registered bytes are the verified ones.
 """
 
 import logging
@@ -35,22 +35,22 @@ LEASE: Final = 86400.0
 """Seconds that contents are kept in the cache while they are uploaded; renewed with each attempt."""
 
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks whether another process is done with an image."""
+"""Seconds between two checks whether another process is done with an image."""
 
 HOLDER: Final = "ec2:"
-"""Who holds the leases of an image while it is uploaded: this, and its ID."""
+"""The prefix, before the image's ID, of the holder of its leases during the upload."""
 
 
 @dataclass
 class MachineProgress:
-    """How far a machine is that is being made: for whoever looks, from any thread.
+    """The progress of a machine that is being made; read from any thread.
 
     Attributes:
-        fetched, total: bytes of its contents that are here, and in all.
-        from_network, from_cache: as when it was staged.
+        fetched, total: bytes of its contents on this host, and in all.
+        from_network, from_cache: bytes by their source, as staging reports them.
         sent: blocks that were uploaded for it.
-        drivers: whether the image has those that EC2 needs, if it was looked into now.
-        note: what is being done, in some words.
+        drivers: whether the image has the drivers for EC2, if it was inspected now.
+        note: the present step, in some words.
     """
 
     fetched: int = 0
@@ -63,18 +63,18 @@ class MachineProgress:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def at(self, note: str) -> None:
-        """The next step; Cancelled if nobody wants the machine any more."""
+        """Note the next step; Cancelled if the machine is no longer wanted."""
         self.note = note
         if self.cancelled.is_set():
             raise Cancelled("cancelled; rolled back")
 
 
 class ImageUploader:
-    """Brings images to one account. Safe to use from several threads: of two that want the same image one waits.
+    """Uploads images to one account. Safe to use from several threads: of two uploads of one image the second waits.
 
     Args:
         account: opened.
-        stages: brings contents to the site's host, and keeps them.
+        stages: stages contents on the site's host, and keeps them.
     """
 
     def __init__(self, account: OpenAccount, stages: Stager | UploadCache) -> None:
@@ -91,25 +91,25 @@ class ImageUploader:
         full: bool = False,
         drivers: bool = True,
     ) -> tuple[AmiEntry, Mapping[str, Snapshot]]:
-        """The AMI of an image and its snapshots by device: those that there are, or made now.
+        """The AMI of an image and its snapshots by device: existing ones, or made now.
 
         Args:
             manifest, found: the image, and how EC2 boots it.
-            progress: told of what is being done.
+            progress: updated with each step.
             full: compare every byte, not a sample.
-            drivers: refuse one that surely has not the drivers that EC2 needs; CannotBoot.
+            drivers: refuse an image that certainly lacks the drivers for EC2; CannotBoot.
         """
         with self._one_at_a_time(manifest.image_id), self._one_process(manifest.image_id, progress):
             snapshots = self._present(manifest)
             if snapshots is None:
                 snapshots = self._upload(manifest, found, progress, full=full, drivers=drivers)
-            progress.at("the image is registered")
+            progress.at("registering the image")
             contents = {device: snapshot.content for device, snapshot in snapshots.items()}
             ids = {device: snapshot.snapshot_id for device, snapshot in snapshots.items()}
             return self._account.registrar.register(manifest, found, contents, ids), snapshots
 
     def _present(self, manifest: Manifest) -> dict[str, Snapshot] | None:
-        """The snapshots of an image that was registered before, if all of them are still there and right."""
+        """The snapshots of an image that was registered before, if all of them still exist and are right."""
         for entry in self._account.books.images():
             if entry.image_id == manifest.image_id:
                 present = {device: self._account.snapshots.present(key) for device, key in entry.contents.items()}
@@ -121,7 +121,7 @@ class ImageUploader:
     def _upload(
         self, manifest: Manifest, found: BootMapping, progress: MachineProgress, *, full: bool, drivers: bool
     ) -> dict[str, Snapshot]:
-        progress.at("contents are staged")
+        progress.at("staging the contents")
         head = build_head(found.boot_disk) if found.boot_disk is not None else b""
         holder = HOLDER + manifest.image_id
         progress.total = total_size(manifest)
@@ -141,20 +141,20 @@ class ImageUploader:
         made: dict[str, Snapshot] = {}
         try:
             for volume in found.snapshots:
-                progress.at(f"{volume.device} becomes a snapshot")
+                progress.at(f"uploading {volume.device} as a snapshot")
                 with ExitStack() as opening:
                     if volume.disk is None:
-                        assert found.boot_disk is not None  # noqa: S101 - only the boot disk is none of the manifest's
+                        assert found.boot_disk is not None  # noqa: S101 - only the boot disk is not a disk of the manifest
                         disk = opening.enter_context(open_boot_disk(found.boot_disk, head, staged))
                     else:
                         disk = opening.enter_context(open_disk(manifest.disks[volume.disk], staged))
-                    # Of one disk of the image: what another disk had would have to be overwritten with zeros.
+                    # Of one disk of the image: on a parent of another disk, its blocks would have to be overwritten with zeros.
                     family = f"{manifest.vo}/{manifest.name}/{'boot' if volume.disk is None else volume.disk}"
                     made[volume.device] = self._account.snapshots.ensure(
                         disk, family=family, tags=tags, description=manifest.title
                     )
                 progress.sent += made[volume.device].sent
-                if parent := made[volume.device].parent:  # so that nobody removes what this builds on
+                if parent := made[volume.device].parent:  # keeps the parent from being removed
                     self._account.machines.tag(made[volume.device].snapshot_id, {PARENT_TAG: parent})
             for wanted in required_items(manifest):
                 self._stages.cache.check(wanted, full=full)
@@ -165,25 +165,25 @@ class ImageUploader:
     def _look_for_drivers(
         self, manifest: Manifest, staged: StagedImage, progress: MachineProgress, *, demanded: bool
     ) -> None:
-        """Before anything is uploaded: CannotBoot if the image surely has not the drivers that EC2's machines need."""
-        progress.at("its drivers are looked for")
+        """Check the drivers before the upload: CannotBoot if the image certainly lacks the drivers for EC2."""
+        progress.at("checking the drivers")
         progress.drivers = check_drivers(manifest, staged)
         if progress.drivers.answer == "no" and demanded:
             raise CannotBoot(
                 f"{manifest.title} does not run on EC2's machines: {progress.drivers.reason}; build it with them, or, if the "
-                "account's types need others, say so with `drivers = false` in the account"
+                "account's types need others, set `drivers = false` in the account"
             )
         if progress.drivers.answer != "yes":
-            log.warning("%s: whether it has the drivers for EC2: %s", manifest.title, progress.drivers)
+            log.warning("image %s: drivers for EC2: %s", manifest.title, progress.drivers)
 
     def _one_at_a_time(self, image_id: str) -> threading.Lock:
-        """Of one image: the second machine finds what the first has uploaded."""
+        """The lock of an image: the second machine finds the upload of the first."""
         with self._locking:
             return self._locks[image_id]
 
     @contextmanager
     def _one_process(self, image_id: str, progress: MachineProgress) -> Iterator[None]:
-        """Of one image, too: `partita ec2 upload` works beside the site's service. The lock ends with its process."""
+        """Hold an image's lock between processes: `partita ec2 upload` runs beside the site's service. It ends with the process."""
         path = self._account.directory / "images" / f"{image_id.removeprefix('sha256:')}.lock"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,10 +192,10 @@ class ImageUploader:
                     held = files.lock(path)
                     break
                 except files.LockHeld:
-                    progress.at("another process brings the image")
+                    progress.at("waiting for another process that uploads the image")
                     progress.cancelled.wait(LOOK_EVERY)
         except OSError as exc:
-            raise Ec2RecordsUnusable(f"{path}: the lock of an image cannot be taken: {exc.strerror}") from exc
+            raise Ec2RecordsUnusable(f"{path}: the lock of the image cannot be taken: {exc.strerror}") from exc
         try:
             yield
         finally:

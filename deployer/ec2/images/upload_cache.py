@@ -1,15 +1,14 @@
-"""Staging beside the site's service: `partita ec2 upload` has caches of its own, for a cache has one owner.
+"""Staging beside the site's service: `partita ec2 upload` has separate caches, since a cache has one owner.
 
     DIR/uploads/1, DIR/uploads/2, ...    each for one command at a time, kept for the next
 
-What the service's cache has already is linked and hashed again, not fetched (`stager.cache.hardlinks`). What two processes make of
-the same content at EC2 they make one after the other: that is the journal's lock, and `imaging`'s for an image.
+Contents that the service's cache has already are linked and hashed again, not fetched (`stager.cache.hardlinks`). Two
+processes upload the same content one after the other, by the lock of the journal, and the same image by that of `image_upload`.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from catalog.client.trusted import TrustedCatalog
@@ -36,8 +35,8 @@ class UploadCache:
     Nothing is opened before the first image is staged.
 
     Args:
-        settings: how the site's host stages (`opening.staging`).
-        catalog: as the site believes it.
+        settings: of the site's host for staging (`open_account.staging_settings`).
+        catalog: the site's verified catalog.
         clock: seconds since the epoch.
     """
 
@@ -49,9 +48,7 @@ class UploadCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
         self._cache = None
 
@@ -67,12 +64,12 @@ class UploadCache:
 
     @property
     def cache(self) -> Cache:
-        """Where the images are that were staged; there must be one."""
-        assert self._cache is not None  # noqa: S101 - what is checked or released was staged
+        """The cache of the staged images; only after `stage`."""
+        assert self._cache is not None  # noqa: S101 - only staged contents are checked or released
         return self._cache
 
     def _take(self, manifest: Manifest) -> Cache:
-        """The first cache that nobody uses, with what the service has of an image."""
+        """The first cache that is not in use, with the service's contents of an image linked."""
         room = quota_bytes(self._settings)
         for number in range(1, MOST + 1):
             root: Path = self._settings.directory / UPLOADS / str(number)

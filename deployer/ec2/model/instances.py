@@ -17,7 +17,6 @@ from deployer.ec2.aws.tags import (
     Owner,
     Tags,
     end_tag_value,
-    read_instant,
     read_tags,
     size_tag_value,
     tag_specifications,
@@ -76,11 +75,6 @@ class Instance:
     def live(self) -> bool:
         """Whether it may still run, or be started again."""
         return self.state not in GONE
-
-    @property
-    def ends(self) -> datetime | None:
-        """When its time is over, as its tags say."""
-        return read_instant(self.tags.get(END_TAG, ""))
 
     @property
     def reboots(self) -> int:

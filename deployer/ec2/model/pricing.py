@@ -105,21 +105,16 @@ def check_cap(account: str, cap: str, already: Decimal, more: Decimal) -> None:
     Raises:
         OverBudget: with the sum.
     """
-    if already + more > Decimal(cap):
-        raise _over(account, cap, already, more)
+    check_within(account, cap, already, already + more)
 
 
 def check_within(account: str, cap: str, before: Decimal, after: Decimal) -> None:
     """As `check_cap`, of what is committed before and after: what was admitted by rounded sums never fails by a cent."""
     if after > Decimal(cap):
-        raise _over(account, cap, before, after - before)
-
-
-def _over(account: str, cap: str, already: Decimal, more: Decimal) -> OverBudget:
-    return OverBudget(
-        f"this is estimated at {more} USD, {already} USD are spent or promised in this month, and together they "
-        f"are more than the {cap} USD that the account {account} may spend; ask for fewer machines or less time"
-    )
+        raise OverBudget(
+            f"this is estimated at {after - before} USD, {before} USD are spent or promised in this month, and together "
+            f"they are more than the {cap} USD that the account {account} may spend; ask for fewer machines or less time"
+        )
 
 
 def cheapest_types(prices: Mapping[str, Dollars], types: Iterable[str]) -> list[str]:

@@ -1,16 +1,16 @@
-"""The use case: from a machine that a site wants to one that runs at EC2, or to a refusal that leaves nothing behind.
+"""Deploying a machine that a site wants at EC2: it runs, or is refused and leaves nothing behind.
 
-As on a node (`deployer.node.machines.deployment`): the image is looked up by its ID, endorsements are verified and the policy decides,
-contents are staged on the site's host, and right before the machine begins both are looked at again. In between the disks
-become snapshots and an AMI; what can be refused without reading a byte is refused before. Every step may be done again:
-a snapshot, an AMI and a machine each have a name that is asked for first.
+As on a node (`deployer.node.machines.deployment`): the image is looked up by its ID, endorsements are verified and the policy
+decides, contents are staged on the site's host, and both are checked again right before the machine starts. In between the
+disks become snapshots and an AMI; whatever can be refused without reading a byte is refused before. Every step may be
+repeated: a snapshot, an AMI and a machine each have a name that is looked up first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
@@ -37,45 +37,13 @@ from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredMachine
 from deployer.records.receipt import CloudPlacement, CloudVolume
 from deployer.records.receipt_builder import BootedDisk, BootedMachine
-from deployer.records.recorder import RunningMachine
+from deployer.records.recorder import Recorder, RunningMachine
 from signer.verification.signature_cache import SignatureCache
 
 MOST_MACHINES = 65536
-"""What a policy's limit of machines may say at most."""
+"""The highest limit of machines that a policy may set."""
 
 DecisionStage = Literal["request", "boot"]
-
-
-class Ec2Recorder(Protocol):
-    """Where decisions and machines are put on record; `deployer.records.recorder.Recorder` is one."""
-
-    def decided(self, case: EvaluationInput, judged: Evaluation, stage: DecisionStage) -> None:
-        """A request was decided."""
-
-    def booting(
-        self, spec: BootedMachine, case: EvaluationInput, judged: Evaluation, cloud: CloudPlacement | None = None
-    ) -> str:
-        """A machine is about to begin; returns the SHA-256 of its receipt."""
-
-    def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
-        """A machine runs what was withdrawn, and something is about to be done about it."""
-
-
-class NullRecorder:
-    """Records of what is only tried out: none. No machine begins without one."""
-
-    def decided(self, case: EvaluationInput, judged: Evaluation, stage: DecisionStage) -> None:
-        """Not written down."""
-
-    def booting(
-        self, spec: BootedMachine, case: EvaluationInput, judged: Evaluation, cloud: CloudPlacement | None = None
-    ) -> str:
-        """Never asked for."""
-        raise NotImplementedError
-
-    def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
-        """Never asked for."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -100,11 +68,11 @@ class Ec2Deployer:
 
     Args:
         account: whose machines, opened.
-        images: where images are looked up.
-        imaging: what brings them to EC2.
-        records: where everything is put on record.
+        images: the catalog, where images are looked up.
+        imaging: uploads images to EC2.
+        records: the records of decisions and machines; None for decisions that are only tried out (`accepted`).
         rules: the site's policy in force, as it is at each call; raises PolicyUnusable.
-        withdrawn: what has been revoked or blocked until now.
+        withdrawn: the revocations and blocks until now.
         clock: the present, UTC.
     """
 
@@ -113,7 +81,7 @@ class Ec2Deployer:
         account: OpenAccount,
         images: TrustedCatalog,
         imaging: ImageUploader,
-        records: Ec2Recorder,
+        records: Recorder | None,
         rules: Callable[[], RuleSet],
         withdrawn: Callable[[], RevocationState],
         clock: Callable[[], datetime],
@@ -126,23 +94,25 @@ class Ec2Deployer:
         self._types: tuple[InstanceType, ...] = ()
 
     def make(self, machine: DesiredMachine, running: int, progress: MachineProgress) -> Instance:
-        """Make a machine, or find it made.
+        """Make a machine, or return the one that was made before.
 
         Args:
             machine: as it should be.
             running: machines that the pool has already, for the policy.
-            progress: told of what is being done.
+            progress: updated with each step.
 
         Raises:
-            Refused, CannotBoot, OverBudget, UserDataRefused: it will not be, whatever is tried; nothing was uploaded.
-            Cancelled: nobody wants it any more.
-            Errors of catalog, signer, stager and AWS: it may be tried again.
+            Refused, CannotBoot, OverBudget, UserDataRefused: final; nothing was uploaded.
+            Cancelled: the machine is no longer wanted.
+            Errors of catalog, signer, stager and AWS: another attempt may succeed.
         """
         before = self._books.machine(machine.uuid)
         if before is not None and before.ami and (begun := self._machines.begun(machine.uuid)) is not None:
-            self._note(machine, instance=begun.instance)  # the site ended between asking and writing down
+            self._books.update_machine(
+                machine.uuid, instance=begun.instance
+            )  # the site ended between asking and writing down
             return begun
-        progress.at("the image is looked up")
+        progress.at("looking up the image")
         job = self._look_up(machine)
         case, judged = self._judge(job, running, "request")
         self._book(job)
@@ -150,13 +120,13 @@ class Ec2Deployer:
             entry, snapshots = self._imaging.image(
                 job.manifest, job.found, progress, full=machine.verify == "full", drivers=self.account.drivers
             )
-            progress.at("the policy is asked once more")
+            progress.at("evaluating the policy again")
             case, judged = self._judge(job, running, "boot")
             tags = machine_tags(
                 self._machines.owner,
                 machine,
                 job.manifest.title,
-                self._records.booting(_spec(job), case, judged, self._cloud(job, entry, snapshots)),
+                self._recorder.booting(_spec(job), case, judged, self._cloud(job, entry, snapshots)),
             )
             request = run_request(
                 self.account,
@@ -168,9 +138,9 @@ class Ec2Deployer:
                 tags=tags,
                 hibernating=job.volumes[0] if job.hibernates else None,
             )
-            progress.at("the machine is begun")
+            progress.at("starting the machine")
             BootFacts(job.manifest, judged.checks).write(self._facts(machine.uuid))
-            self._note(machine, ami=entry.ami, receipt=tags[RECEIPT_TAG], began=self._now())
+            self._books.update_machine(machine.uuid, ami=entry.ami, receipt=tags[RECEIPT_TAG], began=self._now())
             instance = self._machines.run(request)
             if instance.tags.get(RECEIPT_TAG) not in {
                 None,
@@ -180,23 +150,23 @@ class Ec2Deployer:
         except Exception:
             self._unbook(machine)
             raise
-        self._note(machine, instance=instance.instance)
+        self._books.update_machine(machine.uuid, instance=instance.instance)
         return instance
 
     def follow(self, account: Account) -> None:
-        """The site's file says something else of the account: for what is begun from now on. From any thread."""
+        """Use changed settings of the account for machines that start from now on. From any thread."""
         if account.instance_types != self.account.instance_types:
             self._types = ()
         self.account = account
 
     def readmit(self, machine: DesiredMachine, running: int) -> None:
-        """Whether one that was at rest may run again, decided as if it were new; Refused by the policy."""
+        """Check that a resting machine may run again, as if it were new; Refused by the policy."""
         self._judge(self._look_up(machine), running, "boot")
 
     def exposed(self, machines: Sequence[RunningMachine]) -> dict[str, str]:
-        """Why machines that run should not go on, by UUID: what they run was withdrawn since they began.
+        """Why running machines should not go on, by UUID: their images were revoked or blocked since they started.
 
-        Errors of the catalog, PolicyUnusable, SignerError: nobody can say now.
+        Errors of the catalog, PolicyUnusable, SignerError: unknown at present.
         """
         rules, withdrawn, now = self._rules(), self._withdrawn(), self._clock()
         held = effective_revocations(rules.policy, withdrawn, now, self._memory)
@@ -208,13 +178,13 @@ class Ec2Deployer:
         return {uuid: reason for uuid, reason in found.items() if reason}
 
     def act_on(self, machine: RunningMachine, reason: str) -> str:
-        """What the policy does about a machine that runs what was withdrawn; it is on record before it is done."""
+        """The policy's action for a machine that runs a revoked image; recorded here, before it is carried out."""
         action = self._rules().policy.revocations.running
-        self._records.exposed(machine, reason, action)
+        self._recorder.exposed(machine, reason, action)
         return action
 
     def type_for(self, machine: DesiredMachine) -> InstanceType:
-        """The type that a machine of that size gets now; CannotBoot if there is none."""
+        """The instance type that a machine of that size gets now; CannotBoot if no type fits."""
         found = map_boot(self._images.manifest(machine.image_id))
         return self.choose(machine.cores, machine.memory, found)
 
@@ -248,7 +218,7 @@ class Ec2Deployer:
         return _Job(machine, manifest, pairs, found, volumes, data, kind, request, hibernates)
 
     def choose(self, cores: int, memory: int, found: BootMapping) -> InstanceType:
-        """The cheapest allowed type for an image with so many cores and bytes of memory; CannotBoot if there is none."""
+        """The cheapest allowed type for an image with that many cores and bytes of memory; CannotBoot if no type fits."""
         account = self.account
         types = self._types or self._machines.types(account.instance_types)
         self._types = types if account.instance_types == self.account.instance_types else ()
@@ -270,14 +240,15 @@ class Ec2Deployer:
         judged = evaluate(_for_a_pool(rules), case, self._clock(), self._memory)
         digest = rules.digest or rules.policy.digest
         judged = replace(judged, decision=judged.decision.model_copy(update={"policy": digest}))
-        self._records.decided(case, judged, stage)
+        if self._records is not None:
+            self._records.decided(case, judged, stage)
         if not judged.decision.accepted:
             raise judged.decision.refusal()
         return case, judged
 
     def _book(self, job: _Job) -> None:
-        """Look whether there is money left, and take it, in one. What was admitted has its money set aside, so this refuses
-        only where the site's file has another cap or other prices since."""
+        """Check the budget and book the machine, in one transaction. Admission has reserved the money, so this refuses only
+        where the cap or the prices in the site's file have changed since."""
         machine, now, account = job.machine, self._now(), self.account
         with self._books.booking():
             others = [charge_of(entry) for entry in self._books.machines() if entry.machine != machine.uuid]
@@ -303,16 +274,10 @@ class Ec2Deployer:
                 )
 
     def _unbook(self, machine: DesiredMachine) -> None:
-        """Give the money back where nothing was begun. Where RunInstances may have arrived, it stays booked."""
+        """Remove the entry of a machine that was not started. Where RunInstances may have arrived, it stays booked."""
         entry = self._books.machine(machine.uuid)
         if entry is not None and not entry.ami:
             self._books.forget("machine", machine.uuid)
-
-    def _note(self, machine: DesiredMachine, **values: object) -> None:
-        with self._books.booking():
-            entry = self._books.machine(machine.uuid)
-            if entry is not None:
-                self._books.put_machine(entry.model_copy(update=values))
 
     def _cloud(self, job: _Job, entry: AmiEntry, snapshots: Mapping[str, Snapshot]) -> CloudPlacement:
         volumes = []
@@ -337,22 +302,27 @@ class Ec2Deployer:
         )
 
     def _facts(self, uuid: str) -> Path:
-        """Where it is kept by which endorsements a machine began."""
+        """The directory that keeps the endorsements by which a machine was accepted."""
         directory = self._directory / "facts" / uuid
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
+
+    @property
+    def _recorder(self) -> Recorder:
+        assert self._records is not None  # noqa: S101 - machines are made only where records are kept
+        return self._records
 
     def _now(self) -> datetime:
         return self._clock().replace(microsecond=0)
 
 
 def charge_of(entry: MachineEntry) -> Charge:
-    """What a machine in the books costs."""
+    """The charge of a booked machine."""
     return Charge(entry.instance_type, entry.gib, entry.began, entry.until)
 
 
 def _for_a_pool(rules: RuleSet) -> RuleSet:
-    """A policy's rules where there is no one node: how many machines a node may have says nothing here, unless it is none.
+    """A policy's rules for a pool, which is not one node: its limit of machines counts only if it is 0.
     The account's room and its cap bound a pool."""
     limits = rules.policy.limits
     if not limits.machines:
@@ -361,8 +331,8 @@ def _for_a_pool(rules: RuleSet) -> RuleSet:
     return replace(rules, policy=rules.policy.model_copy(update={"limits": changed}))
 
 
-def _spec(job: _Job) -> BootedMachine:
-    """The manifest's disks as a receipt names them: by their devices."""
+def _spec(job: _Job) -> _Spec:
+    """The machine as its receipt describes it; the manifest's disks are named by their devices."""
     devices = [volume.device for volume in job.found.volumes[1 if job.found.boot_disk is not None else 0 :]]
     machine = job.machine
     return BootedMachine(machine.uuid, machine.hostname, machine.memory, machine.cores, tuple(map(BootedDisk, devices)))

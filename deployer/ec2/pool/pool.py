@@ -1,8 +1,8 @@
-"""A pool of machines at EC2: for its site a node like any other, worked by the site itself.
+"""The pool of an account's machines at EC2: for its site a node like any other, run by the site itself.
 
-`look` brings what is at EC2 nearer to what should be, and says what is. It keeps nothing that matters: after kill -9 the
-next look goes on by the tags of instances and by the books. Machines are made in threads, since uploads take minutes; all
-other steps are short requests.
+`look` brings the machines at EC2 nearer to the desired state and reports them. The pool keeps no state that matters: after
+kill -9 the next look goes on from the tags of instances and from the books. Machines are made in threads, since uploads take
+minutes; all other steps are short requests.
 """
 
 import logging
@@ -37,23 +37,23 @@ from deployer.records.recorder import RunningMachine
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, PartitaError
 
 WORKERS = 8
-"""Machines that are made at one time."""
+"""Machines that are made at the same time."""
 
 RETRY: Final = timedelta(seconds=15)
 RETRY_MOST: Final = timedelta(minutes=10)
-"""How long a machine that could not be made waits for the next attempt: twice as long each time, up to the most."""
+"""The pause before a machine that could not be made is tried again: doubled with each attempt, up to RETRY_MOST."""
 
 ATTEMPTS: Final = 5
-"""After so many a machine has failed, unless what it needs is only not to be reached just now."""
+"""Attempts after which a machine has failed, unless a service that it needs is only unreachable at present."""
 
 KEPT: Final = timedelta(days=62)
-"""How long the books keep machines that have ended: two months, so that a month's sum is always whole."""
+"""How long the books keep machines that have ended: two months, so that the sum of a month is always complete."""
 
 WATCH: Final = timedelta(minutes=1)
-"""How often it is looked whether something that runs has been withdrawn."""
+"""How often the pool checks whether running machines use revoked images."""
 
 SETTLING: Final = timedelta(minutes=5)
-"""How long after its beginning a machine that EC2 does not list is taken to be on its way: lists there are late."""
+"""How long after its start a machine that EC2 does not list counts as starting: the lists of EC2 are late."""
 
 log = logging.getLogger("partita.ec2")
 
@@ -66,7 +66,7 @@ class _Making:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a machine could not be made, and when it is tried again; never, if `again` is None."""
+    """Why a step of a machine failed, and the time of the next attempt (`again`; None: never)."""
 
     reason: str
     again: datetime | None
@@ -77,11 +77,11 @@ class Ec2Pool:
     """The machines of one account. `look` is called by one thread.
 
     Args:
-        account: where, and how many at most.
+        account: the account, with the room that its machines may take.
         machines, books: of the account.
-        makes: see there.
+        makes: makes the machines.
         clock: the present, UTC.
-        workers: machines that are made at one time.
+        workers: machines that are made at the same time.
     """
 
     def __init__(
@@ -107,18 +107,18 @@ class Ec2Pool:
         self._problem = ""
 
     def close(self) -> None:
-        """Cancel what is being made and wait until that has stopped; machines go on."""
+        """Cancel the machines that are being made and wait for their threads; running machines go on."""
         for making in self._making.values():
             making.progress.cancelled.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def follow(self, account: Account) -> None:
-        """The site's file says something else of the account; how it is reached is as it was. From any thread."""
+        """Use changed settings of the account (not its region or credentials). From any thread."""
         self._account = account
         self._makes.follow(account)
 
     def busy(self, seconds: float) -> bool:
-        """Whether machines are being made; waits that long for one of them to be done."""
+        """Whether machines are being made; waits up to `seconds` for one of them to be done."""
         if not self._making:
             return False
         self._changed.wait(seconds)
@@ -126,13 +126,13 @@ class Ec2Pool:
         return True
 
     def look(self, desired: DesiredState) -> NodeReport:
-        """Do what is to be done next, and say how all is.
+        """Take the next steps towards the desired state, and report the machines.
 
         Args:
-            desired: one that is older than the last is ignored.
+            desired: a state that is older than the last one is ignored.
 
         Raises:
-            AwsFailed, LedgerUnusable: nothing is known now; look again later.
+            AwsFailed, LedgerUnusable: the state of the machines is unknown now; look again later.
         """
         if desired.revision < self._revision:
             return self._report(desired, self._machines.all(), complete=False)
@@ -150,7 +150,7 @@ class Ec2Pool:
         return self._report(desired, self._machines.all() if acted else instances)
 
     def _watch(self, instances: Sequence[Instance], now: datetime) -> bool:
-        """Now and then: deal with machines whose image was withdrawn while they run, as the policy says."""
+        """Every WATCH: treat running machines of revoked images as the policy says; True if EC2 has changed something."""
         if self._watched is not None and now < self._watched + WATCH:
             return False
         self._watched, acted = now, False
@@ -169,7 +169,7 @@ class Ec2Pool:
                 log.warning("machine %s runs a revoked image (%s): %s", each.machine, action, reason)
                 if action in {"drain", "destroy"}:
                     acted |= self._do(Action(ActionKind.END, each.machine, reason, each.instance), instances)
-                elif action == "pause":  # it is not started again, since the policy would have to accept it
+                elif action == "pause":  # the pool does not start it again: the policy would have to accept the image
                     self._machines.stop(each.instance, hibernate=each.hibernates)
                     self._failures[each.machine] = _Failure(reason, now + RETRY_MOST, 1)
                     acted = True
@@ -179,11 +179,11 @@ class Ec2Pool:
         return acted
 
     def _settle(self, desired: DesiredState, instances: Sequence[Instance]) -> None:
-        """What has come of machines that were being made, and of those in the books that are no more."""
+        """Note the results of machines that were being made, and the ends of booked machines that EC2 no longer has."""
         for uuid, making in list(self._making.items()):
             if making.future.done():
                 del self._making[uuid]
-                # Kept apart from what was told: a machine may be made between two looks, and nobody have seen it on its way.
+                # Kept apart from the last report: a machine may be made between two looks, never reported as staging.
                 self._brought[uuid] = _staging(making.progress)
                 self._came_to(uuid, making.future)
         now = self._clock().replace(microsecond=0)
@@ -203,7 +203,7 @@ class Ec2Pool:
                     reason = next((each.reason for each in instances if each.instance == entry.instance), "")
                     self._ended(entry, now, reason)
             elif entry.machine not in wanted and now >= entry.began + SETTLING:
-                self._ended(entry, now, "it was never begun")
+                self._ended(entry, now, "it was never started")
         self._books.tidy(now - KEPT)
 
     def _ended(self, entry: MachineEntry, now: datetime, reason: str) -> None:
@@ -219,19 +219,16 @@ class Ec2Pool:
         except Cancelled:
             return
         except PartitaError as exc:
-            before = self._failures.get(uuid)
-            attempts = before.attempts + 1 if before else 1
-            again = None if _final(exc, attempts) else self._later(attempts)
-            self._failures[uuid] = _Failure(str(exc), again, attempts)
-            log.warning("machine %s cannot be made: %s", uuid, exc)
+            self._failed(uuid, exc, making=True)
+            log.warning("making machine %s failed: %s", uuid, exc)
         except Exception as exc:
-            log.exception("machine %s cannot be made", uuid)
-            self._failures[uuid] = _Failure(f"an internal error: {type(exc).__name__}", None, 1)
+            log.exception("making machine %s failed", uuid)
+            self._failures[uuid] = _Failure(f"internal error: {type(exc).__name__}", None, 1)
         else:
             self._failures.pop(uuid, None)
 
     def _do(self, step: Action, instances: Sequence[Instance]) -> bool:
-        """Do one step; True if something at EC2 was changed by it. One that fails is no reason to leave out others."""
+        """Take one step; True if it changed something at EC2. A step that fails does not keep the others from being taken."""
         if step.kind is not ActionKind.END and self._waits(step.machine):
             return False
         try:
@@ -241,17 +238,18 @@ class Ec2Pool:
             return self._change(step, instances)
         except PartitaError as exc:
             log.warning("machine %s: %s: %s", step.machine, step.kind.value, exc)
-            before = self._failures.get(step.machine)
-            attempts = before.attempts + 1 if before else 1
-            self._failures[step.machine] = _Failure(str(exc), self._later(attempts), attempts)
+            self._failed(step.machine, exc)
             return False
 
-    def _later(self, attempts: int) -> datetime:
+    def _failed(self, uuid: str, error: PartitaError, *, making: bool = False) -> None:
+        before = self._failures.get(uuid)
+        attempts = before.attempts + 1 if before else 1
         wait: timedelta = min(RETRY * 2 ** min(attempts - 1, 10), RETRY_MOST)
-        return self._clock() + wait
+        again = None if making and _final(error, attempts) else self._clock() + wait
+        self._failures[uuid] = _Failure(str(error), again, attempts)
 
     def _waits(self, uuid: str) -> bool:
-        """Whether a machine's last step failed, and it is too early, or useless, to try again."""
+        """Whether the last step of a machine failed and the next attempt is not due, or useless."""
         failure = self._failures.get(uuid)
         return failure is not None and (failure.again is None or self._clock() < failure.again)
 
@@ -274,21 +272,15 @@ class Ec2Pool:
                 self._machines.reboot(step.instance, machine.reboots)
             case ActionKind.EXTEND:
                 self._machines.tag(step.instance, {END_TAG: end_tag_value(machine.ends)})
-                self._rebook(machine, until=machine.ends)
+                self._books.update_machine(machine.uuid, until=machine.ends)
             case ActionKind.RESIZE:
                 kind = self._makes.type_for(machine)
                 self._machines.retype(
                     step.instance, kind.name, {SIZE_TAG: size_tag_value(machine.cores, machine.memory)}
                 )
-                self._rebook(machine, instance_type=kind.name)
+                self._books.update_machine(machine.uuid, instance_type=kind.name)
         self._failures.pop(step.machine, None)
         return True
-
-    def _rebook(self, machine: DesiredMachine, **values: object) -> None:
-        with self._books.booking():
-            entry = self._books.machine(machine.uuid)
-            if entry is not None:
-                self._books.put_machine(entry.model_copy(update=values))
 
     def _make(self, machine: DesiredMachine, instances: Sequence[Instance]) -> None:
         if machine.uuid in self._making:
@@ -335,7 +327,7 @@ class Ec2Pool:
                 machine, MachineState.FAILED if failure.again is None else MachineState.STAGING, failure.reason, now
             )
         elif seen is None and (machine.want is DesiredStatus.ENDED or now >= machine.ends):
-            seen = _blank(machine, MachineState.ENDED, machine.reason or "it was ended before it was begun", now)
+            seen = _blank(machine, MachineState.ENDED, machine.reason or "it was ended before it was started", now)
         elif seen is not None and failure is not None and not seen.state.final:
             seen = seen.model_copy(update={"reason": failure.reason})
         if seen is None:
@@ -349,7 +341,7 @@ class Ec2Pool:
 
 
 def _final(error: PartitaError, attempts: int) -> bool:
-    """Whether trying again would only give the same answer. AWS's refusals are the site's to mend, not the requester's."""
+    """Whether another attempt would fail in the same way. Refusals of AWS are for the site to solve, not for the requester."""
     if isinstance(error, AwsFailed) or error.exit_code == EXIT_UNAVAILABLE:
         return False
     return error.exit_code in {EXIT_REFUSED, EXIT_USAGE} or attempts >= ATTEMPTS

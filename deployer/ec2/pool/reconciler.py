@@ -1,8 +1,8 @@
-"""From how machines should be and how they are at EC2 to what is to be done next. Pure.
+"""The next actions for the machines of a pool, from their desired state and their state at EC2. Pure.
 
-Everything is decided anew from what EC2 describes and what the books know, so a pool may die after any step and go on.
-One step at a time for each machine; what takes EC2 a while is waited for by looking again. Only instances that carry the
-pool's own tags are looked at: two pools in one account never meet.
+Everything is decided anew from EC2's descriptions and the books, so a pool may die after any step and go on. Each machine
+gets one step at a time; a step that takes EC2 a while is awaited by looking again. Only instances with the pool's own tags
+are looked at: two pools in one account never touch each other's machines.
 """
 
 from collections import defaultdict
@@ -24,13 +24,13 @@ _RESTING = frozenset({DesiredStatus.SUSPENDED, DesiredStatus.STOPPED})
 def actions(
     desired: DesiredState, instances: Sequence[Instance], books: Mapping[str, MachineEntry], now: datetime
 ) -> tuple[Action, ...]:
-    """What is to be done next.
+    """The next actions.
 
     Args:
-        desired: how the pool's machines should be.
+        desired: the desired state of the pool's machines.
         instances: all that carry the pool's tags.
-        books: what is written down of machines, by UUID.
-        now: a machine whose time is over is ended whatever is desired.
+        books: the booked machines, by UUID.
+        now: a machine whose time is over is ended, whatever is desired.
     """
     found: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
@@ -42,7 +42,9 @@ def actions(
         decided += [_end(each, "the machine is no longer desired") for each in _oldest_first(found[uuid])]
     for machine in desired.machines:
         live = _oldest_first(found.get(machine.uuid, ()))
-        decided += [_end(each, "the machine was begun twice, and this is not the first") for each in live[1:]]
+        decided += [
+            _end(each, "the machine was started twice, and this is not the first instance") for each in live[1:]
+        ]
         decided += _for_one(machine, live[0] if live else None, books.get(machine.uuid), now)
     return tuple(decided)
 
@@ -65,29 +67,29 @@ def _do(kind: ActionKind, machine: DesiredMachine, here: Instance, reason: str =
 
 
 def _next(machine: DesiredMachine, here: Instance) -> Action | None:
-    """What the state of one that exists asks for; None while EC2 is at it, or all is as it should be."""
+    """The next action for an instance; None while EC2 works on it, or when it is as desired."""
     other_size = here.tags.get(SIZE_TAG) != size_tag_value(machine.cores, machine.memory)
     if here.state == "stopped":
         if other_size:
-            return _do(ActionKind.RESIZE, machine, here, "other cores or memory were asked for")
+            return _do(ActionKind.RESIZE, machine, here, "its cores or memory were changed")
         return _do(ActionKind.START, machine, here) if machine.want is DesiredStatus.RUNNING else None
     if here.state != "running":
         return None
     if machine.want in _WITH_MEMORY and here.hibernates:
         return _do(ActionKind.SUSPEND, machine, here, f"it should be {machine.want.value}")
-    if machine.want is DesiredStatus.PAUSED:  # a pause that costs the memory is none
+    if machine.want is DesiredStatus.PAUSED:  # a pause must not lose the memory
         return None
     if machine.want in _RESTING:
         return _do(ActionKind.STOP, machine, here, f"it should be {machine.want.value}")
     if other_size:
-        return _do(ActionKind.STOP, machine, here, "it gets other cores or memory")
+        return _do(ActionKind.STOP, machine, here, "its cores or memory will change")
     if here.reboots < machine.reboots:
         return _do(ActionKind.REBOOT, machine, here)
     return None
 
 
 def _may_be_made(machine: DesiredMachine, entry: MachineEntry | None, now: datetime) -> bool:
-    """A machine is made once. One whose instance the books know was made; without it, it may have come to nothing."""
+    """A machine is made once. If the books know its instance it was made; without an instance the attempt may have failed."""
     if machine.want is DesiredStatus.ENDED or machine.want is DesiredStatus.STOPPED or now >= machine.ends:
         return False
     return entry is None or (not entry.instance and not entry.ended)
@@ -96,12 +98,12 @@ def _may_be_made(machine: DesiredMachine, entry: MachineEntry | None, now: datet
 def observe_machine(
     machine: DesiredMachine, instances: Sequence[Instance], entry: MachineEntry | None, now: datetime
 ) -> ObservedMachine | None:
-    """A machine as it is reported; None where nothing is known of it.
+    """A machine as it is reported; None if it is unknown at EC2 and in the books.
 
     Args:
-        machine: how it should be.
+        machine: its desired state.
         instances: those with its UUID, ended ones included.
-        entry: what is written down of it.
+        entry: its entry in the books.
     """
     live = _oldest_first([each for each in instances if each.live])
     here = live[0] if live else None
@@ -110,7 +112,7 @@ def observe_machine(
     elif instances or (entry is not None and entry.ended):
         state = MachineState.ENDED
     elif entry is not None and entry.instance:
-        state = MachineState.BOOTING  # lists at EC2 are late; the pool notes its end when they can no longer be
+        state = MachineState.BOOTING  # the lists of EC2 are late; the pool notes its end once that cannot be the reason
     else:
         return None
     return ObservedMachine(
@@ -133,17 +135,13 @@ def _reason(
     if here is not None:
         if machine.want in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
             return MEMORY_LOST
-        return (
-            MEMORY_NOT_KEPT
-            if machine.want is DesiredStatus.PAUSED and here.state == "running" and not here.hibernates
-            else ""
-        )
+        running = machine.want is DesiredStatus.PAUSED and here.state == "running" and not here.hibernates
+        return MEMORY_NOT_KEPT if running else ""
     if entry is not None and entry.reason:
         return entry.reason
-    told = next((each.reason for each in instances if each.reason), "")
     if not instances and entry is not None and not entry.ended:
         return ""
-    return told or "EC2 has no such machine any more"
+    return next((each.reason for each in instances if each.reason), "the machine no longer exists at EC2")
 
 
 def _end(instance: Instance, reason: str) -> Action:

@@ -1,11 +1,11 @@
-"""What a guest at EC2 is told: user-data that stands for the NoCloud seed of a node, within EC2's 16 KiB. Pure.
+"""The user-data of a guest at EC2, which replaces the NoCloud seed of a node, within EC2's 16 KiB. Pure.
 
 EC2 has one user-data and no vendor-data, host name or keys of ours, so it becomes a MIME message: the end of the machine's
-time as a boot hook, blank disks to be made, the host name and keys, what the site adds, and last what the requester gave,
-unchanged. The site's values stand where both say something; lists of both are joined (cloud-init, "Merging user-data
-sections"). The boot hook runs at every boot and ends the guest when its time is over even if nobody looks after it any
-more; with InstanceInitiatedShutdownBehavior=terminate that ends the machine. It reads the end from the instance's tags
-(IMDSv2), so that an extension reaches it; a guest's root can stop it, and then the site ends the machine from outside.
+time as a boot hook, blank disks to be made, the host name and keys, the site's vendor-data, and last the requester's
+user-data, unchanged. The site's values win over the requester's; lists of both are joined (cloud-init, "Merging user-data
+sections"). The boot hook runs at every boot and ends the guest when its time is over, even without the site's service; with
+InstanceInitiatedShutdownBehavior=terminate that ends the machine. It reads the end from the instance's tags (IMDSv2), so
+that an extension reaches it; a guest's root can stop it, and then the site ends the machine from outside.
 """
 
 import base64
@@ -131,18 +131,15 @@ fi
 {blanks}"""
 
 
-def build_user_data(
-    machine: DesiredMachine,
-    volumes: Sequence[Volume],
-) -> bytes:
-    """The user-data of a machine, as it is given to RunInstances.
+def build_user_data(machine: DesiredMachine, volumes: Sequence[Volume]) -> bytes:
+    """The user-data of a machine for RunInstances.
 
     Args:
         machine: as it should be.
         volumes: all of them; the blanks among them are made in the guest.
 
     Raises:
-        UserDataRefused: what the requester gave is not of a form that is handed on, or all together is too large.
+        UserDataRefused: the requester's user-data has an unsupported format, or the whole is too large.
     """
     check_hostname(machine.hostname)
     config: dict[str, Any] = {"hostname": machine.hostname, "preserve_hostname": False}
@@ -167,25 +164,25 @@ def build_user_data(
     packed = whole if len(whole) <= MAX_USER_DATA else gzip.compress(whole, 9, mtime=0)
     if len(packed) > MAX_USER_DATA:
         raise UserDataRefused(
-            f"user-data has {len(given)} bytes and {len(packed)} packed with what the site adds, more than the "
-            f"{MAX_USER_DATA} that EC2 takes; have the guest fetch what is larger"
+            f"user-data has {len(given)} bytes, or {len(packed)} when packed with the site's parts, more than the "
+            f"{MAX_USER_DATA} that EC2 allows; have the guest download larger data"
         )
     return packed
 
 
 def boot_hook(machine: DesiredMachine, volumes: Sequence[Volume]) -> str:
     """The script that runs at every boot: the timer in the background, and the blanks."""
-    lines = [
+    blanks = [
         f"{volume.size << 30} {volume.blank.filesystem} {volume.blank.label}".rstrip()
         for volume in volumes
         if volume.blank is not None and volume.blank.filesystem != "none"
     ]
-    blanks = blanks_script(lines)
-    return _HOOK.format(timer=TIMER, ends=int(machine.ends.timestamp()), metadata=METADATA, blanks=blanks)
+    ends = int(machine.ends.timestamp())
+    return _HOOK.format(timer=TIMER, ends=ends, metadata=METADATA, blanks=blanks_script(blanks))
 
 
 def _agent(parameters: bytes, agent: bytes) -> bytes:
-    """The context agent with what it would find in a seed, which there is none of at EC2. It runs once."""
+    """The context agent with the file that a seed would hold: EC2 has no seed. It runs once."""
     first, _, rest = agent.partition(b"\n")
     told = base64.b64encode(parameters).decode()
     return first + _AGENT.replace("{parameters}", told).encode() + rest
@@ -202,7 +199,7 @@ def _yaml(value: Mapping[str, Any]) -> bytes:
 
 def _part(subtype: str, data: bytes, *, main: str = "text", merge: bool = False) -> Message:
     part = MIMENonMultipart(main, subtype)
-    # In base64, so that no text of anybody can look like the beginning of another part.
+    # In base64, so that no given text can look like the beginning of another part.
     part["Content-Transfer-Encoding"] = "base64"
     part.set_payload(base64.encodebytes(data).decode())
     if merge:

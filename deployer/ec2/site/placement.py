@@ -57,19 +57,15 @@ class CachedAccountInfo:
         types: Callable[[Account], Sequence[InstanceType]],
         committed: Callable[[Account, Mapping[str, Charge]], Decimal],
     ) -> None:
-        self._ask, self._committed = types, committed
+        self._ask, self.committed = types, committed
         self._types: Mapping[tuple[str, tuple[str, ...]], Sequence[InstanceType]] = {}
 
     def types(self, account: Account) -> Sequence[InstanceType]:
-        """See `CachedAccountInfo`."""
+        """The instance types of an account."""
         key = (account.name, account.instance_types)
         if key not in self._types:
             self._types = {**self._types, key: self._ask(account)}
         return self._types[key]
-
-    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
-        """See `CachedAccountInfo`."""
-        return self._committed(account, promised)
 
 
 def find_offer(

@@ -8,8 +8,9 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 
 from catalog.content.sparse_files import data_runs
 from catalog.image.address import Address
@@ -79,27 +80,32 @@ def open_disk(disk: Disk, contents: ImageContents) -> Iterator[OpenDisk]:
     """A disk of an image whose contents are all here, open while the block runs; SnapshotFailed if one is not usable."""
     sources: list[bytes | int] = []
     blanks: dict[Blank, bytes] = {}
-    try:
+    with ExitStack() as closing:
         for run in runs_of(disk):
             match run.source:
                 case bytes():
                     sources.append(run.source)
                 case Address() | Blank():
                     path = contents.path(run.source) if isinstance(run.source, Address) else contents.blank(run.source)
-                    sources.append(descriptor := os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-                    if os.fstat(descriptor).st_size != run.length:
-                        raise SnapshotFailed(
-                            f"{path}: has not the {run.length} bytes that the image says; stage it again"
-                        )
+                    sources.append(descriptor := closing.enter_context(open_content(path, run.length)))
                     if isinstance(run.source, Blank):
                         blanks[run.source] = blank_digest(descriptor)
         yield OpenDisk(layout_of(disk, blanks.__getitem__), sources)
+
+
+@contextmanager
+def open_content(path: Path, size: int) -> Iterator[int]:
+    """The descriptor of a content's file of `size` bytes, open while the block runs; SnapshotFailed if it is unusable."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if (found := os.fstat(descriptor).st_size) != size:
+                raise SnapshotFailed(f"{path}: size mismatch: {found} bytes instead of {size}; stage the image again")
+            yield descriptor
+        finally:
+            os.close(descriptor)
     except OSError as exc:
         raise SnapshotFailed(f"{exc.filename}: {exc.strerror}; stage the image again") from exc
-    finally:
-        for source in sources:
-            if isinstance(source, int):
-                os.close(source)
 
 
 def block_digest(buffer: bytearray) -> bytes | None:

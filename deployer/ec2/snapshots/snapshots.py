@@ -109,10 +109,10 @@ class Snapshots:
         content = disk.layout.key
         place = self._ledger.journal(content)
         # Whoever died between the ledger's note and the journal's end left a journal of what is done.
-        if (known := self._known(content)) is not None and not place.exists():
+        if (known := self.present(content)) is not None and not place.exists():
             return known
         with UploadJournal(place) as journal:
-            if (known := self._known(content)) is not None:  # somebody here made it while we waited for the journal
+            if (known := self.present(content)) is not None:  # somebody here made it while we waited for the journal
                 journal.finish()
                 return known
             refused: set[str] = set()
@@ -123,9 +123,6 @@ class Snapshots:
 
     def present(self, content: str) -> Snapshot | None:
         """The snapshot of a content, if this site knows it to be right and AWS still has it; nothing is made."""
-        return self._known(content)
-
-    def _known(self, content: str) -> Snapshot | None:
         record = self._ledger.get(content)
         if record is None:
             return None

@@ -8,8 +8,9 @@ a crash is cut off. One process has a journal at a time.
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Self
 
 from pydantic import Field
@@ -61,19 +62,15 @@ class UploadJournal:
         self.blocks: dict[int, bytes] = {}
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written = self._synced = 0
-        try:
+        with self._kept():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = self._own()
             self._recall()
-        except OSError as exc:
-            raise self._failed(exc) from exc
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -84,11 +81,9 @@ class UploadJournal:
 
     def forget(self) -> None:
         """What was begun is of no use any more."""
-        try:
+        with self._kept():
             os.ftruncate(self._file, 0)
             os.fsync(self._file)
-        except OSError as exc:
-            raise self._failed(exc) from exc
         self.heading, self.snapshot_id, self.blocks = None, "", {}
 
     def begin(self, heading: JournalHeader) -> None:
@@ -96,7 +91,8 @@ class UploadJournal:
         self.forget()
         self.heading = heading
         self._append(canonical(heading))
-        self._sync_name()
+        with self._kept():  # a file whose name is lost in a power cut is as good as none
+            files.sync_path(self.path.parent)
 
     def started(self, snapshot_id: str) -> None:
         """AWS has given a snapshot."""
@@ -110,10 +106,8 @@ class UploadJournal:
 
     def finish(self) -> None:
         """What was uploaded is noted elsewhere: remove the journal, and give it up."""
-        try:
+        with self._kept():
             self.path.unlink(missing_ok=True)
-        except OSError as exc:
-            raise self._failed(exc) from exc
         self.close()
 
     def _own(self) -> int:
@@ -127,13 +121,6 @@ class UploadJournal:
             except FileNotFoundError:
                 pass
             os.close(file)
-
-    def _sync_name(self) -> None:
-        """A file whose name is lost in a power cut is as good as none."""
-        try:
-            files.sync_path(self.path.parent)
-        except OSError as exc:
-            raise self._failed(exc) from exc
 
     def _recall(self) -> None:
         data = self.path.read_bytes()
@@ -163,19 +150,21 @@ class UploadJournal:
         return block is not None
 
     def _append(self, line: bytes) -> None:
-        try:
+        with self._kept():
             with self._writing:
                 os.write(self._file, line + b"\n")
                 self._written += 1
                 mine = self._written
-            with self._syncing:  # whoever comes first syncs for all who have written meanwhile
+            with self._syncing:  # the first thread here syncs the lines of all that have written meanwhile
                 if self._synced < mine:
                     with self._writing:
                         upto = self._written
                     os.fdatasync(self._file)
                     self._synced = upto
-        except OSError as exc:
-            raise self._failed(exc) from exc
 
-    def _failed(self, exc: OSError) -> Ec2RecordsUnusable:
-        return Ec2RecordsUnusable(f"{self.path}: the upload's journal cannot be kept: {exc.strerror}")
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise Ec2RecordsUnusable(f"{self.path}: the upload's journal cannot be kept: {exc.strerror}") from exc

@@ -269,7 +269,7 @@ class _Sending:
         try:
             while (step := self._take()) is not None:
                 index, what = step
-                value = self._without_reading(index, what)
+                value = self._old[index] if what is BlockAction.SAME else self._acknowledged.get(index)
                 if value is None:
                     with self._buffers.one() as buffer:
                         value = self._read(index, what, buffer)
@@ -287,9 +287,6 @@ class _Sending:
             return None
         with self._taking:
             return next(self._todo, None)
-
-    def _without_reading(self, index: int, what: BlockAction) -> bytes | None:
-        return self._old[index] if what is BlockAction.SAME else self._acknowledged.get(index)
 
     def _read(self, index: int, what: BlockAction, buffer: bytearray) -> bytes:
         if what is BlockAction.ZERO:

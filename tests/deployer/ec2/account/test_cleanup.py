@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from deployer.ec2.account.cleanup import (
     OVERDUE,
-    REMOVAL_ORDER,
     CloudResource,
     ResourceKind,
     list_resources,
@@ -119,7 +118,7 @@ def test_nothing_that_something_uses_is_ever_removed(things: list[CloudResource]
         assert not [
             one for one in left.values() if name in one.uses and (one.active or one.kind is not ResourceKind.INSTANCE)
         ]
-    kinds = [REMOVAL_ORDER.index(removal.thing.kind) for removal in removals]
+    kinds = [list(ResourceKind).index(removal.thing.kind) for removal in removals]
     assert kinds == sorted(kinds)
     assert plan_cleanup(list(left.values()), OURS, NOW, older_than) == ()
 
@@ -187,6 +186,6 @@ def test_what_came_into_use_meanwhile_stays(images: Images, world: AwsWorld, pro
         assert len(removals) == 2
         told: list[str] = []
         assert remove_resources(removals, aws, books, site.opened.ledger, lambda _, became: told.append(became)) == 0
-        assert set(told) == {"is in use now, and stays"}
+        assert set(told) == {"is in use now; kept"}
         site.settle()
         assert site.state(uuid) is MachineState.RUNNING

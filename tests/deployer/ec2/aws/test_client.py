@@ -59,7 +59,7 @@ def test_who_is_not_there_is_said() -> None:
 def test_an_answer_that_takes_too_long_is_given_up(world: AwsWorld) -> None:
     world.faults(rate=1.0, kinds=["slow"], slow=2.0)
     aws = AwsClient(world.access(), patience=RetryPolicy(attempts=2, base=0.01, most=0.01), read_timeout=0.2)
-    with pytest.raises(AwsUnreachable, match="no whole answer"):
+    with pytest.raises(AwsUnreachable, match="incomplete answer"):
         aws.ec2("describe_regions")
 
 

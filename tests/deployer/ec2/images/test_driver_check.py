@@ -52,7 +52,7 @@ def kernel(
         ("the network's comes from the root", [kernel(ENA)], kernel(NVME, listed=False), True, "yes", ""),
         ("the disks' comes too late", [kernel(BOTH)], kernel(), True, "no", "its initrd has no driver for EC2's disks"),
         ("it is built in, says the root", [kernel(ENA, NVME)], kernel(listed=False), True, "yes", ""),
-        ("nothing says what is built in", [], kernel(listed=False), True, "unknown", "is not to be seen"),
+        ("nothing says what is built in", [], kernel(listed=False), True, "unknown", "built in is unknown"),
         ("no initrd, and built in", [kernel(ENA, NVME)], None, True, "yes", ""),
         ("no initrd, and nothing known", [], None, True, "unknown", "what can be read of it has no driver"),
     ],
@@ -141,7 +141,7 @@ def direct(images: Images, noise: Path, data: bytes, tmp_path: Path) -> DriverVe
         ("both drivers, packed with Zstandard behind microcode", lambda: MICROCODE + zstd(FULL), "yes", ""),
         ("not an archive", lambda: b"noise" * 99, "unknown", "its initrd cannot be read (not an archive"),
         ("not a complete cpio", lambda: gzip.compress(FULL)[:-40], "unknown", "its initrd cannot be read ("),
-        ("an absurd name", lambda: FULL[:94] + b"FFFFFFFF" + FULL[102:], "unknown", "is absurd"),
+        ("an absurd name", lambda: FULL[:94] + b"FFFFFFFF" + FULL[102:], "unknown", "invalid length"),
     ],
 )
 def test_an_initrd_from_a_stranger_is_looked_into(

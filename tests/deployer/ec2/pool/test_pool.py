@@ -175,8 +175,8 @@ def test_what_is_refused_is_refused_before_anything_is_uploaded(host: Ec2Site, i
     with host.open() as site:
         assert "no endorser is trusted for VO rogue" in refused(site, host.want(images.rogue))
         assert "limits.memory" in refused(site, host.want(images.hello, max_memory=8192 * MIB))
-        assert "has 64 cores" in refused(site, host.want(images.hello, cores=64))
-        assert "16384 that EC2 takes" in refused(site, host.want(images.hello, user_data=noise))
+        assert "has 64 cores" in refused(site, host.want(images.hello, cores=64, max_cores=64))
+        assert "16384 that EC2 allows" in refused(site, host.want(images.hello, user_data=noise))
         assert "user_data.allow" in refused(
             site, host.want(images.hello, user_data=base64.b64encode(b"#include\nhttp://x/\n").decode())
         )
