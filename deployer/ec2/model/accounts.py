@@ -1,8 +1,8 @@
-"""Whose machines run in which account: a site's file that maps VO, group and role to an account at EC2. Pure.
+"""The accounts file of a site: it maps VO, group and role of a requester to an account at EC2. Pure.
 
-TOML, strict: a name that is not known refuses the whole file. Default deny: who matches no rule has no account. An account
+TOML, strict: an unknown name refuses the whole file. Default deny: a requester who matches no rule has no account. An account
 says how to reach it (a profile of the AWS configuration, or a role that is assumed), where its machines go, which types
-they may have, and what they may cost. No credentials stand here: they stay where the AWS SDK keeps them.
+they may have, and the most that they may cost. The file holds no credentials: they stay where the AWS SDK keeps them.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ MAX_ACCOUNTS_FILE = 1 << 20
 """Bytes: some thousand rules."""
 
 MAX_TYPES = 100
-"""Instance types of one account: what DescribeInstanceTypes answers in one request."""
+"""Instance types of one account: as many as DescribeInstanceTypes answers in one request."""
 
 AccountName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
@@ -39,13 +39,13 @@ class Account(Document):
         role_arn: a role to assume from there; empty for none.
         external_id: that the role's owner demands; empty for none.
         subnet, security_groups: where machines go.
-        instance_types: that they may have.
+        instance_types: the types that machines may have.
         cap: USD that all its machines together may cost in a month.
-        prices: by which that is estimated.
-        cores, memory, disk: what its machines may take at one time; memory and disk in bytes.
-        hibernation: its machines are begun so that EC2 can hibernate them, with an encrypted root volume that has room
+        prices: for the estimate of the cost.
+        cores, memory, disk: the most that its machines may take at one time; memory and disk in bytes.
+        hibernation: its machines are started so that EC2 can hibernate them, with an encrypted root volume that has room
             for their memory; without it they cannot be paused or suspended.
-        drivers: refuse images that surely have not the drivers of EC2's machines (nvme and ena), as they are looked into.
+        drivers: refuse images that certainly lack the drivers for EC2 (nvme and ena).
     """
 
     name: AccountName
@@ -71,27 +71,27 @@ class Account(Document):
 
     @property
     def reached(self) -> tuple[str, str, str, str]:
-        """How it is reached: with another of these it is another account, as far as a site can tell."""
+        """Region and credentials: with another of these it counts as another account."""
         return self.region, self.profile, self.role_arn, self.external_id
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.external_id and not self.role_arn:
-            raise ValueError(f"the account {self.name} has an external_id and no role_arn that would want it")
+            raise ValueError(f"the account {self.name} has an external_id but no role_arn to use it with")
         missing = [name for name in self.instance_types if name not in self.prices.per_hour]
         if missing:
-            raise ValueError(f"the account {self.name} allows {', '.join(missing)} and has no price for that")
+            raise ValueError(f"the account {self.name} allows {', '.join(missing)} but has no price for it")
         return self
 
 
 class AccountRule(Document):
-    """Who gets an account.
+    """A rule that gives requesters an account.
 
     Attributes:
         vo: of the requester.
-        group: `/vo/group` that they must be a member of; empty for any. Membership of a child is none of its parent.
-        role: that they must have in that group, or in any; empty for none in particular.
-        account: which one they get.
+        group: `/vo/group` of which the requester must be a member; empty for any. Members of a child group do not count.
+        role: the role that the requester must have in that group, or in any; empty for any.
+        account: the account's name.
     """
 
     vo: Vo
@@ -100,7 +100,7 @@ class AccountRule(Document):
     account: AccountName
 
     def matches(self, who: Principal) -> bool:
-        """Whether it speaks of somebody."""
+        """Whether the rule matches a requester."""
         if who.vo != self.vo:
             return False
         if not self.group and not self.role:
@@ -123,19 +123,19 @@ class Accounts(Document):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two accounts are called {min(twice)}")
         if lost := {rule.account for rule in self.rule} - set(names):
-            raise ValueError(f"a rule leads to the account {min(lost)}, which there is not")
+            raise ValueError(f"a rule leads to the unknown account {min(lost)}")
         return self
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file; PolicyUnusable with the place, also where there is none."""
+        """Read the file; PolicyUnusable with the place if it is invalid or missing."""
         if (found := cls.find(path)) is None:
             raise PolicyUnusable(f"accounts {path}: cannot be read: no such file")
         return found
 
     @classmethod
     def find(cls, path: Path, read: FileReader = read_file) -> Self | None:
-        """The same; None where there is no file."""
+        """The same; None if the file does not exist."""
         if (data := read_policy_file(path, MAX_ACCOUNTS_FILE, "accounts", read)) is None:
             return None
         try:
@@ -144,7 +144,7 @@ class Accounts(Document):
             raise PolicyUnusable(str(exc)) from exc
 
     def named(self, name: str) -> Account:
-        """The account of that name; NoAccount if there is none."""
+        """The account of that name; NoAccount if it is unknown."""
         for account in self.account:
             if account.name == name:
                 return account
@@ -152,7 +152,7 @@ class Accounts(Document):
         raise NoAccount(f"unknown account {name!r}; the site has {known}")
 
     def of(self, who: Principal) -> Account:
-        """The account of somebody; NoAccount if no rule speaks of them."""
+        """The account of a requester; NoAccount if no rule matches."""
         for rule in self.rule:
             if rule.matches(who):
                 return self.named(rule.account)
@@ -163,6 +163,6 @@ class Accounts(Document):
 
 
 def _split(group: Group) -> tuple[str, str]:
-    """`/vo/group/Role=name` as path and role; the role is empty where there is none."""
+    """Split `/vo/group/Role=name` into path and role; the role may be empty."""
     path, _, role = group.partition("/Role=")
     return path, role

@@ -1,9 +1,9 @@
-"""Can EC2 boot it, and how: a manifest to a boot mode, an architecture, and a device name for each disk. Pure.
+"""How EC2 boots an image: from a manifest to a boot mode, an architecture, and a device name for each disk. Pure.
 
 EC2 boots a volume, the root device, through BIOS or UEFI. An image whose kernel is given to the hypervisor has no boot
 loader: where the manifest carries a kernel and a command line that mean the same on any host, a small boot disk
-(`bootdisk`) is put in front of the image's own disks. What cannot boot is refused before anything is uploaded, with the
-reason. Sources: Amazon EC2 User Guide, "Instance launch behavior with Amazon EC2 boot modes" and "Device names for
+(`images.boot_disk`) is put in front of the image's own disks. An image that cannot boot is refused before anything is
+uploaded, with the reason. Sources: Amazon EC2 User Guide, "Instance launch behavior with Amazon EC2 boot modes" and "Device names for
 volumes on Amazon EC2 instances".
 """
 
@@ -22,7 +22,7 @@ MAX_VOLUME = 16 << 40
 """Bytes of a gp3 volume on every kind of instance."""
 
 ROOT_DEVICE: Final = "/dev/xvda"
-"""What RegisterImage calls the volume that is booted. The guest sees an NVMe or Xen disk and never this name."""
+"""The name of the booted volume in RegisterImage. The guest sees an NVMe or Xen disk and never this name."""
 
 DEVICES: Final = tuple(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyzbcde")
 """Names for the other volumes: first those that EC2 recommends for them, then the rest that it allows (HVM)."""
@@ -43,7 +43,7 @@ class Volume:
         device: its name in the block device mapping.
         size: GiB, as EC2 counts volumes: the disk's size rounded up.
         disk: number of the manifest's disk whose bytes it begins with; None for the boot disk and for blanks.
-        blank: what it should be made into in the guest, where it is a whole blank disk.
+        blank: the filesystem that the guest makes on it, if it is a whole blank disk.
     """
 
     device: str
@@ -57,9 +57,9 @@ class BootMapping:
     """How EC2 boots an image.
 
     Attributes:
-        boot_mode, architecture: as RegisterImage is told.
+        boot_mode, architecture: for RegisterImage.
         volumes: the root device first; then the manifest's disks in their order.
-        boot_disk: kernel and command line of the boot disk that must be made, or None where the image has a boot loader.
+        boot_disk: kernel and command line of the boot disk to be made; None if the image has a boot loader.
     """
 
     boot_mode: BootMode
@@ -69,15 +69,15 @@ class BootMapping:
 
     @property
     def snapshots(self) -> tuple[Volume, ...]:
-        """Those that begin with bytes: all but the blanks."""
+        """The volumes that start from a snapshot: all but the blanks."""
         return tuple(volume for volume in self.volumes if volume.blank is None)
 
 
 def map_boot(manifest: Manifest) -> BootMapping:
-    """Say how EC2 boots an image.
+    """Decide how EC2 boots an image.
 
     Raises:
-        CannotBoot: it cannot, with the reason and what would help.
+        CannotBoot: with the reason and a remedy.
     """
     boot = manifest.boot
     architecture = ARCHITECTURES[manifest.architecture]
@@ -88,25 +88,27 @@ def map_boot(manifest: Manifest) -> BootMapping:
         rest = list(enumerate(manifest.disks))
     else:
         if boot.mode == "bios" and architecture != "x86_64":
-            raise CannotBoot(f"{manifest.title} boots with a BIOS, and EC2 has none for {architecture}; use UEFI")
+            raise CannotBoot(
+                f"{manifest.title} boots with a BIOS, which EC2 does not have for {architecture}; use UEFI"
+            )
         mode = "legacy-bios" if boot.mode == "bios" else "uefi"
         volumes = [_volume(manifest, ROOT_DEVICE, 0, manifest.disks[0])]
         rest = list(enumerate(manifest.disks))[1:]
     if len(rest) > len(DEVICES):
         raise CannotBoot(
-            f"{manifest.title} has {len(manifest.disks)} disks and a machine at EC2 takes {MAX_VOLUMES}; join some"
+            f"{manifest.title} has {len(manifest.disks)} disks, and a machine at EC2 takes at most {MAX_VOLUMES}; join some"
         )
     volumes += [_volume(manifest, DEVICES[at], index, disk) for at, (index, disk) in enumerate(rest)]
     return BootMapping(mode, architecture, tuple(volumes), boot if isinstance(boot, DirectBoot) else None)
 
 
 def add_blanks(found: BootMapping, blanks: tuple[Blank, ...]) -> tuple[Volume, ...]:
-    """The volumes of a machine that asked for more blank disks; CannotBoot if there are too many."""
+    """The volumes of a machine with additional blank disks; CannotBoot if there are too many."""
     free = DEVICES[len(found.volumes) - 1 :]
     if len(blanks) > len(free):
         raise CannotBoot(
             f"{len(blanks)} more disks make {len(found.volumes) + len(blanks)}, and a machine at EC2 takes "
-            f"{MAX_VOLUMES}; ask for fewer"
+            f"at most {MAX_VOLUMES}; ask for fewer"
         )
     more = [Volume(device, _gib(blank.size), blank=blank) for device, blank in zip(free, blanks, strict=False)]
     return (*found.volumes, *more)
@@ -120,7 +122,9 @@ def disk_size(disk: Disk) -> int:
 def _volume(manifest: Manifest, device: str, index: int, disk: Disk) -> Volume:
     size = disk_size(disk)
     if size > MAX_VOLUME:
-        raise CannotBoot(f"disk {index} of {manifest.title} has {size} bytes and a volume at EC2 at most {MAX_VOLUME}")
+        raise CannotBoot(
+            f"disk {index} of {manifest.title} has {size} bytes, and a volume at EC2 has at most {MAX_VOLUME}"
+        )
     blank = disk.partition.blank if isinstance(disk, BareDisk) else None
     return Volume(device, _gib(size), index if blank is None else None, blank)
 
@@ -130,15 +134,15 @@ def _gib(size: int) -> int:
 
 
 def _check_direct(manifest: Manifest, boot: DirectBoot) -> None:
-    """A kernel without a boot loader gets one only where what it is told means the same on a host of EC2."""
+    """Check that a kernel without a boot loader can get one: its command line must mean the same at EC2."""
     if manifest.architecture != "x86_64":
         raise CannotBoot(
-            f"{manifest.title} is a kernel without a boot loader, and a boot disk is made for x86_64 only; "
+            f"{manifest.title} has a kernel without a boot loader, and boot disks are made for x86_64 only; "
             "give the image an EFI system partition"
         )
     if found := _LOCAL_DEVICE.search(boot.cmdline):
         raise CannotBoot(
-            f"the kernel of {manifest.title} is told {found[1]}, and disks at EC2 have other names; name the root by "
+            f"the kernel command line of {manifest.title} names {found[1]}, and disks at EC2 have other names; use "
             "PARTUUID=, PARTLABEL=, UUID= or LABEL="
         )
     if _UNSAYABLE.search(boot.cmdline):

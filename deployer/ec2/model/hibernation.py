@@ -1,11 +1,10 @@
 """Whether a machine at EC2 keeps its memory while it rests. Pure.
 
-A machine that EC2 merely stops comes back with its disks and without its memory: that will do for a suspended one whose owner
-is told, and it is no pause. EC2 hibernates one that
-was begun for it: its type can, its root volume is encrypted and has room for the memory beside what is on it, and its guest
-writes the memory there when it is told to (the kernel's hibernation, and EC2's agent for it). Whether the guest does nobody
-can see from outside, so the site's file says where this is wanted. Source: Amazon EC2 User Guide, "Prerequisites for EC2
-instance hibernation".
+A machine that EC2 merely stops comes back with its disks and without its memory: enough for a suspended one whose owner is
+informed, but not for a paused one. EC2 hibernates a machine that was started for it: its type supports it, its root volume is
+encrypted and has room for the memory beside its own bytes, and its guest writes the memory there when EC2 asks it to (the
+kernel's hibernation, and EC2's agent for it). Whether the guest does cannot be seen from outside, so the site's file says
+where this is wanted. Source: Amazon EC2 User Guide, "Prerequisites for EC2 instance hibernation".
 """
 
 from dataclasses import replace
@@ -16,16 +15,16 @@ from deployer.ec2.model.boot_mapping import GIB, BootMapping, Volume
 from deployer.ec2.model.instance_types import InstanceType
 
 MOST_MEMORY: Final = 150 * GIB
-"""Bytes that EC2 hibernates at most, of Linux."""
+"""The memory in bytes below which EC2 hibernates Linux."""
 
-MEMORY_NOT_KEPT: Final = "EC2 keeps no memory of it while it rests, so it goes on running"
+MEMORY_NOT_KEPT: Final = "EC2 cannot keep its memory while it is paused, so it goes on running"
 MEMORY_LOST: Final = "EC2 stopped it and did not hibernate it: its disks are kept, its memory is not"
 
 
 def hibernation_obstacle(account: Account, kind: InstanceType, found: BootMapping) -> str:
-    """Why a machine is not begun so that it can be hibernated; empty if it is."""
+    """Why a machine is not started so that it can be hibernated; empty if it is."""
     if not account.hibernation:
-        return f"the account {account.name} has no hibernation"
+        return f"the account {account.name} does not use hibernation"
     if not kind.hibernates:
         return f"EC2 does not hibernate {kind.name}"
     if kind.memory >= MOST_MEMORY:
@@ -36,6 +35,6 @@ def hibernation_obstacle(account: Account, kind: InstanceType, found: BootMappin
 
 
 def add_memory_space(volumes: tuple[Volume, ...], memory: int) -> tuple[Volume, ...]:
-    """Volumes of which the first, the root device, has room for so many bytes of memory beside its own."""
+    """The volumes with the first, the root device, enlarged by room for `memory` bytes."""
     root, *rest = volumes
     return (replace(root, size=root.size - (-memory // GIB)), *rest)

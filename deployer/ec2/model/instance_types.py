@@ -1,7 +1,7 @@
-"""Instance types, and which one a machine gets: the cheapest allowed one with enough cores and memory. Pure values.
+"""Instance types, and the choice for a machine: the cheapest allowed one with enough cores and memory. Pure values.
 
-What types there are, EC2 says (DescribeInstanceTypes); which of them may be used and what they cost, the account says.
-A machine never gets less than it should have, and mostly a little more: EC2 sells fixed sizes.
+EC2 lists the types (DescribeInstanceTypes); the account says which of them may be used and at what price. A machine never gets
+less than it asks for, and mostly a little more: EC2 sells fixed sizes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class InstanceType:
-    """One type: name, virtual processors, memory in bytes, what it can boot, and whether EC2 can hibernate it."""
+    """One type: name, virtual processors, memory in bytes, supported boots, and whether EC2 can hibernate it."""
 
     name: str
     cores: int
@@ -28,7 +28,7 @@ class InstanceType:
 
 
 def parse_types(described: Iterable[Mapping[str, Any]]) -> tuple[InstanceType, ...]:
-    """Types as DescribeInstanceTypes answers them."""
+    """Parse the types in an answer of DescribeInstanceTypes."""
     return tuple(
         InstanceType(
             name=str(each["InstanceType"]),
@@ -54,7 +54,7 @@ def choose_type(
         architecture, mode: of the image.
 
     Raises:
-        CannotBoot: there is none; the message says what is lacking.
+        CannotBoot: no type fits; the message says why.
     """
     fitting = [each for each in types if architecture in each.architectures and mode in each.boot_modes]
     if not fitting:

@@ -1,4 +1,4 @@
-"""Machines at EC2 as values: what EC2 describes, what it is asked to run, and which of our states that is. Pure."""
+"""Machines at EC2 as values: EC2's description, the request that starts one, and our state of it. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,12 +45,12 @@ class Instance:
     Attributes:
         instance: its ID.
         state: in EC2's words.
-        launched: when it was begun.
+        launched: when it was started.
         addresses: the private ones first.
         volumes: attached to it.
         reason: why it changed its state, in EC2's words.
-        hibernates: whether it was begun so that it can be hibernated.
-        hibernated: whether it is at rest because it was.
+        hibernates: whether it was started so that it can be hibernated.
+        hibernated: whether it was stopped by hibernation.
     """
 
     instance: str
@@ -68,7 +68,7 @@ class Instance:
 
     @property
     def machine(self) -> str:
-        """The UUID that its tags name, or an empty text."""
+        """The machine's UUID in its tags, or an empty text."""
         return self.tags.get(MACHINE_TAG, "")
 
     @property
@@ -78,13 +78,13 @@ class Instance:
 
     @property
     def reboots(self) -> int:
-        """How many reboots were done."""
+        """The number of reboots, from its tags."""
         text = self.tags.get(REBOOTS_TAG, "0")
         return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def parse_instance(described: Mapping[str, Any]) -> Instance:
-    """An instance as DescribeInstances and RunInstances answer it."""
+    """Parse an instance in an answer of DescribeInstances or RunInstances."""
     addresses: dict[str, None] = {}
     for card in described.get("NetworkInterfaces", ()):
         addresses |= {each["PrivateIpAddress"]: None for each in card.get("PrivateIpAddresses", ())}
@@ -108,7 +108,7 @@ def parse_instance(described: Mapping[str, Any]) -> Instance:
 
 
 def machine_state(instance: Instance, want: DesiredStatus) -> MachineState:
-    """Our state of an instance. EC2 has one way to rest, so what a stopped one is called follows from what was asked."""
+    """Our state of an instance. EC2 has one state of rest, so that of a stopped instance follows from the desired status."""
     match instance.state:
         case "pending":
             return MachineState.BOOTING
@@ -121,7 +121,7 @@ def machine_state(instance: Instance, want: DesiredStatus) -> MachineState:
 
 
 def machine_tags(owner: Owner, machine: DesiredMachine, title: str, receipt: str) -> Tags:
-    """What an instance and its volumes are tagged with."""
+    """The tags of an instance and its volumes."""
     return owner.tags | {
         "Name": machine.hostname,
         MACHINE_TAG: machine.uuid,
@@ -148,11 +148,11 @@ def run_request(
 ) -> dict[str, Any]:
     """The parameters of RunInstances for one machine.
 
-    The client token is the machine's UUID: however often it is asked for, it is begun once. IMDSv2 only, not to be reached
-    from containers. When the guest powers off, the machine ends, and its volumes with it.
+    The client token is the machine's UUID: repeated requests start one machine. IMDSv2 only, not reachable from containers.
+    When the guest powers off, the machine ends, and its volumes with it.
 
     Args:
-        more: volumes that the machine has beside those of its AMI: blanks that were asked for.
+        more: volumes beside those of its AMI: the requested blanks.
         user_data: raw; empty for none.
         hibernating: the root device of one that can be hibernated, with room for its memory; None if it cannot.
     """
@@ -174,7 +174,7 @@ def run_request(
         "TagSpecifications": tag_specifications(("instance", "volume"), tags),
     }
     changed = block_device_mappings(more, {})
-    if hibernating is not None:  # what is on it comes from the AMI
+    if hibernating is not None:  # its bytes come from the AMI
         (root,) = block_device_mappings((hibernating,), {})
         changed.insert(0, {**root, "Ebs": {**root["Ebs"], "Encrypted": True}})
         request["HibernationOptions"] = {"Configured": True}

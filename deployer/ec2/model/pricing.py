@@ -1,8 +1,8 @@
-"""What machines cost, estimated before they are admitted: a table of prices in the site's own file, and a cap. Pure.
+"""The cost of machines, estimated before they are admitted by a table of prices in the site's own file, and a cap. Pure.
 
-An estimate is price per hour x hours x machines, and what their volumes cost in that time. It is an upper bound of what
-they cost if they live until their end, by the site's own table: Partita ships no prices and asks nobody for any. Traffic
-is not in it.
+An estimate is price per hour x hours x machines, plus the cost of their volumes in that time. It is an upper bound of the
+cost of machines that live until their end, by the site's own table: Partita ships no prices and fetches none. It leaves
+traffic out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,7 @@ class Prices(Document):
 
 @dataclass(frozen=True)
 class Charge:
-    """What one machine costs: its type, the GiB of its volumes, and from when until when."""
+    """The basis of a machine's cost: its type, the GiB of its volumes, its beginning and its end."""
 
     instance_type: str
     gib: int
@@ -48,7 +48,7 @@ class Charge:
 
 
 def machine_cost(prices: Prices, spend: Charge) -> Decimal:
-    """USD of one machine; OverBudget if its type has no price, since what has no price has no bound."""
+    """USD of one machine; OverBudget if its type has no price, since its cost would have no bound."""
     try:
         hourly = Decimal(prices.per_hour[spend.instance_type])
     except KeyError:
@@ -67,18 +67,18 @@ def estimate_cost(prices: Prices, instance_type: str, gib: int, lifetime: int, c
 
 
 def list_charges(booked: Mapping[str, Charge], promised: Mapping[str, Charge]) -> list[Charge]:
-    """What machines cost, each counted once, by UUID: what was promised to one that has not ended, else what is booked."""
+    """The charges of machines, each counted once, by UUID: the promised one before the booked one."""
     return list({**booked, **promised}.values())
 
 
 def month_start(now: datetime) -> datetime:
-    """When the month of a cap began: UTC, as EC2 bills."""
+    """The beginning of a cap's month: UTC, as EC2 bills."""
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def committed_cost(prices: Prices, spends: Iterable[Charge], now: datetime) -> Decimal:
-    """USD that machines have cost since this month began and will cost until their ends; types that have lost their
-    price count at the dearest that there is, since nothing must become free by being taken out of a table."""
+    """USD that machines have cost since this month began and will cost until their ends; a type without a price counts at
+    the highest price in the table, since removing a price must not make machines free."""
     since = month_start(now)
     dearest = max((Decimal(price) for price in prices.per_hour.values()), default=Decimal(0))
     known = dict(prices.per_hour)
@@ -94,13 +94,13 @@ def committed_cost(prices: Prices, spends: Iterable[Charge], now: datetime) -> D
 
 
 def check_cap(account: str, cap: str, already: Decimal, more: Decimal) -> None:
-    """Refuse what would pass a cap.
+    """Refuse a cost that would pass a cap.
 
     Args:
-        account: its name, for people.
+        account: its name, for the message.
         cap: USD in a month.
         already: USD that is spent or promised in this month.
-        more: USD of what is asked for.
+        more: USD of the request.
 
     Raises:
         OverBudget: with the sum.
@@ -109,7 +109,7 @@ def check_cap(account: str, cap: str, already: Decimal, more: Decimal) -> None:
 
 
 def check_within(account: str, cap: str, before: Decimal, after: Decimal) -> None:
-    """As `check_cap`, of what is committed before and after: what was admitted by rounded sums never fails by a cent."""
+    """As `check_cap`, by the sums before and after: an admitted request never fails by a rounded cent."""
     if after > Decimal(cap):
         raise OverBudget(
             f"this is estimated at {after - before} USD, {before} USD are spent or promised in this month, and together "

@@ -1,7 +1,7 @@
-"""The site's own agents for its accounts at EC2: each account is a node of the kind "ec2", and this is what works it.
+"""The site's own agents for its accounts at EC2: each account is a node of the kind "ec2".
 
-It speaks to the site as a node's agent does (`deployer.node.agent.agent`), only without a network between: what should be, and what
-is. Credentials stay in this process.
+An agent exchanges desired state and reports with the site as a node's agent does (`deployer.node.agent.agent`), without a
+network between. Credentials stay in this process.
 """
 
 import logging
@@ -37,7 +37,7 @@ from signer.errors import PartitaError
 from stager.factory import open_stager
 
 EVERY: Final = 5.0
-"""Seconds between two looks at an account when nobody asks for anything: EC2 allows some requests a second."""
+"""Seconds between two looks at an idle account: EC2 allows some requests a second."""
 
 BUSY: Final = 1.0
 """Seconds between two looks while machines are being made or changed."""
@@ -48,10 +48,10 @@ log = logging.getLogger("partita.ec2")
 
 
 class PoolAgent:
-    """Works one pool for its site, in a thread of its own.
+    """Runs one pool for its site, in a separate thread.
 
     Attributes:
-        account: as the site's file had it last.
+        account: with its settings as last read.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class PoolAgent:
         self._thread = threading.Thread(target=self._work, name=f"ec2-{account.name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def follow(self, account: Account) -> None:
-        """The site's file says something else of the account; how it is reached is as it was."""
+        """Use changed settings of the account (not its region or credentials)."""
         if account != self.account:
-            log.info("the account %s is used as the site's file has it now", account.name)
+            log.info("account %s: changed settings are in force", account.name)
             self.account = account
             self._pool.follow(account)
 
     def close(self) -> None:
-        """Stop; machines go on."""
+        """Stop the thread; machines go on."""
         self._ended.set()
         self._pool.close()
         self._thread.join(END_SECONDS)
@@ -94,7 +94,7 @@ class PoolAgent:
                 last = self._pool.look(desired)
                 self._site.report(last)
             except PartitaError as exc:
-                log.warning("the account %s: %s", self.account.name, exc)
+                log.warning("account %s: %s", self.account.name, exc)
                 self._complain(desired, str(exc))
                 self._ended.wait(self._every)
             except Exception:
@@ -102,7 +102,7 @@ class PoolAgent:
                 self._ended.wait(self._every)
 
     def _complain(self, desired: DesiredState | None, problem: str) -> None:
-        """Tell the site that nothing is known just now, and why."""
+        """Report to the site that the state of the account is unknown now, and why."""
         account = self.account
         try:
             self._site.report(
@@ -116,18 +116,18 @@ class PoolAgent:
                 )
             )
         except PartitaError as exc:
-            log.info("a report did not get through: %s", exc)
+            log.info("reporting account %s to the site failed: %s", account.name, exc)
 
 
 def _moving(last: NodeReport | None) -> bool:
-    """Whether something is under way that EC2 will have done soon."""
+    """Whether a machine is starting, which EC2 soon completes."""
     return last is not None and any(machine.state in {"booting", "staging"} for machine in last.machines)
 
 
 class AccountAgents:
-    """All accounts of a site at work: open with `AccountAgents.open`, close when done. Machines go on without it.
+    """The agents of all accounts of a site: open with `AccountAgents.open`, close when done. Machines go on without it.
 
-    `follow` is called by one thread; all else by any.
+    `follow` is called by one thread; the other methods by any.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class AccountAgents:
         clock: Callable[[], datetime],
         closing: ExitStack,
     ) -> None:
-        """See `open`. Args: opens one account, and has what it opened closed with the stack; the present, UTC."""
+        """See `open`. Args: opens one account, to be closed with the stack; the present, UTC; closed by `close`."""
         self._open_pool, self._clock, self._closing = open_pool, clock, closing
         self._agents: dict[str, PoolAgent] = {}
         self._there: dict[str, OpenAccount] = {}
@@ -145,7 +145,7 @@ class AccountAgents:
             lambda account: self._opened(account.name).machines.types(account.instance_types), self._committed
         )
         self.problems: tuple[str, ...] = ()
-        """What of the accounts, as they were last followed, is not in force, and why."""
+        """The problems of the accounts as last followed."""
 
     @classmethod
     def open(
@@ -161,7 +161,7 @@ class AccountAgents:
         Args:
             settings, site: of the site.
             rules: the policy in force; raises PolicyUnusable.
-            connect: has the site know an account as a node of its own; returns the node's UUID and the way to the site.
+            connect: registers an account as a node of the site; returns the node's UUID and its connection to the site.
             clock: the present, UTC.
 
         Raises:
@@ -187,11 +187,11 @@ class AccountAgents:
             return cls(open_pool, clock, undo.pop_all())
 
     def follow(self, accounts: Accounts) -> None:
-        """Work these accounts from now on, each as the site's file has it now.
+        """Run these accounts from now on, each with its present settings.
 
-        A new one is opened; caps, prices, types, networks and room of a known one are taken over. One that is reached in
-        another way than before may be another account, where none of its machines is: that needs a restart. One that
-        is no longer there gets no machines by `burst`, and those that it has are looked after.
+        A new account is opened; caps, prices, types, networks and room of a known one are taken over. An account with another
+        region or other credentials may be another account, without its machines: that needs a restart. An account that is
+        no longer listed gets no machines by `burst`, and its existing machines are still looked after.
         """
         problems = []
         for account in accounts.account:
@@ -202,12 +202,12 @@ class AccountAgents:
                 elif agent.account.reached != account.reached:
                     problems.append(
                         f"the account {account.name} has another region, profile, role or external_id than when the "
-                        "service began; restart it once no machine runs there, or give the account another name"
+                        "service started; restart it once no machine runs there, or give the account another name"
                     )
                 else:
                     agent.follow(account)
             except PartitaError as exc:
-                problems.append(f"the account {account.name} cannot be worked: {exc}")
+                problems.append(f"the account {account.name} cannot be opened: {exc}")
         for problem in problems:
             if problem not in self.problems:
                 log.error("%s", problem)
@@ -216,7 +216,7 @@ class AccountAgents:
     def burst(
         self, place: Placer, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal
     ) -> Placer:
-        """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
+        """A placer of a requester's machines that considers EC2 as well (`burst_placer`); the placement reports errors."""
         machine, request, lifetime = proposal.machine, proposal.request, proposal.lifetime
 
         def offer() -> Ec2Offer:
@@ -226,12 +226,12 @@ class AccountAgents:
         return burst_placer(place, request, self._known, offer)
 
     def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
-        """Refuse, with OverBudget, a machine as it is among what is promised, where its account may not spend so much."""
+        """Refuse a machine whose promised cost passes its account's cap; OverBudget."""
         name = self._names.get(machine.node or "", "")
         account = next((one for one in accounts.account if one.name == name), None)
         if account is None:
             raise NoAccount(
-                f"the site's file has no account any more for machine {machine.hostname}; it cannot be prolonged"
+                f"the account of machine {machine.hostname} is no longer in the site's file; the machine cannot be extended"
             )
         spends = promised_charges(promised)
         after = self._committed(account, spends)
@@ -239,7 +239,7 @@ class AccountAgents:
         check_within(account.name, account.cap, before, after)
 
     def close(self) -> None:
-        """Stop all of them."""
+        """Stop all agents."""
         for agent in self._agents.values():
             agent.close()
         self._closing.close()
@@ -256,7 +256,7 @@ class AccountAgents:
         try:
             return self._there[name]
         except KeyError:
-            raise NoAccount(f"the account {name} is not worked by this site yet; try again in some seconds") from None
+            raise NoAccount(f"the account {name} is not open yet; try again in some seconds") from None
 
     def _committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
         booked = {one.machine: charge_of(one) for one in self._opened(account.name).books.machines()}

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from deployer.ec2.site.agents import AccountAgents
 
 EVERY = 5.0
-"""Seconds between two looks at the file of accounts: a new account is worked so soon. What is allowed counts at once."""
+"""Seconds between two looks at the accounts file, until a new account is opened. Changed permissions count at once."""
 
 log = logging.getLogger("partita.ec2")
 
 
 class AccountSupervisor(SiteExtension):
-    """Works the accounts of a site's file, as the file is now: it is read again when it has changed.
+    """Runs the accounts of a site's file, which is read again when it has changed.
 
-    What cannot be used of it is not in force: what was before stays, and `problems` says what is wrong. Without a file there
-    are no machines at EC2; when one comes its accounts are opened.
+    If the file becomes unusable, the previous accounts stay in force, and `problems` says what is wrong. Without a file there
+    are no machines at EC2; once it exists its accounts are opened.
     """
 
     def __init__(self, settings: Ec2Settings, clock: Callable[[], datetime] = utc_now, every: float = EVERY) -> None:
@@ -48,10 +48,10 @@ class AccountSupervisor(SiteExtension):
 
     @contextmanager
     def run(self, site: Site) -> Iterator[None]:
-        """Work all accounts of the file while the block runs; without such a file there is nothing to do yet.
+        """Run all accounts of the file while the block runs; without a file, wait for one.
 
         Raises:
-            PolicyUnusable: the file cannot be used from the beginning.
+            PolicyUnusable: the file is unusable at the start.
             LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
         """
         thread = threading.Thread(target=self._work, args=(site,), name="ec2-accounts", daemon=True)
@@ -69,7 +69,7 @@ class AccountSupervisor(SiteExtension):
                 self._pools.close()
 
     def _look(self, site: Site) -> None:
-        """Follow the file."""
+        """Apply the present file."""
         accounts = self._file.current()
         if accounts is None:
             return
@@ -86,28 +86,26 @@ class AccountSupervisor(SiteExtension):
         self._pools.follow(accounts)
 
     def problems(self) -> Sequence[str]:
-        """What of the file, as it is now, is not in force, and why."""
+        """Why parts of the present file are not in force."""
         self._file.current()
-        found = (
-            [f"the accounts at EC2 are not in force as their file is: {self._file.problem}"]
-            if self._file.problem
-            else []
+        unused = (
+            f"changes of the EC2 accounts file are not in force: {self._file.problem}" if self._file.problem else ""
         )
-        found += [self._problem] if self._problem else []
-        return [*found, *(self._pools.problems if self._pools is not None else ())]
+        pools = self._pools.problems if self._pools is not None else ()
+        return [problem for problem in (unused, self._problem, *pools) if problem]
 
     def burst(self, place: Placer, who: Principal, manifest: Manifest, proposal: Proposal) -> Placer:
-        """A way to place somebody's machines that minds EC2 as well, by the file as it is now."""
+        """A placer of a requester's machines that considers EC2 as well, by the present file."""
         accounts = self._file.current()
         if accounts is None or self._pools is None:
             return placer_without_accounts(place, proposal.request)
         return self._pools.burst(place, accounts, who, manifest, proposal)
 
     def afford(self, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
-        """Refuse a machine that costs more than its account may spend by the file as it is now; OverBudget, NoAccount."""
+        """Refuse a machine that costs more than its account may spend by the present file; OverBudget, NoAccount."""
         accounts = self._file.current()
         if accounts is None or self._pools is None:
-            raise NoAccount("the site has no accounts at EC2 now; the machine keeps the end that it has")
+            raise NoAccount("the site has no accounts at EC2 now; the machine keeps its present end")
         self._pools.afford(accounts, machine, promised)
 
     def _work(self, site: Site) -> None:
@@ -117,7 +115,7 @@ class AccountSupervisor(SiteExtension):
                 self._problem = ""
             except PartitaError as exc:
                 if str(exc) != self._problem:
-                    log.warning("the accounts at EC2: %s", exc)
+                    log.warning("opening the accounts at EC2 failed: %s", exc)
                 self._problem = str(exc)
             except Exception:
                 log.exception("reading the accounts at EC2 failed; retrying")

@@ -1,9 +1,9 @@
-"""Placing machines at EC2: who may, into which account, as which type, for how much; decided before a machine is admitted.
+"""Placing machines at EC2: permission, account, type and cost are decided before a machine is admitted.
 
-A request may ask for EC2, or for it where the site's own nodes have no room. Then the pools at EC2 are looked at for the
-requester: those of other accounts are left out, and so is their own where the image cannot boot there, no type fits, or
-the cap would be passed. Each reason is told by the placement beside those of the site's own nodes (`placement.place`).
-What a machine is admitted as is kept with it in the same transaction, and counts against the cap from then on.
+A request may ask for EC2, or for it where the site's own nodes have no room. The requester's account is then considered: pools
+of other accounts are left out, and so is the requester's own where the image cannot boot there, no type fits, or the cap would
+be passed. The placement reports each reason beside those of the site's own nodes (`deployer.site.scheduling.placement`). Type
+and volumes of an admitted machine are stored with it in the same transaction, and count against the cap from then on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,14 @@ from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapa
 from signer.errors import PartitaError
 
 ACCOUNT: Final = "account"
-"""The label by which a pool's node names its account."""
+"""The label of a pool's node that names its account."""
 
 Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 
 
 @dataclass(frozen=True)
 class Ec2Offer:
-    """What machines at EC2 would be: the account, the type of each, its volumes in GiB, and seconds."""
+    """An offer of machines at EC2: the account, the type of each, its volumes in GiB, and the lifetime in seconds."""
 
     account: Account
     type: InstanceType
@@ -40,16 +40,16 @@ class Ec2Offer:
     seconds: int
 
     def usd(self, count: int) -> Decimal:
-        """What so many of them are estimated at."""
+        """The estimate for `count` machines."""
         return estimate_cost(self.account.prices, self.type.name, self.gib, self.seconds, count)
 
 
 class CachedAccountInfo:
-    """What is known of accounts, for a site: types are asked for once, what is committed is read from the books.
+    """Facts about the accounts of a site: types are requested once, committed costs are read from the books.
 
     Args:
-        types: asks EC2 for an account's types.
-        committed: reads the books, and adds what was promised.
+        types: requests an account's types from EC2.
+        committed: the committed cost of an account with the promised charges, by machine, in USD.
     """
 
     def __init__(
@@ -78,24 +78,23 @@ def find_offer(
     memory: int,
     seconds: int,
 ) -> Ec2Offer:
-    """What somebody would get at EC2.
+    """The offer of EC2 for a request.
 
     Args:
         accounts, known: of the site.
-        who: asks.
+        who: the requester.
         manifest: of the image.
-        request: as asked.
-        cores, memory: of one machine; bytes.
-        seconds: that the machines may live.
+        request: as received.
+        cores, memory: of one machine; memory in bytes.
+        seconds: the lifetime of the machines.
 
     Raises:
-        NoAccount: nothing, since no rule speaks of them.
+        NoAccount: no rule matches the requester.
         CannotBoot: the image cannot boot there, or no type fits.
-        Errors of AWS: it does not say which types there are.
+        Errors of AWS: the types are unknown.
     """
-    if (
-        who.means == LOCAL_OPERATOR.means
-    ):  # the operator has every account: the one that the request names, or the first
+    # The operator may use every account: the one that the request names, or the first.
+    if who.means == LOCAL_OPERATOR.means:
         account = accounts.named(request.wishes.labels.get(ACCOUNT, accounts.account[0].name))
     else:
         account = accounts.of(who)
@@ -110,18 +109,18 @@ def find_offer(
 def burst_placer(
     place: Placer, request: DeploymentRequest, known: CachedAccountInfo, offer: Callable[[], Ec2Offer]
 ) -> Placer:
-    """A way to place machines for one request that minds EC2 as well.
+    """A placer for one request that considers EC2 as well.
 
     Args:
-        place: what chooses among rooms.
-        request: as asked.
+        place: chooses among the nodes.
+        request: as received.
         known: of the site's accounts.
         offer: see `find_offer`.
     """
     if request.wishes.where == "local":
         return place
     offered: Ec2Offer | PartitaError
-    try:  # here, and not where rooms are chosen among: nobody waits for EC2 while the site's memory is held
+    try:  # here, and not in `placed`: no request to EC2 while the site's store is locked
         offered = offer()
     except PartitaError as exc:
         offered = exc
@@ -152,29 +151,29 @@ def burst_placer(
 
 
 def promised_charges(promised: Sequence[MachineReservation]) -> dict[str, Charge]:
-    """What promises cost, by the UUIDs of their machines."""
+    """The charges of promised machines, by their UUIDs."""
     return {one.machine: Charge(one.promise.instance_type, one.promise.gib, one.begins, one.until) for one in promised}
 
 
 def placer_without_accounts(place: Placer, request: DeploymentRequest) -> Placer:
-    """A way to place machines of a site without accounts: its own nodes, whatever pools it had before."""
+    """A placer of a site without accounts: on its own nodes, whatever pools it had before."""
     if request.wishes.where == "local":
         return place
     return lambda rooms, ask: _without(place, rooms, ask, NoAccount("the site has no accounts at EC2 now"))
 
 
 def _only(room: NodeCapacity, account: Account) -> NodeCapacity:
-    """The pools of other accounts are none for this requester."""
+    """A node, not ready if it is the pool of another account than the requester's."""
     if room.kind != EC2 or room.labels.get(ACCOUNT) == account.name:
         return room
-    return replace(room, ready=False, problem="the site's rules lead to another account")
+    return replace(room, ready=False, problem="the site's rules give the requester another account")
 
 
 def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest, why: PartitaError) -> Placement:
-    """Place on the site's own nodes alone; where that was not asked for, or is not enough, say why EC2 is left out.
+    """Place on the site's own nodes alone; if they have no room, say why EC2 is left out.
 
     Raises:
-        What kept EC2 out, where the request is for EC2 alone.
+        The error `why`, if the request is for EC2 alone.
     """
     if ask.wishes.where == "ec2":
         raise why

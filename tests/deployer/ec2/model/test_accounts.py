@@ -55,7 +55,7 @@ def test_rules_lead_to_accounts(tmp_path: Path, what: str, who: Principal, accou
         ("a type without a price", ('"m5.large" = "0.1"', ""), "has no price"),
         ("an external ID without a role", ('external_id = ""', 'external_id = "abc"'), "no role_arn"),
         ("a role that is none", ('role_arn = ""', 'role_arn = "admin"'), "role_arn"),
-        ("a rule that leads nowhere", ('account = "burst"', 'account = "absent"'), "which there is not"),
+        ("a rule that leads nowhere", ('account = "burst"', 'account = "absent"'), "unknown account"),
         ("no list of accounts", ("[[account]]", "[[accounts]]"), "$.account"),
     ],
 )

@@ -55,9 +55,9 @@ def test_a_kernel_without_a_boot_loader_gets_a_boot_disk_in_front(images: Images
 @pytest.mark.parametrize(
     ("what", "cmdline", "changes", "says"),
     [
-        ("a virtio disk as root", "root=/dev/vda1 ro", {}, "is told /dev/vda1"),
-        ("a Xen disk as root", "ro root=/dev/xvda", {}, "is told /dev/xvda"),
-        ("a SCSI disk in a list", "x=1,/dev/sda2", {}, "is told /dev/sda2"),
+        ("a virtio disk as root", "root=/dev/vda1 ro", {}, "names /dev/vda1"),
+        ("a Xen disk as root", "ro root=/dev/xvda", {}, "names /dev/xvda"),
+        ("a SCSI disk in a list", "x=1,/dev/sda2", {}, "names /dev/sda2"),
         ("quotes, which GRUB would change", 'root=LABEL=x dyndbg="file a +p"', {}, "holds quotes or backslashes"),
         ("a backslash", "root=LABEL=x y=\\n", {}, "holds quotes or backslashes"),
         ("an architecture without a BIOS", "root=LABEL=x", {"architecture": "aarch64"}, "made for x86_64 only"),
@@ -72,7 +72,7 @@ def test_what_cannot_boot_is_refused(
 
 
 def test_a_bios_image_for_arm_is_refused(images: Images) -> None:
-    with pytest.raises(CannotBoot, match="boots with a BIOS, and EC2 has none for arm64"):
+    with pytest.raises(CannotBoot, match="boots with a BIOS, which EC2 does not have for arm64"):
         map_boot(changed(images.hello.manifest, architecture="aarch64"))
 
 
@@ -97,5 +97,5 @@ def test_devices_have_names_of_their_own(images: Images) -> None:
 def test_an_image_with_too_many_disks_is_refused(images: Images) -> None:
     manifest = images.hello.manifest
     huge = manifest.disks[0].model_copy(update={"size": 17 << 40})
-    with pytest.raises(CannotBoot, match="a volume at EC2 at most"):
+    with pytest.raises(CannotBoot, match="a volume at EC2 has at most"):
         map_boot(manifest.model_copy(update={"disks": (huge,)}))

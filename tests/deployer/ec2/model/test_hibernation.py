@@ -24,7 +24,7 @@ FOUND = BootMapping("legacy-bios", "x86_64", (Volume(ROOT_DEVICE, 3, 0), Volume(
     ("what", "account", "kind", "found", "says"),
     [
         ("all is there", ACCOUNT, KIND, FOUND, ""),
-        ("the account has none", BURST, KIND, FOUND, "the account burst has no hibernation"),
+        ("the account has none", BURST, KIND, FOUND, "the account burst does not use hibernation"),
         ("the type cannot", ACCOUNT, replace(KIND, hibernates=False), FOUND, "does not hibernate m5.large"),
         ("too much memory", ACCOUNT, replace(KIND, memory=150 * GIB), FOUND, "less than 150 GiB"),
         ("a boot disk", ACCOUNT, KIND, replace(FOUND, boot_disk=KERNEL), "has no filesystem"),

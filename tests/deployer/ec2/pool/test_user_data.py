@@ -102,7 +102,7 @@ def test_the_same_machine_is_told_the_same_again() -> None:
 def test_what_fits_only_when_packed_is_packed_and_what_does_not_is_refused() -> None:
     assert build_user_data(given(b"#!/bin/sh\n"), ())[:1] == b"C"
     assert build_user_data(given(b"#!/bin/sh\n" + b"# words\n" * 2000), ())[:2] == b"\x1f\x8b"
-    with pytest.raises(UserDataRefused, match="more than the 16384 that EC2 takes"):
+    with pytest.raises(UserDataRefused, match="more than the 16384 that EC2 allows"):
         build_user_data(given(b"#!/bin/sh\n# " + base64.b64encode(os.urandom(12000))[:16000]), ())
 
 

@@ -80,7 +80,7 @@ def test_the_file_is_followed_while_the_service_runs(
         wait_for(lambda: pools(site) == ["burst", "more"], 60)
 
         path.write_text("[[account]]\nname = 7\n")
-        assert says(site, "the accounts at EC2 are not in force as their file is: accounts ")()
+        assert says(site, "changes of the EC2 accounts file are not in force: accounts ")()
         assert "than the 0.001 USD" in told(site)
         assert "the last good version stays in force" in caplog.text
 
@@ -103,7 +103,7 @@ def test_an_account_that_cannot_be_worked_is_told_of_and_the_others_go_on(
     accounts_file(host.settings.accounts, host.account.model_copy(update={"name": "taken"}), host.account)
     with accounts.run(site):
         wait_for(lambda: pools(site) == ["burst"], 60)
-        assert says(site, "the account taken is called as a node of the site; name it otherwise")()
+        assert says(site, "account name taken is already a node's name; choose another name")()
 
 
 def test_a_service_does_not_begin_with_a_file_that_it_cannot_use(
