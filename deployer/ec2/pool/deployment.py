@@ -331,7 +331,7 @@ def _for_a_pool(rules: RuleSet) -> RuleSet:
     return replace(rules, policy=rules.policy.model_copy(update={"limits": changed}))
 
 
-def _spec(job: _Job) -> _Spec:
+def _spec(job: _Job) -> BootedMachine:
     """The machine as its receipt describes it; the manifest's disks are named by their devices."""
     devices = [volume.device for volume in job.found.volumes[1 if job.found.boot_disk is not None else 0 :]]
     machine = job.machine
