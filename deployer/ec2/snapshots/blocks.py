@@ -1,4 +1,4 @@
-"""A disk as EBS sees it: blocks of 512 KiB, each with a SHA-256. Which there are, and which a parent has already. Pure.
+"""A disk as blocks of EBS, 512 KiB each with a SHA-256, and the plan which of them an upload on a parent needs. Pure.
 
 A disk's layout says where each run of its bytes comes from. Its digest is the content key: equal keys are equal disks,
 bit for bit, on any host. Two layouts that take a block from the same places have the same block, without reading it.
@@ -20,19 +20,19 @@ from catalog.image.manifest import BareDisk, Blank, Disk
 from signer.documents import Document, canonical
 
 BLOCK_SIZE = 512 << 10
-"""Bytes: what EBS direct APIs call a block (PutSnapshotBlock takes exactly so many)."""
+"""Bytes of a block of the EBS direct APIs (PutSnapshotBlock takes exactly that many)."""
 
 GIB = 1 << 30
 """Bytes. Volumes have whole GiB."""
 
 MAX_EBS_VOLUME = 64 << 40
-"""Bytes: StartSnapshot takes 65536 GiB."""
+"""Bytes: StartSnapshot takes up to 65536 GiB."""
 
 ZERO_DIGEST = hashlib.sha256(bytes(BLOCK_SIZE)).digest()
 """SHA-256 of a block of zeros: sent only where a parent has something else."""
 
 Digests = Mapping[int, bytes]
-"""SHA-256 by block number, for the blocks that are not zero."""
+"""SHA-256 by block number, for the non-zero blocks."""
 
 
 class Run(Document):
@@ -40,7 +40,7 @@ class Run(Document):
 
     Attributes:
         offset, length: bytes.
-        source: an address, "blank:DIGEST" of a blank as it came out on this host, or "bytes:DIGEST" of a table.
+        source: an address, "blank:DIGEST" of a blank as this host makes it, or "bytes:DIGEST" of a table.
     """
 
     offset: Annotated[int, Field(ge=0)]
@@ -53,7 +53,7 @@ class Layout(Document):
 
     Attributes:
         size: bytes of the disk; its volume has the next whole GiB, and zeros at the end.
-        runs: in order; what lies between them is zero.
+        runs: in order; the bytes between them are zero.
     """
 
     type: Literal["urn:partita:ec2-disk:v1"] = "urn:partita:ec2-disk:v1"
@@ -67,7 +67,7 @@ class Layout(Document):
 
     @property
     def blocks(self) -> int:
-        """How many blocks the disk has, the last perhaps in part."""
+        """The number of blocks, the last one perhaps partial."""
         return -(-self.size // BLOCK_SIZE)
 
     @property
@@ -125,7 +125,7 @@ class BlockMap:
         self._starts = [run.offset for run in layout.runs]
 
     def pieces(self, index: int) -> list[BlockPiece]:
-        """The pieces of a block, in order; what they leave out is zero."""
+        """The pieces of a block, in order; the bytes between them are zero."""
         begin, end = index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE
         found = []
         for number in range(max(bisect_right(self._starts, begin) - 1, 0), len(self._starts)):
@@ -144,12 +144,12 @@ class BlockMap:
 
 @dataclass(frozen=True)
 class ParentSnapshot:
-    """What a snapshot has that another may build on.
+    """A snapshot that another may build on.
 
     Attributes:
         snapshot_id: AWS's name of it.
         layout: of its disk.
-        digests: of its blocks that are not zero.
+        digests: of its non-zero blocks.
     """
 
     snapshot_id: str
@@ -158,20 +158,20 @@ class ParentSnapshot:
 
 
 class BlockAction(Enum):
-    """What is to be done about a block."""
+    """The action that a block needs."""
 
     READ = "read"
-    """It has to be read to know it."""
+    """It must be read."""
     ZERO = "zero"
     """It is zero, and the parent has something else there."""
     SAME = "same"
-    """The parent has it: known without reading."""
+    """The parent has it: its digest is known without reading."""
 
 
 def plan_blocks(
     layout: Layout, solid: Iterable[int], parent: ParentSnapshot | None
 ) -> Iterator[tuple[int, BlockAction]]:
-    """What is to be done about each block that is not known to be zero in both.
+    """The action for each block that is not known to be zero in both the disk and its parent.
 
     Args:
         layout: of the disk.
@@ -179,7 +179,7 @@ def plan_blocks(
         parent: what it builds on.
 
     Yields:
-        Numbers, growing. What is left out is zero, and zero in the parent too.
+        Numbers, growing. Omitted blocks are zero, in the parent too.
     """
     if parent is None:
         yield from ((index, BlockAction.READ) for index in solid)
@@ -203,7 +203,7 @@ def plan_blocks(
 
 
 def shared_bytes(layout: Layout, other: Layout) -> int:
-    """Bytes that two disks have from the same source at the same place: what a parent is chosen by."""
+    """Bytes that two disks have from the same source at the same place, by which a parent is chosen."""
     theirs = {(run.source, run.offset, run.length) for run in other.runs}
     return sum(run.length for run in layout.runs if (run.source, run.offset, run.length) in theirs)
 

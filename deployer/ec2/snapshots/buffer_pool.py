@@ -1,6 +1,6 @@
-"""Blocks in memory: of all uploads of a process together never more than a budget, however many workers there are.
+"""Buffers for blocks: all uploads of a process share one budget of memory, however many workers there are.
 
-A worker takes a buffer for one block and gives it back, so memory follows what is under way and not the number of workers.
+A worker takes a buffer for one block and gives it back, so memory depends on the requests under way, not on the workers.
 """
 
 import threading
@@ -18,7 +18,7 @@ class BufferPool:
     """Buffers of one block each; for any number of threads.
 
     Args:
-        most: bytes of all that are taken at one time; at least one block is always lent.
+        most: bytes of all buffers taken at one time; at least one buffer is always lent.
     """
 
     def __init__(self, most: int = IN_FLIGHT) -> None:
@@ -29,12 +29,12 @@ class BufferPool:
 
     @property
     def taken(self) -> int:
-        """Buffers that somebody has."""
+        """The number of buffers in use."""
         return self._taken
 
     @contextmanager
     def one(self) -> Iterator[bytearray]:
-        """A buffer with anything in it, when there is one, for as long as the block runs."""
+        """Lend a buffer with arbitrary bytes while the block runs; waits until one is free."""
         with self.room():
             with self._given:
                 buffer = self._free.pop() if self._free else bytearray(BLOCK_SIZE)
@@ -46,7 +46,7 @@ class BufferPool:
 
     @contextmanager
     def room(self) -> Iterator[None]:
-        """The same for a block that comes in memory of its own."""
+        """Count a block that has its own memory as a buffer while the `with` block runs."""
         with self._given:
             self._given.wait_for(lambda: self._taken < self.most)
             self._taken += 1

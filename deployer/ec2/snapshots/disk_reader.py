@@ -1,4 +1,4 @@
-"""Reading the blocks of a disk as it lies in the cache: holes are never read, zeros never hashed, memory is bounded.
+"""Reading the blocks of a disk from the cache: holes are never read, zeros never hashed, memory is bounded.
 
 SHA-256 and reading both let other threads run, so a few threads use a few cores; each has one buffer and no more.
 """
@@ -22,7 +22,7 @@ from deployer.hypervisor.disks import ImageContents
 from signer.runtime.progress import Advance, ignore_progress
 
 THREADS = 2
-"""That hash. One keeps a core busy; a site that uploads has others to do."""
+"""Threads that hash. Each keeps a core busy; a site that uploads has other work, too."""
 
 TAKEN = 8
 """Blocks that a thread takes at a time, so that threads seldom meet."""
@@ -40,7 +40,7 @@ class OpenDisk:
         self._map = BlockMap(layout)
 
     def solid(self) -> Iterator[int]:
-        """See `OpenDisk`: everything but the holes of the files, and the room between the runs."""
+        """The numbers of the blocks that may hold data, growing: all but the holes of the files and the gaps between runs."""
         following = 0
         for run, source in zip(self.layout.runs, self._sources, strict=True):
             places = ((0, run.length),) if isinstance(source, bytes) else data_runs(source, 0, run.length)
@@ -50,7 +50,7 @@ class OpenDisk:
                 following = max(following, last + 1)
 
     def read(self, index: int, buffer: bytearray) -> None:
-        """See `OpenDisk`; SnapshotFailed where a file is shorter than it was, or cannot be read."""
+        """Read block `index` into a buffer; SnapshotFailed if a file has become shorter or cannot be read."""
         pieces = self._map.pieces(index)
         if sum(piece.length for piece in pieces) < BLOCK_SIZE:
             buffer[:] = _ZERO
@@ -70,7 +70,7 @@ class OpenDisk:
                 raise SnapshotFailed(f"{self.layout.runs[run].source}: cannot be read: {exc.strerror}") from exc
             if not count:
                 raise SnapshotFailed(
-                    f"{self.layout.runs[run].source}: ends at byte {start}, before it should; stage the image again"
+                    f"{self.layout.runs[run].source}: ends at byte {start}, too early; stage the image again"
                 )
             view, start = view[count:], start + count
 
@@ -109,7 +109,7 @@ def open_content(path: Path, size: int) -> Iterator[int]:
 
 
 def block_digest(buffer: bytearray) -> bytes | None:
-    """SHA-256 of a block; None where it is zero."""
+    """SHA-256 of a block; None if it is zero."""
     return None if buffer == _ZERO else hashlib.sha256(buffer).digest()
 
 
@@ -120,13 +120,13 @@ def block_digests(
     threads: int = THREADS,
     advance: Advance = ignore_progress,
 ) -> dict[int, bytes]:
-    """SHA-256 of the blocks of a disk that are not zero.
+    """SHA-256 of the non-zero blocks of a disk, by number.
 
     Args:
-        disk: see there.
-        wanted: numbers; all that are solid if not given.
-        threads: that read and hash.
-        advance: called with the bytes just read, from any of them.
+        disk: open.
+        wanted: numbers of blocks; None for all that may hold data.
+        threads: the number of threads that read and hash.
+        advance: called with the number of bytes just read, from any of them.
     """
     numbers = iter(disk.solid() if wanted is None else wanted)
     lock, found = threading.Lock(), dict[int, bytes]()

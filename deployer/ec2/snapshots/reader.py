@@ -1,4 +1,4 @@
-"""Reading snapshots back, block by block: what AWS has is compared with what was verified."""
+"""Reading snapshots back, block by block, to compare them with verified contents."""
 
 import base64
 import hashlib
@@ -13,13 +13,13 @@ from deployer.ec2.snapshots.buffer_pool import BufferPool
 from signer.runtime.progress import Advance, ignore_progress
 
 WORKERS = 64
-"""Requests under way, each with a block in memory, within the budget of whoever reads (`buffers`)."""
+"""Requests under way, each with a block in memory, within the budget of the `buffers`."""
 
 BATCH = 4096
-"""Blocks that are asked for before the next page of the list is: a list need not fit into memory."""
+"""Blocks in one page of the list; they are read before the next page, so that a list need not fit into memory."""
 
 BlockSink = Callable[[int, bytes], None]
-"""What a block is given to: its number and its bytes, from any thread."""
+"""Receives the number and the bytes of a block, from any thread."""
 
 
 def read_snapshot(
@@ -31,21 +31,21 @@ def read_snapshot(
     buffers: BufferPool | None = None,
     advance: Advance = ignore_progress,
 ) -> int:
-    """Read all blocks that a snapshot has; those that it has not are zero.
+    """Read all blocks that a snapshot has; missing ones are zero.
 
     Args:
         aws: the account.
         snapshot_id: a completed snapshot.
-        take: given each block, checked against the SHA-256 that AWS says it has.
+        take: called with each block, checked against AWS's SHA-256 of it.
         workers: requests under way.
-        buffers: what holds blocks, if others share it: each that is read counts as one.
-        advance: called with bytes just read, from any thread.
+        buffers: a pool to share; each block that is read counts as a buffer.
+        advance: called with the number of bytes just read, from any thread.
 
     Returns:
-        How many blocks.
+        The number of blocks.
 
     Raises:
-        SnapshotFailed: a block is not what AWS says; AwsFailed.
+        SnapshotFailed: a block differs from its checksum; AwsFailed.
     """
     listed = aws.ebs_list("list_snapshot_blocks", "Blocks", SnapshotId=snapshot_id, MaxResults=BATCH)
 
@@ -59,7 +59,7 @@ def read_snapshot(
                 len(data) != BLOCK_SIZE
                 or base64.b64encode(hashlib.sha256(data).digest()).decode() != answer["Checksum"]
             ):
-                raise SnapshotFailed(f"{snapshot_id}: block {index} is not what its checksum says")
+                raise SnapshotFailed(f"{snapshot_id}: block {index} differs from its checksum")
             take(index, data)
         advance(BLOCK_SIZE)
 
@@ -85,7 +85,7 @@ def snapshot_matches(
     buffers: BufferPool | None = None,
     advance: Advance = ignore_progress,
 ) -> bool:
-    """Whether a snapshot has exactly these blocks that are not zero; read to the first that is another one.
+    """Whether a snapshot has exactly these non-zero blocks; reading ends at the first that differs.
 
     Args:
         aws, snapshot_id, workers, buffers, advance: as in :func:`read_snapshot`; errors too.
@@ -108,4 +108,4 @@ def snapshot_matches(
 
 
 class _Other(Exception):
-    """A block is another one than it should be."""
+    """A block differs from the expected one."""

@@ -1,11 +1,11 @@
-"""What this site knows of its snapshots, because it made or read every block of them itself. Tags can be set by anyone.
+"""The site's records of snapshots that it made or read back block by block itself. Tags can be set by anyone.
 
     SNAPSHOTS/<content key>.json       the record
-    SNAPSHOTS/<content key>.digests    SHA-256 of each block that is not zero: number (4 bytes), digest (32 bytes), ...
+    SNAPSHOTS/<content key>.digests    SHA-256 of each non-zero block: number (4 bytes), digest (32 bytes), ...
     SNAPSHOTS/<content key>.upload     the journal of an upload that is under way
 
 One directory for each account and region. The record is written last and names the digests by their SHA-256, so a record
-that can be read is whole. All of it can be made again: without it, snapshots that bear our tags are read back once.
+that can be read is complete. The records can be restored: without them, snapshots with our tags are read back once.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ _ENTRY = struct.Struct(">I32s")
 
 
 class SnapshotRecord(Document):
-    """A snapshot that is what it should be.
+    """A verified snapshot.
 
     Attributes:
         snapshot_id: AWS's name of it.
         layout: of the disk; its key is the content key.
-        family: what kind of image it came from, VO/NAME; a new version of one is compared with the old.
-        blocks: how many are not zero.
+        family: its disk of an image, VO/NAME/DISK; a new version is compared with older ones of the same family.
+        blocks: the number of non-zero blocks.
         checksum: hex SHA-256 of the file of digests.
-        noted: when.
+        noted: when the record was made.
     """
 
     snapshot_id: Annotated[str, Field(pattern=r"^snap-[0-9a-f]{8,40}$")]
@@ -58,15 +58,15 @@ class SnapshotRecords:
     """The records of one account in one region; for any number of threads and processes."""
 
     def __init__(self, directory: Path) -> None:
-        """Args: its own directory, which need not be there."""
+        """Args: a directory for them alone, which need not exist."""
         self.directory = directory
 
     def journal(self, content: str) -> Path:
-        """Where the upload of a content has its journal."""
+        """The path of the journal of a content's upload."""
         return self.directory / f"{content}.upload"
 
     def get(self, content: str) -> SnapshotRecord | None:
-        """The record of a content; None if there is none, or none that can be read."""
+        """The record of a content; None if it is missing or invalid."""
         path = self.directory / f"{content}.json"
         try:
             return parse(SnapshotRecord, path.read_bytes(), str(path), limit=MAX_RECORD)
@@ -76,7 +76,7 @@ class SnapshotRecords:
             raise _failed(path, exc) from exc
 
     def records(self) -> Iterator[SnapshotRecord]:
-        """All of them, in no order."""
+        """All valid records, ordered by content key."""
         try:
             names = sorted(path.stem for path in self.directory.glob("*.json"))
         except OSError as exc:
@@ -86,7 +86,7 @@ class SnapshotRecords:
                 yield record
 
     def put(self, record: SnapshotRecord, digests: Digests) -> None:
-        """Note a snapshot. `record.checksum` is that of `packed(digests)`."""
+        """Store a record. `record.checksum` is the SHA-256 of `pack_digests(digests)`."""
         path = self.directory / f"{record.content}.json"
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -96,7 +96,7 @@ class SnapshotRecords:
             raise _failed(path, exc) from exc
 
     def forget(self, content: str) -> None:
-        """The snapshot is gone, or not to be used."""
+        """Remove the record of a content: its snapshot no longer exists or must not be used."""
         path = self.directory / f"{content}.json"
         try:
             path.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ class SnapshotRecords:
             raise _failed(path, exc) from exc
 
     def parent(self, record: SnapshotRecord) -> ParentSnapshot | None:
-        """A record with its digests; None where they are not the record's."""
+        """A record with its digests; None if they are missing or do not match its checksum."""
         path = self.directory / f"{record.content}.digests"
         try:
             data = path.read_bytes()
@@ -119,9 +119,9 @@ class SnapshotRecords:
 
 
 def pack_digests(digests: Digests) -> bytes:
-    """Digests as they lie in a file."""
+    """Digests in their format in a file."""
     return b"".join(_ENTRY.pack(index, digests[index]) for index in sorted(digests))
 
 
 def _failed(path: Path, exc: OSError) -> Ec2RecordsUnusable:
-    return Ec2RecordsUnusable(f"{path}: the snapshot records cannot be written: {exc.strerror}")
+    return Ec2RecordsUnusable(f"{path}: the snapshot records cannot be read or written: {exc.strerror}")

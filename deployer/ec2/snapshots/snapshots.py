@@ -1,8 +1,8 @@
-"""The snapshot of a disk: found by its content, made if there is none, once for all sites of an account.
+"""The snapshot of a disk: found by its content, or made, once for all sites of an account.
 
-A snapshot is used when this site made it, or has read all of it back and found it right; tags alone prove nothing. Where
-two sites upload one content at once, each finds the other's when its own blocks are there: what was completed first is
-kept, and whoever completed later deletes its own.
+A snapshot is used if this site made it, or has read all of it back and found it right; tags alone prove nothing. If two sites
+upload one content at once, each finds the other's snapshot when its own blocks are sent: the one completed first is kept, and
+the site that completes later deletes its own.
 """
 
 import logging
@@ -30,27 +30,27 @@ CONTENT_TAG = "partita:content"
 """The tag with the content key."""
 
 STARTS = 3
-"""How often an upload is begun anew when AWS has given its snapshot up."""
+"""Attempts of an upload whose snapshots AWS cancels."""
 
 CANDIDATES = 4
-"""Snapshots with our tag that are read back before we make our own: each costs as much as a download of the disk."""
+"""Snapshots with our tag that are read back before this site makes one: each costs a download of the disk."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot that may be used, and what it took.
+    """A snapshot that may be used, and the work that it took.
 
     Attributes:
         snapshot_id: AWS's name of it.
         content: the content key of its disk.
         gib: the size of its volume.
-        checksum: hex SHA-256 over its blocks' digests, as in the ledger.
-        sent: blocks that were sent for it now; 0 where it was there.
+        checksum: hex SHA-256 over its blocks' digests, as in the records.
+        sent: blocks that were sent for it now; 0 if it existed.
         resumed: blocks that an interrupted attempt had sent.
         parent: the snapshot that it builds on, if it was made now, or empty.
-        read_back: whether it was somebody else's, and has been read back.
+        read_back: whether another site made it, and this one has read it back.
     """
 
     snapshot_id: str
@@ -78,8 +78,8 @@ class Snapshots:
         sleep: Callable[[float], object] = time.sleep,
         nonce: Callable[[], bytes] = lambda: os.urandom(16),
     ) -> None:
-        """Args: the account and what is known of it; requests under way, and what holds their blocks; time, waiting, and
-        what is never the same."""
+        """Args: the account and its records; requests under way, and a pool of their buffers; the present in UTC, a monotonic
+        clock and a function that sleeps, both in seconds, and a source of unique bytes."""
         self._aws, self._ledger, self._workers = aws, ledger, workers
         self._now, self._nonce = now, nonce
         self._buffers = buffers or BufferPool()
@@ -94,25 +94,27 @@ class Snapshots:
         description: str = "",
         advance: Advance = ignore_progress,
     ) -> Snapshot:
-        """A snapshot of a disk: the one that there is, or a new one.
+        """A snapshot of a disk: an existing one, or a new one.
 
         Args:
-            disk: all of it here and verified.
-            family: VO/NAME of its image; an older version of the same is what a new one is compared with.
+            disk: open and verified.
+            family: VO/NAME/DISK; a new snapshot may build on an older one of the same family.
             tags: for a new snapshot, beside our own.
             description: for a new snapshot.
-            advance: called with bytes that are done, from any thread.
+            advance: called with the number of processed bytes, from any thread.
 
         Raises:
-            SnapshotFailed, LedgerUnusable, AwsFailed: see there. An upload that was begun is gone on with next time.
+            SnapshotFailed, LedgerUnusable, AwsFailed: the next call resumes the upload.
         """
         content = disk.layout.key
         place = self._ledger.journal(content)
-        # Whoever died between the ledger's note and the journal's end left a journal of what is done.
+        # A process that died between the record and the journal's end has left the journal of a completed upload.
         if (known := self.present(content)) is not None and not place.exists():
             return known
         with UploadJournal(place) as journal:
-            if (known := self.present(content)) is not None:  # somebody here made it while we waited for the journal
+            if (
+                known := self.present(content)
+            ) is not None:  # another process made it while this one waited for the journal
                 journal.finish()
                 return known
             refused: set[str] = set()
@@ -132,11 +134,11 @@ class Snapshots:
         return None
 
     def _theirs(self, disk: OpenDisk, family: str, refused: set[str], mine: str) -> Snapshot | None:
-        """A completed snapshot of this content that is not ours, right when it was read back; it is noted then.
+        """Another site's completed snapshot of this content, read back and found right; it is recorded then.
 
         Args:
-            refused: IDs that were found wrong; more are put in.
-            mine: ours, if there is one: once it is completed, only what was completed before it counts.
+            refused: IDs of wrong snapshots; more are added.
+            mine: our snapshot, if there is one: once it is completed, only those completed before it count.
         """
         found = [one for one in self._completed(disk.layout, mine) if one not in refused]
         if not found:
@@ -146,18 +148,20 @@ class Snapshots:
             if snapshot_matches(self._aws, snapshot_id, expected, workers=self._workers, buffers=self._buffers):
                 return replace(self._note(snapshot_id, disk.layout, family, expected), read_back=True)
             refused.add(snapshot_id)
-            _log.warning("%s bears the tag of %s and has other blocks; it is not used", snapshot_id, disk.layout.key)
+            _log.warning(
+                "snapshot %s has the tag of content %s but other blocks; ignoring it", snapshot_id, disk.layout.key
+            )
         return None
 
     def _completed(self, layout: Layout, mine: str) -> list[str]:
-        """Completed snapshots with the tag of a content and its size, the first completed first, as far as ours."""
+        """IDs of completed snapshots with the tag and the size of a content, in the order of completion, up to our own."""
         filters = [{"Name": f"tag:{CONTENT_TAG}", "Values": [layout.key]}, {"Name": "status", "Values": ["completed"]}]
         found = list(self._aws.ec2_list("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters))
         right = [one for one in found if one["State"] == "completed" and one["VolumeSize"] == layout.gib]
         names = [str(one["SnapshotId"]) for one in sorted(right, key=_completed_when)]
         if mine in names:
             return names[: names.index(mine)]
-        # Completed and not listed yet: better two of them than that both sites delete theirs in favour of the other's.
+        # Completed and not listed yet: two snapshots are better than both sites deleting theirs for the other's.
         return [] if mine and self._uploading.state(mine) == "completed" else names
 
     def _make(
@@ -211,7 +215,7 @@ class Snapshots:
         parent: ParentSnapshot | None,
         refused: set[str],
     ) -> Snapshot:
-        """Ours is completed: keep it, unless somebody's was before."""
+        """Keep our completed snapshot, unless another site completed one before."""
         theirs = self._theirs(disk, family, refused, journal.snapshot_id)
         if theirs is not None:
             self._undo(journal)
@@ -233,21 +237,21 @@ class Snapshots:
         return _snapshot(record)
 
     def _undo(self, journal: UploadJournal, *, begin_again: bool = False) -> None:
-        """Delete the snapshot that was begun, and its journal; what cannot be deleted AWS cancels by itself."""
+        """Delete the snapshot under way and its journal; AWS cancels a snapshot that cannot be deleted."""
         if journal.snapshot_id:
             try:
                 self._aws.ec2("delete_snapshot", SnapshotId=journal.snapshot_id)
             except AwsMissing:
                 pass
             except AwsFailed as exc:
-                _log.warning("%s is of no use and cannot be deleted: %s", journal.snapshot_id, exc)
+                _log.warning("the unused snapshot %s cannot be deleted: %s", journal.snapshot_id, exc)
         if begin_again:
             journal.forget()
         else:
             journal.finish()
 
     def _parent(self, layout: Layout, family: str, journal: UploadJournal) -> ParentSnapshot | None:
-        """What to build on: what the journal builds on, else the best that this site knows and AWS still has."""
+        """The parent: that of the journal, else the best one that this site knows and AWS still has."""
         if journal.heading is not None and journal.heading.content == layout.key:
             if not journal.heading.parent:
                 return None
@@ -263,7 +267,7 @@ class Snapshots:
 
 def find_parents(layout: Layout, family: str, records: Iterable[SnapshotRecord]) -> list[SnapshotRecord]:
     """Snapshots that a new one may build on, the best first: with the most bytes from the same places, then the latest
-    of the same family. One that has nothing to do with it is none, nor one of a larger volume."""
+    of the same family. Unrelated snapshots and those of larger volumes are left out."""
     scored = []
     for record in records:
         common = shared_bytes(layout, record.layout)

@@ -1,8 +1,8 @@
-"""What an upload has done, on disk, so that whoever comes after a crash goes on and sends nothing twice.
+"""The journal of an upload, on disk: after a crash the upload resumes and sends nothing twice.
 
 A text file: the heading (JSON), `snapshot ID` once AWS has given one, `block NUMBER SHA256` for each block that AWS has
-acknowledged. Every line is synced before anything is built on it, many workers' lines together; a line that was torn by
-a crash is cut off. One process has a journal at a time.
+acknowledged. Every line is synced before anything depends on it, many workers' lines together; a line that a crash
+truncated is removed. One process has a journal at a time.
 """
 
 import os
@@ -28,12 +28,12 @@ _BLOCK = re.compile(rb"block (0|[1-9][0-9]{0,8}) ([0-9a-f]{64})")
 
 
 class JournalHeader(Document):
-    """What is uploaded.
+    """The heading of a journal.
 
     Attributes:
         content: the disk's content key.
         parent: the snapshot that it builds on, or empty.
-        token: the client token of StartSnapshot: asked twice with it, AWS starts one snapshot.
+        token: the client token of StartSnapshot: repeated requests with it start one snapshot.
     """
 
     content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -45,13 +45,13 @@ class UploadJournal:
     """One open journal; for any number of threads, closed by `close` or at the end of a `with` block.
 
     Attributes:
-        heading: what is being uploaded; None if nothing has been begun.
-        snapshot_id: that AWS has given, or empty.
-        blocks: what AWS has acknowledged: SHA-256 by number.
+        heading: of the upload under way; None if there is none.
+        snapshot_id: AWS's name of the snapshot, or empty.
+        blocks: the blocks that AWS has acknowledged: SHA-256 by number.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or make a journal, and wait for another process that has it.
+        """Open or create a journal; waits while another process has it.
 
         Raises:
             LedgerUnusable: it cannot be read or written.
@@ -74,20 +74,20 @@ class UploadJournal:
         self.close()
 
     def close(self) -> None:
-        """Give it to the next."""
+        """Close the journal for the next process."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def forget(self) -> None:
-        """What was begun is of no use any more."""
+        """Empty the journal: its upload is abandoned."""
         with self._kept():
             os.ftruncate(self._file, 0)
             os.fsync(self._file)
         self.heading, self.snapshot_id, self.blocks = None, "", {}
 
     def begin(self, heading: JournalHeader) -> None:
-        """Note what is to be uploaded now, instead of whatever was."""
+        """Empty the journal and write the heading of a new upload."""
         self.forget()
         self.heading = heading
         self._append(canonical(heading))
@@ -95,23 +95,23 @@ class UploadJournal:
             files.sync_path(self.path.parent)
 
     def started(self, snapshot_id: str) -> None:
-        """AWS has given a snapshot."""
+        """Note the snapshot that AWS has started."""
         self.snapshot_id = snapshot_id
         self._append(b"snapshot " + snapshot_id.encode())
 
     def sent(self, index: int, digest: bytes) -> None:
-        """AWS has acknowledged a block. Returns when that will be known after any crash."""
+        """Note a block that AWS has acknowledged. Returns once the note would survive a crash."""
         self._append(b"block %d %s" % (index, digest.hex().encode()))
         self.blocks[index] = digest
 
     def finish(self) -> None:
-        """What was uploaded is noted elsewhere: remove the journal, and give it up."""
+        """Remove and close the journal: its upload is recorded elsewhere."""
         with self._kept():
             self.path.unlink(missing_ok=True)
         self.close()
 
     def _own(self) -> int:
-        """The file, locked: the one that has the name when the lock is there, for `finish` removes them."""
+        """Open and lock the file; opened again if `finish` of another process has removed it meanwhile."""
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             files.lock_open(file, wait=True)
@@ -125,7 +125,7 @@ class UploadJournal:
     def _recall(self) -> None:
         data = self.path.read_bytes()
         whole = 0
-        for number, line in enumerate(data.split(b"\n")[:-1]):  # what stands after the last newline was torn
+        for number, line in enumerate(data.split(b"\n")[:-1]):  # the text after the last newline is incomplete
             if not self._take(number, line):
                 break
             whole += len(line) + 1
@@ -134,7 +134,7 @@ class UploadJournal:
             os.fsync(self._file)
 
     def _take(self, number: int, line: bytes) -> bool:
-        """Whether a line says what it can say at its place."""
+        """Read a line; False if it is invalid at its place."""
         if number == 0:
             try:
                 self.heading = parse(JournalHeader, line, str(self.path), limit=MAX_HEADING)
@@ -167,4 +167,6 @@ class UploadJournal:
         try:
             yield
         except OSError as exc:
-            raise Ec2RecordsUnusable(f"{self.path}: the upload's journal cannot be kept: {exc.strerror}") from exc
+            raise Ec2RecordsUnusable(
+                f"{self.path}: the upload's journal cannot be read or written: {exc.strerror}"
+            ) from exc

@@ -1,8 +1,8 @@
-"""A disk into a snapshot: StartSnapshot, PutSnapshotBlock by many workers, CompleteSnapshot.
+"""Uploading a disk as a snapshot: StartSnapshot, PutSnapshotBlock by many workers, CompleteSnapshot.
 
-Each worker reads a block, hashes it, compares it with the parent's, sends it if it is new, and has that synced into the
-journal before it takes the next; so whatever ends the process, the next one sends the rest and nothing twice. AWS checks
-the SHA-256 of each block, and at the end that of all of them.
+Each worker reads a block, hashes it, compares it with the parent's, sends it if it is new, and syncs that into the journal
+before it takes the next; so if the process is killed, the next one sends only the rest. AWS checks the SHA-256 of each block,
+and at the end that of all of them.
 """
 
 import base64
@@ -35,11 +35,11 @@ WORKERS = 64
 """Requests under way. AWS takes some 500 MB/s from one account (1000 blocks a second); at 60 ms each that is 64."""
 
 MAX_WORKERS = 256
-"""Each has a connection and a thread; their blocks are within one budget (`buffers`)."""
+"""The most workers: each has a connection and a thread; their blocks share one budget (`buffer_pool`)."""
 
 TIMEOUT = 24 * 60
-"""Minutes without a block after which AWS cancels the snapshot: a crash may be mended tomorrow, and what nobody goes on
-with is gone the day after."""
+"""Minutes without a block after which AWS cancels the snapshot: an upload can go on a day after a crash, and an abandoned
+one does not stay."""
 
 SEALING = 900.0
 """Seconds to wait for a completed snapshot to be usable. It takes some seconds, and more for terabytes."""
@@ -49,10 +49,10 @@ TWICE = 60.0
 to be known at all."""
 
 _YOUNG = frozenset({"ResourceNotFoundException", "ValidationException.INVALID_SNAPSHOT_ID"})
-"""What the EBS direct APIs say of a snapshot that was started a second ago."""
+"""Fault codes of the EBS direct APIs for a snapshot that was started a second ago."""
 
 _CONFLICT = frozenset({"ValidationException.CONFLICTING_BLOCK_UPDATE"})
-"""What they say of a block whose earlier attempt, which we gave up, is still being written."""
+"""Their fault code for a block of which an earlier, abandoned attempt is still being written."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class UploadResult:
 
     Attributes:
         snapshot_id: AWS's name of it.
-        digests: SHA-256 of all its blocks that are not zero, the parent's included.
-        checksum: the linear checksum over what was sent, as AWS confirmed it.
+        digests: SHA-256 of all its non-zero blocks, the parent's included.
+        checksum: the linear checksum over the sent blocks, as AWS confirmed it.
         sent: blocks that this call sent.
-        resumed: blocks that an earlier one had sent.
+        resumed: blocks that an earlier call had sent.
     """
 
     snapshot_id: str
@@ -75,7 +75,7 @@ class UploadResult:
 
 
 class SnapshotUploader:
-    """Uploads of one account; each has workers of its own. For any number of threads."""
+    """Uploads to one account, each with separate workers. For any number of threads."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class SnapshotUploader:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Args: the account; requests under way; what holds blocks, if others share it; seconds that only grow, and
-        waiting for some."""
+        """Args: the account; requests under way; a buffer pool to share; a monotonic clock in seconds, and a function that
+        sleeps."""
         self._aws, self._workers = aws, min(max(workers, 1), MAX_WORKERS)
         self._buffers = buffers or BufferPool()
         self._clock, self._sleep = clock, sleep
@@ -104,23 +104,23 @@ class SnapshotUploader:
         before: Callable[[], bool] = lambda: True,
         advance: Advance = ignore_progress,
     ) -> UploadResult | None:
-        """Upload a disk, or go on where the journal says that an earlier attempt ended.
+        """Upload a disk, or resume after the last block in the journal.
 
         Args:
-            disk: see there.
-            journal: of this content; begun anew if it is about something else.
+            disk: open.
+            journal: of this content; begun anew if its header names another content or parent.
             token: 64 hex digits, fresh; used only if the journal has none.
-            parent: must be the same as in the journal for it to be gone on with.
+            parent: the snapshot to build on; the upload resumes only with the journal's parent.
             tags, description: of the snapshot.
-            before: called when all blocks are there; False gives the snapshot up, undone.
-            advance: called with bytes that are done, from any thread.
+            before: called once all blocks are sent; False abandons the snapshot, incomplete.
+            advance: called with the number of processed bytes, from any thread.
 
         Returns:
-            None if `before` did not want it.
+            None if `before` returned False.
 
         Raises:
-            SnapshotGone: see there; the journal is of no use any more.
-            SnapshotFailed, AwsFailed: anything else; the journal stays.
+            SnapshotGone: the snapshot can no longer be written; the journal is useless.
+            SnapshotFailed, AwsFailed: any other failure; the journal stays valid.
         """
         self._start(disk, journal, token, parent, tags or {}, description)
         resumed = len(journal.blocks)
@@ -159,14 +159,14 @@ class SnapshotUploader:
         )
         if answer["BlockSize"] != BLOCK_SIZE:
             raise SnapshotFailed(
-                f"{answer['SnapshotId']}: has blocks of {answer['BlockSize']} bytes, and all have {BLOCK_SIZE}"
+                f"{answer['SnapshotId']}: has blocks of {answer['BlockSize']} bytes instead of {BLOCK_SIZE}"
             )
         journal.started(answer["SnapshotId"])
 
     def _put_all(
         self, disk: OpenDisk, journal: UploadJournal, parent: ParentSnapshot | None, advance: Advance
     ) -> dict[int, bytes]:
-        """Send what is new; returns the digests of all blocks that are not zero."""
+        """Send the new blocks; returns the digests of all non-zero blocks."""
         pace = AdaptiveConcurrency(self._workers, self._clock)
         sending = _Sending(self._aws, disk, journal, parent, pace, self._buffers, advance)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="ebs") as pool:
@@ -180,7 +180,7 @@ class SnapshotUploader:
         return sending.known
 
     def _explain(self, snapshot_id: str, failed: BaseException) -> None:
-        """Raise what the first worker failed with, or that the snapshot is gone, which is why."""
+        """Raise the first worker's error, or SnapshotGone if that is its cause."""
         if isinstance(failed, AwsFailed) and self.state(snapshot_id) != "pending":
             raise SnapshotGone(f"{snapshot_id}: is no longer being written ({failed})") from failed
         raise failed
@@ -200,26 +200,26 @@ class SnapshotUploader:
                 **(proof if count else {}),
             )
         except AwsMissing as exc:
-            raise SnapshotGone(f"{snapshot_id}: is gone, and with it what was sent ({exc})") from exc
+            raise SnapshotGone(f"{snapshot_id}: no longer exists; its uploaded blocks are lost ({exc})") from exc
         except AwsFailed as exc:
             if not exc.fault.startswith("ValidationException"):
                 raise
-            # Said twice where the first answer was lost: then it is completed, or soon will be. Else what AWS has is not
-            # what the journal says, and never will be.
+            # A repeated request, if the first answer was lost: then it is completed, or soon will be. Otherwise AWS's blocks
+            # differ from the journal for good.
             if not self._completed(snapshot_id, TWICE):
-                raise SnapshotGone(f"{snapshot_id}: AWS does not complete it: {exc}") from exc
+                raise SnapshotGone(f"{snapshot_id}: AWS cannot complete it: {exc}") from exc
             return
         if not self._completed(snapshot_id, SEALING):
             raise SnapshotFailed(f"{snapshot_id}: is still not completed after {SEALING:.0f} s; try again later")
 
     def _completed(self, snapshot_id: str, patience: float) -> bool:
-        """Wait for a snapshot to be completed; SnapshotGone where it cannot be any more."""
+        """Wait until a snapshot is completed; False after `patience` seconds; SnapshotGone if it cannot be completed."""
         begun, pause = self._clock(), 0.2
         while (state := self.state(snapshot_id)) != "completed":
             waited = self._clock() - begun
-            # What was started a moment ago need not be listed everywhere yet.
+            # A snapshot that was started a moment ago may not be listed everywhere yet.
             if state != "pending" and (state or waited > TWICE):
-                raise SnapshotGone(f"{snapshot_id}: AWS says that it is {state or 'gone'} instead of completed")
+                raise SnapshotGone(f"{snapshot_id}: its state at AWS is {state or 'missing'} instead of completed")
             if waited > patience:
                 return False
             self._sleep(pause)
@@ -227,7 +227,7 @@ class SnapshotUploader:
         return True
 
     def state(self, snapshot_id: str) -> str:
-        """What AWS says of a snapshot: "pending", "completed", "error"..., or empty if there is none."""
+        """The state of a snapshot at AWS: "pending", "completed", "error"..., or empty if it does not exist."""
         try:
             found = self._aws.ec2("describe_snapshots", SnapshotIds=[snapshot_id])["Snapshots"]
         except AwsMissing:
@@ -236,10 +236,10 @@ class SnapshotUploader:
 
 
 class _Sending:
-    """What the workers of one upload share.
+    """The shared state of the workers of one upload.
 
     Attributes:
-        known: SHA-256 of the blocks that are not zero, as far as the workers are.
+        known: SHA-256 of the non-zero blocks that were processed so far.
     """
 
     def __init__(
@@ -261,11 +261,11 @@ class _Sending:
         self._taking, self._stopped = threading.Lock(), threading.Event()
 
     def stop(self) -> None:
-        """Nobody takes another block."""
+        """Let no worker take another block."""
         self._stopped.set()
 
     def work(self) -> None:
-        """Take blocks until there are none, or another worker has failed."""
+        """Process blocks until all are taken or another worker has failed."""
         try:
             while (step := self._take()) is not None:
                 index, what = step
@@ -310,14 +310,14 @@ class _Sending:
                 ChecksumAlgorithm="SHA256",
             )
         if answer.get("Checksum", checksum) != checksum:
-            raise SnapshotFailed(f"{snapshot_id}: AWS has another block {index} than the one that was sent")
+            raise SnapshotFailed(f"{snapshot_id}: AWS confirmed another checksum of block {index} than the one sent")
         self._journal.sent(index, value)
 
 
 def client_token(content: str, parent: str, nonce: bytes) -> str:
-    """A client token: of this content on this parent, and of this upload of it alone.
+    """A client token for one upload of this content on this parent.
 
-    Not of the content alone: a token names one snapshot for good, and two sites that wrote the same one would lose it
+    The nonce is needed since a token names one snapshot for good, and two sites that wrote the same one would lose it
     together (docs/ec2.md).
     """
     return hashlib.sha256(b"\0".join((b"partita-snapshot-v1", content.encode(), parent.encode(), nonce))).hexdigest()

@@ -23,7 +23,7 @@ def test_a_block_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -
             """With a checksum of something else."""
             return {"BlockData": bytes(BLOCK_SIZE), "Checksum": "AAAA"}
 
-    with pytest.raises(SnapshotFailed, match="block 0 is not what its checksum says"):
+    with pytest.raises(SnapshotFailed, match="block 0 differs from its checksum"):
         read_snapshot(Lying(), "snap-00000001", lambda *_: None)  # type: ignore[arg-type]
     with pytest.raises(SnapshotFailed):
         write_snapshot(Lying(), "snap-00000001", 1, tmp_path / "back")  # type: ignore[arg-type]

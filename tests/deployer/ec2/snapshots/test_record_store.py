@@ -44,7 +44,7 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> No
 
 def test_a_ledger_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Ec2RecordsUnusable, match="cannot be written"):
+    with pytest.raises(Ec2RecordsUnusable, match="cannot be read or written"):
         SnapshotRecords(tmp_path / "file" / "ledger").put(record(1, Layout(size=MIB, runs=())), {})
-    with pytest.raises(Ec2RecordsUnusable, match="cannot be written"):
+    with pytest.raises(Ec2RecordsUnusable, match="cannot be read or written"):
         SnapshotRecords(tmp_path / "file").get("a" * 64)

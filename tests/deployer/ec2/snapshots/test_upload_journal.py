@@ -127,8 +127,8 @@ def test_a_second_one_waits_and_finds_it_finished(tmp_path: Path) -> None:
 
 def test_what_cannot_be_kept_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Ec2RecordsUnusable, match="journal cannot be kept"):
+    with pytest.raises(Ec2RecordsUnusable, match="journal cannot be read or written"):
         UploadJournal(tmp_path / "file" / "journal")
     (tmp_path / "journal").mkdir()
-    with pytest.raises(Ec2RecordsUnusable, match="journal cannot be kept"):
+    with pytest.raises(Ec2RecordsUnusable, match="journal cannot be read or written"):
         UploadJournal(tmp_path / "journal")
