@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,9 @@ from signer.runtime import files
 
 REUSE = 2.0
 """Seconds for which one refresh is reused: the manifest, endorsements and revocations of one order belong together."""
+
+FRESHNESS_SECONDS = 600.0
+"""Seconds between two refreshes of the TUF metadata without orders: often compared to its lifetime of a day."""
 
 NAMES = "names"
 
@@ -289,6 +293,18 @@ class TrustedCatalog:
                 self._directory, root, self._now, transport=self._transport, credentials=self._credentials
             )
         return self._tuf
+
+
+def keep_fresh(catalog: TrustedCatalog, ended: threading.Event, log: logging.Logger) -> None:
+    """Refresh a catalog's metadata regularly until `ended`, so that a coming expiry is logged before it stops machines."""
+    told: str | None = None
+    while not ended.wait(FRESHNESS_SECONDS):
+        with suppress(CatalogError):  # shown in the status, and to users who order machines
+            catalog.refresh()
+        problem = catalog.freshness().problem
+        if problem is not None and problem != told:
+            log.warning("%s", problem)
+        told = problem
 
 
 def pin_root(file: Path, root: bytes) -> str:

@@ -8,7 +8,6 @@ other libvirt URI may be set instead. Domains are transient: a node's own record
 import ipaddress
 import operator
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,29 +16,11 @@ from typing import Any, TypeVar
 
 from deployer.errors import BackendFailed
 from deployer.hypervisor.domain_xml import build_domain_xml, restore_domain_xml, tag_of
+from deployer.hypervisor.embedded_driver import prepare_root
 from deployer.hypervisor.neighbor_table import read_neighbors
 from deployer.hypervisor.qemu_monitor import QemuMonitor
 from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, mac_of
 from deployer.machine.state import MachineEvent, MachineState
-
-MAX_ROOT = 50
-"""Bytes in the path of an embedded root. libvirt puts a socket at lib/qemu/domain-<id>-<20 bytes of name>/monitor.sock
-beneath it, and the path of a Unix socket has at most 107 (unix(7)). Sockets of guests' agents would get longer ones:
-those go to agents/<uuid> instead."""
-
-QEMU_CONF = """\
-# Written by partita node at every start.
-# Files are made by this node for its own machines: libvirt must not change or remember their owners.
-user = "{user}"
-group = "{group}"
-dynamic_ownership = 0
-remember_owner = 0
-# There is no virtlogd beside an embedded driver; QEMU writes its own log.
-stdio_handler = "file"
-"""
-
-_UNBORN = re.compile(rb"<domstatus [^>]*\bpid='0'")
-"""In libvirt's own record of a domain: no emulator yet. Its number is written there before it may begin."""
 
 T = TypeVar("T")
 
@@ -110,17 +91,7 @@ class Hypervisor:
         Raises:
             BackendFailed: the path is too long, another process owns the root, or the driver does not start.
         """
-        if len(bytes(root)) > MAX_ROOT:
-            raise BackendFailed(
-                f"{root}: has {len(bytes(root))} bytes and libvirt's sockets beneath it allow {MAX_ROOT}; "
-                "choose a shorter node.directory"
-            )
-        (root / "etc").mkdir(parents=True, exist_ok=True)
-        user = "root" if os.geteuid() == 0 else str(os.geteuid())
-        group = "root" if os.geteuid() == 0 else str(os.getegid())
-        (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user, group=group))
-        (root / "agents").mkdir(mode=0o700, exist_ok=True)
-        _forget_unborn(root / "run" / "qemu")
+        prepare_root(root)
         return cls(f"qemu:///embed?root={root}", owner, tell, log=root / "libvirt.log", agents=root / "agents")
 
     @property
@@ -373,17 +344,6 @@ class Hypervisor:
 
     def _rebooted(self, _connection: Any, domain: Any, _opaque: object) -> None:
         self._tell(domain.UUIDString(), MachineEvent.REBOOTED, "")
-
-
-def _forget_unborn(place: Path) -> None:
-    """Remove the files of domains that a killed process was about to start, before there was an emulator.
-
-    libvirt 9.0 loads such a domain and never looks at it again: it seems to run, and a call to end it waits for a
-    lock that is never released.
-    """
-    for file in place.glob("*.xml"):
-        if _UNBORN.search(file.read_bytes()[:4096]):
-            file.unlink()
 
 
 def _usable(interfaces: Any) -> Iterator[str]:

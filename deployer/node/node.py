@@ -12,7 +12,6 @@ DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie be
 """
 
 import logging
-import queue
 import threading
 import uuid as uuids
 from collections import Counter
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Self
 
 from catalog.client.trusted import TrustedCatalog
-from catalog.errors import CatalogError
 from deployer.errors import NodeUnavailable, PolicyUnusable
 from deployer.hypervisor.accelerator import (
     Accelerator,
@@ -32,14 +30,16 @@ from deployer.hypervisor.accelerator import (
     emulator_version,
     processor_digest,
 )
-from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor
-from deployer.machine.state import MachineEvent, MachineState
+from deployer.hypervisor.embedded_driver import MAX_ROOT
+from deployer.hypervisor.libvirt import Hypervisor
+from deployer.machine.state import MachineState
 from deployer.node.agent.agent import Agent
 from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.lease import LEASE_FILE, NodeLease, boot_id
 from deployer.node.agent.membership import MembershipService
 from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.agent.reporter import build_swarm_report
+from deployer.node.background import NodeThreads
 from deployer.node.images.image_writer import MachineSaver
 from deployer.node.machines.capacity import measure_capacity, total_memory
 from deployer.node.machines.construction import SiteAssignment
@@ -58,8 +58,7 @@ from deployer.node.schema.orders import DeploymentResult, DeploymentStep, NodeSt
 from deployer.node.settings import DeploySettings
 from deployer.policy.decision import Decision
 from deployer.policy.store import PolicyStore
-from deployer.protocol.defaults import RequestDefaults
-from deployer.protocol.machine_order import MachineOrder
+from deployer.protocol.machine_order import MachineOrder, RequestDefaults
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import MachineStore
 from deployer.records.recorder import Recorder
@@ -71,12 +70,6 @@ from signer.runtime.units import parse_duration
 from stager.factory import open_stager
 from stager.settings import NodeSettings
 from stager.staging import Stager
-
-TICK = 1.0
-"""Seconds between two looks at all machines."""
-
-FRESHNESS_SECONDS = 600.0
-"""Seconds between two refreshes of the catalog's metadata without orders: often against a lifetime of a day."""
 
 PATIENCE = 60.0
 """Seconds that deployments under way get to undo themselves when the node ends."""
@@ -105,14 +98,12 @@ class Node:
         self._identity = identity
         self._records = Recorder(settings.directory, identity, clock)
         self._policies = PolicyStore(deploy.policy, self._records.policy)
-        self._happenings: queue.SimpleQueue[tuple[str, MachineEvent, str] | None] = queue.SimpleQueue()
         grace = timedelta(seconds=parse_duration(deploy.grace))
         self.keeper = MachineSupervisor(
             MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
         )
         self._catalog, self._clock = client, clock
         self.stager, self.images = stager, client
-        self._ended = threading.Event()
         self.watcher = RevocationWatcher(
             client,
             settings.directory,
@@ -136,8 +127,8 @@ class Node:
         self._admits = RestartAdmission(context)
         self.verbs = MachineOperations(self.keeper, self._admits)
         self._saver = MachineSaver(settings, self.keeper, stager.cache)
-        self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
-        self._policy_problem = ""
+        watching = timedelta(seconds=parse_duration(deploy.revocations_every))
+        self._threads = NodeThreads(self.keeper, self._policies, client, self.watcher, watching, self._warm_up)
         self._probing = threading.Lock()
         self._under_way: dict[threading.Event, threading.Event] = {}
         self._under_way_lock = threading.Lock()
@@ -147,7 +138,6 @@ class Node:
         )
         self._saved_by: Platform | None = None
         self._closing = ExitStack()
-        self._keeping = threading.Thread(target=self._keep, name="keeper")
 
     @classmethod
     def open(
@@ -175,22 +165,18 @@ class Node:
             node.keeper.recover(hypervisor)
             node._records.settle([record.uuid for record in node.keeper.store.all() if record.state in HOLDING])
             node._closing = undo.pop_all()
-        node._keeping.start()
-        threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
-        threading.Thread(target=node._stay_fresh, name="freshness", daemon=True).start()
-        threading.Thread(target=node._watch, name="watcher", daemon=True).start()
+        node._threads.start()
         node._member.start()
         return node
 
     def close(self) -> None:
         """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
         self.cancel()
-        self._ended.set()
+        self._threads.end()
         self._member.close()
         for finished in list(self._under_way.values()):
             finished.wait(PATIENCE)
-        self._happenings.put(None)
-        self._keeping.join()
+        self._threads.close()
         self._closing.close()
         self._records.close()
 
@@ -338,67 +324,16 @@ class Node:
         return ""
 
     def _open_hypervisor(self, directory: Path) -> Hypervisor:
-        def tell(uuid: str, happening: MachineEvent, reason: str) -> None:
-            self._happenings.put((uuid, happening, reason))
-
         if self._deploy.libvirt:
-            self._hypervisor = Hypervisor(self._deploy.libvirt, self._identity, tell)
+            self._hypervisor = Hypervisor(self._deploy.libvirt, self._identity, self._threads.tell)
         else:
             root = short_socket_path(directory, "libvirt", MAX_ROOT)
-            self._hypervisor = Hypervisor.embedded(root, self._identity, tell)
+            self._hypervisor = Hypervisor.embedded(root, self._identity, self._threads.tell)
         return self._hypervisor
-
-    def _keep(self) -> None:
-        """The keeper's thread: what the hypervisor tells, in its order, and a look at everything now and then."""
-        while True:
-            told = None
-            with suppress(queue.Empty):
-                told = self._happenings.get(timeout=TICK)
-                if told is None:
-                    return
-            try:
-                if told is None:
-                    self._look_at_policy()
-                    self.keeper.tick()
-                else:
-                    self.keeper.told(*told)
-            except Exception:
-                log.exception("keeping machines failed; it goes on")
 
     def _alarm(self, said: str) -> None:
         """The catalog says two things of one name and version: on record before the order is refused."""
         self._records.audit.append("alarm", {"said": said}, self._clock())
-
-    def _stay_fresh(self) -> None:
-        """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""
-        told: str | None = None
-        while not self._ended.wait(FRESHNESS_SECONDS):
-            with suppress(CatalogError):  # reported by the status and to orders
-                self._catalog.refresh()
-            problem = self._catalog.freshness().problem
-            if problem is not None and problem != told:
-                log.warning("%s", problem)
-            told = problem
-
-    def _watch(self) -> None:
-        """Let revocations and the block list reach what runs."""
-        while not self._ended.wait(self._watching.total_seconds()):
-            try:
-                self.watcher.look()
-            except Exception:
-                log.exception("looking for revocations failed; it goes on")
-
-    def _look_at_policy(self) -> None:
-        """Bring a changed policy into force, or log why not, before a machine is ordered."""
-        problem = ""
-        try:
-            self._policies.current()
-        except (PolicyUnusable, SignerError) as exc:  # the latter: what comes into force cannot be put on record
-            problem = str(exc)
-        problem = problem or self._policies.problem
-        if problem and problem != self._policy_problem:
-            log.warning("the policy is not in force as its files are: %s", problem)
-        self._policy_problem = problem
 
     def _warm_up(self) -> None:
         """Probe the accelerator and QEMU's capabilities before a request waits for them."""

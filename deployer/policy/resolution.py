@@ -15,8 +15,7 @@ from deployer.guest.nocloud_seed import build_seed, instance_id
 from deployer.machine.spec import check_hostname
 from deployer.machine.user_data import check_user_data
 from deployer.policy.decision import Request
-from deployer.protocol.defaults import RequestDefaults
-from deployer.protocol.machine_order import MachineOrder
+from deployer.protocol.machine_order import MachineOrder, RequestDefaults
 from signer.runtime.units import parse_duration
 
 

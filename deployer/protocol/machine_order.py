@@ -1,5 +1,6 @@
 """An order for machines of an image, at a node or at a site: what every order says, wherever it goes."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -28,6 +29,14 @@ class MachineOrder(RequestedProperties):
     def names(self) -> tuple[str, ...]:
         """The host names that it gives; of numbered ones the longest."""
         return () if self.hostname is None else (numbered(self.hostname, self.count, self.count),)
+
+
+@dataclass(frozen=True)
+class RequestDefaults:
+    """What an order that is silent gets: network as in `Network.parse`, lifetime as people write it."""
+
+    network: str
+    lifetime: str
 
 
 def numbered(hostname: str, number: int, count: int) -> str:

@@ -34,8 +34,7 @@ from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
 from deployer.policy.resolution import resolve_order
-from deployer.protocol.defaults import RequestDefaults
-from deployer.protocol.machine_order import MachineOrder, numbered
+from deployer.protocol.machine_order import MachineOrder, RequestDefaults, numbered
 from deployer.records.machine_store import MachineRecord, holder_of
 from signer.errors import PartitaError
 from signer.runtime.progress import Advance

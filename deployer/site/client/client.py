@@ -9,9 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -24,6 +22,7 @@ from deployer.errors import SiteUnavailable
 from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.joining import JoinRequest, JoinResponse
+from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.client.event_stream import MAX_LINE, StreamedEvent, read_events
 from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.schema.messages import (
@@ -68,26 +67,6 @@ FOLLOW_PATIENCE = 300.0
 D = TypeVar("D", bound=Document)
 
 
-@dataclass(frozen=True)
-class SiteEndpoint:
-    """How to reach a site, and the credentials for it.
-
-    Attributes:
-        url: of the service; unused with a socket.
-        socket: of the service on this machine.
-        ca: the CA certificates (PEM) to verify it with; None for those of this system.
-        token: a bearer token, or empty.
-        certificate, key: PEM files of a certificate or proxy.
-    """
-
-    url: str = "http://site"
-    socket: Path | None = None
-    ca: str | None = None
-    token: str = ""
-    certificate: Path | None = None
-    key: Path | None = None
-
-
 class SiteClient:
     """A connection to a site's service, closed by `close` or as a context manager. Safe to use from several threads."""
 
@@ -110,7 +89,7 @@ class SiteClient:
                 base_url=base,
                 timeout=TIMEOUT,
                 headers=headers,
-                verify=_context(way),
+                verify=way.tls(),
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError) as exc:
@@ -373,21 +352,6 @@ def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
     if fingerprint(found.certificates.encode()) != wanted:
         raise Misused(f"{url}: the token is from another site; ask its operator for the right URL")
     return found
-
-
-def _context(way: SiteEndpoint) -> ssl.SSLContext | bool:
-    if way.socket is not None or not way.url.startswith("https:"):
-        return True
-    try:
-        context = ssl.create_default_context(cadata=way.ca)
-    except ssl.SSLError as exc:
-        raise Misused(f"the CA certificate for {way.url} is not a PEM certificate") from exc
-    if way.certificate is not None:
-        try:
-            context.load_cert_chain(way.certificate, way.key)
-        except OSError as exc:
-            raise Misused(f"{way.certificate}: cannot be used as a client certificate: {exc.strerror or exc}") from exc
-    return context
 
 
 def _error(answer: httpx.Response) -> Exception:

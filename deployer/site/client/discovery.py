@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from catalog.errors import Misused
-from deployer.site.client.client import SiteClient, SiteEndpoint
+from deployer.site.client.client import SiteClient
+from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.settings import SiteSettings
 from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 

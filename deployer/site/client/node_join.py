@@ -14,7 +14,8 @@ from pathlib import Path
 from catalog.errors import Misused
 from deployer.pki.ca import create_request
 from deployer.protocol.joining import JoinRequest, JoinResponse, parse_token
-from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
+from deployer.site.client.client import SiteClient, fetch_anchors
+from deployer.site.client.endpoint import SiteEndpoint
 from signer.documents import validate
 from signer.runtime import files
 from signer.runtime.clock import utc_now

@@ -11,10 +11,8 @@ and one that is refused leaves nothing.
 
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from catalog.errors import CatalogError, Conflict, Misused
@@ -23,7 +21,13 @@ from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.clusters import planner as clustering
 from deployer.site.clusters.members import ClusterRoleStatus
 from deployer.site.clusters.members import role_statuses as status_of
-from deployer.site.clusters.planner import ClusterPlan, ClusterStep, EndMember, OrderMembers, ReleaseMember, StopMember
+from deployer.site.clusters.planner import (
+    ClusterPlan,
+    MemberBatch,
+    OrderMembers,
+    StopMember,
+    batch_steps,
+)
 from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import list_machines
@@ -58,25 +62,6 @@ log = logging.getLogger("partita.site")
 
 Admit = Callable[[DeploymentRequest, Principal, str | None, ClusterMembership], DeploymentCreated]
 """`AdmissionService.admit`: by image, policy, rights, quotas and room; whatever refuses a request leaves nothing."""
-
-
-@dataclass(frozen=True)
-class MemberBatch:
-    """Members of one deployment that are released, or ended, in one transaction: a thousand of them take a second."""
-
-    deployment: str
-    steps: Mapping[str, ReleaseMember | EndMember]
-
-    def rule(self, machine: SiteMachine, now: datetime) -> MachineTransition | None:
-        """What becomes of a machine of the deployment."""
-        step = self.steps.get(machine.uuid)
-        if step is None:
-            return None
-        return (
-            lifecycle.apply_verb(machine, Verb.DESTROY, step.reason, now)
-            if isinstance(step, EndMember)
-            else lifecycle.release_machine(machine)
-        )
 
 
 class ClusterController:
@@ -304,7 +289,7 @@ class ClusterController:
         if plan.state != cluster.state:
             plan = self._write_down(uuid, members, now)
         deployments = {one.uuid: one.deployment for one in members}
-        for step in _gathered(plan.steps, deployments):
+        for step in batch_steps(plan.steps, deployments):
             self._take(uuid, step, now)
         return len(plan.steps)
 
@@ -375,18 +360,6 @@ class ClusterController:
         if len({one.hostname for one in found}) > 1:
             raise Misused(f"{text[:80]!r} means several members; write a host name, or more of the UUID")
         return next((one for one in found if not one.state.final), found[-1])
-
-
-def _gathered(
-    steps: Sequence[ClusterStep], deployments: Mapping[str, str]
-) -> Iterator[OrderMembers | StopMember | MemberBatch]:
-    """Steps in order, those that end and release machines of one deployment together and first: they make room."""
-    batches = defaultdict[str, dict[str, ReleaseMember | EndMember]](dict)
-    for step in steps:
-        if isinstance(step, EndMember | ReleaseMember):
-            batches[deployments[step.machine]][step.machine] = step
-    yield from (MemberBatch(deployment, found) for deployment, found in batches.items())
-    yield from (step for step in steps if isinstance(step, OrderMembers | StopMember))
 
 
 def _begins(uuid: str, text: str) -> bool:

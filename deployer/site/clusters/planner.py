@@ -6,7 +6,8 @@ down first and takes the steps then; a plan that was carried out by half, or twi
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,8 +26,10 @@ from deployer.site.clusters.members import (
     slots_of,
     unmet_roles,
 )
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import AdmissionRetry, Cluster, ClusterPhase, ClusterState
-from deployer.site.model.records import SiteMachine
+from deployer.site.model.records import MachineTransition, SiteMachine
 
 ADMITTED_WITHIN = timedelta(minutes=5)
 """How long taking room for all members may last. A cluster that is older was left by a service that ended meanwhile."""
@@ -308,3 +311,34 @@ def _moved(state: ClusterState, phase: ClusterPhase, reason: str, now: datetime,
 
 def _with(cluster: Cluster, **values: object) -> Cluster:
     return cluster.model_copy(update={"state": cluster.state.model_copy(update=values)})
+
+
+@dataclass(frozen=True)
+class MemberBatch:
+    """Members of one deployment that are released, or ended, in one transaction: a thousand of them take a second."""
+
+    deployment: str
+    steps: Mapping[str, ReleaseMember | EndMember]
+
+    def rule(self, machine: SiteMachine, now: datetime) -> MachineTransition | None:
+        """What becomes of a machine of the deployment."""
+        step = self.steps.get(machine.uuid)
+        if step is None:
+            return None
+        return (
+            lifecycle.apply_verb(machine, Verb.DESTROY, step.reason, now)
+            if isinstance(step, EndMember)
+            else lifecycle.release_machine(machine)
+        )
+
+
+def batch_steps(
+    steps: Sequence[ClusterStep], deployments: Mapping[str, str]
+) -> Iterator[OrderMembers | StopMember | MemberBatch]:
+    """Steps in order, those that end and release machines of one deployment together and first: they make room."""
+    batches = defaultdict[str, dict[str, ReleaseMember | EndMember]](dict)
+    for step in steps:
+        if isinstance(step, EndMember | ReleaseMember):
+            batches[deployments[step.machine]][step.machine] = step
+    yield from (MemberBatch(deployment, found) for deployment, found in batches.items())
+    yield from (step for step in steps if isinstance(step, OrderMembers | StopMember))

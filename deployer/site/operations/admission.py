@@ -22,8 +22,8 @@ from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
 from deployer.policy.resolution import ResolvedOrder, resolve_order
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
-from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.machine_order import RequestDefaults
 from deployer.site.db.machines import recent_boots, usage_of
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal

@@ -4,11 +4,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
-from catalog.client.trusted import TrustedCatalog
-from catalog.errors import CatalogError
+from catalog.client.trusted import TrustedCatalog, keep_fresh
 from deployer.errors import SiteUnavailable
 from deployer.site.store.store import SiteStore, newest
 from deployer.web.wakeup import Wakeup
@@ -22,9 +21,6 @@ GATHER_SECONDS = 0.05
 
 LATE = 60.0
 """Seconds without a successful run after which the service is not ready."""
-
-FRESHNESS_SECONDS = 600.0
-"""Seconds between two refreshes of the TUF metadata without orders: often compared to its lifetime of a day."""
 
 END_SECONDS = 10.0
 
@@ -58,7 +54,8 @@ class BackgroundThreads:
 
     def start(self) -> None:
         """Start the threads."""
-        for name, work in (("sweeper", self._sweep), ("notifier", self._notify), ("freshness", self._refresh)):
+        fresh = partial(keep_fresh, self._catalog, self._ended, log)
+        for name, work in (("sweeper", self._sweep), ("notifier", self._notify), ("freshness", fresh)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -107,17 +104,6 @@ class BackgroundThreads:
                 last, self.revisions = now.event, now.revisions
                 for bell in self._bells:
                     bell.notify()
-
-    def _refresh(self) -> None:
-        """Refresh the catalog's metadata regularly, so that a coming expiry is logged before it keeps machines from starting."""
-        told: str | None = None
-        while not self._ended.wait(FRESHNESS_SECONDS):
-            with suppress(CatalogError):  # shown in the status, and to users who order machines
-                self._catalog.refresh()
-            problem = self._catalog.freshness().problem
-            if problem is not None and problem != told:
-                log.warning("%s", problem)
-            told = problem
 
 
 def run_every(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> PeriodicTask:

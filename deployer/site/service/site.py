@@ -26,9 +26,9 @@ from deployer.errors import JoinRefused, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.policy.policy_files import reloaded_policy_file
 from deployer.policy.store import PolicyStore
-from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredState, LeaseTerms, NodeReport, ReportResponse
+from deployer.protocol.machine_order import RequestDefaults
 from deployer.site.auth.authenticator import make_authenticator
 from deployer.site.auth.authorizer import SiteAuthorizer
 from deployer.site.auth.grants import SiteGrants, quota_of

@@ -15,7 +15,8 @@ import pytest
 from deployer.errors import BackendFailed
 from deployer.hypervisor.disks import assemble_disks, find_firmware
 from deployer.hypervisor.domain_xml import build_domain_xml
-from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor, _advice, _usable
+from deployer.hypervisor.embedded_driver import MAX_ROOT
+from deployer.hypervisor.libvirt import Hypervisor, _advice, _usable
 from deployer.hypervisor.qemu_monitor import QemuMonitor
 from deployer.machine.network import Network
 from deployer.machine.shape import MachineShape

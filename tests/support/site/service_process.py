@@ -22,8 +22,9 @@ from deployer.node.membership.site_client import NodeSiteClient as NodeSideClien
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine
 from deployer.protocol.joining import JoinResponse
-from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
+from deployer.site.client.client import SiteClient, fetch_anchors
 from deployer.site.client.discovery import operator_socket
+from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.client.node_join import join_site
 from deployer.site.daemon import serve_site
 from deployer.site.model.records import SiteMachine

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 import partita
 from catalog.errors import Misused
 from deployer.errors import DeployerError, MachineConflict, NoCapacity, Refused
-from deployer.site.client.client import SiteClient, SiteEndpoint
+from deployer.site.client.client import SiteClient
+from deployer.site.client.endpoint import SiteEndpoint
 from stager.settings import NodeSettings
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy, wait_for

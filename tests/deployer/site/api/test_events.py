@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.client.client import FOLLOW_PATIENCE, SiteClient, SiteEndpoint
+from deployer.site.client.client import FOLLOW_PATIENCE, SiteClient
+from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.model.records import NodeState, SiteEvent
 from deployer.site.schema.messages import MAX_WAIT
 from tests.support.node.service_process import wait_for

@@ -11,7 +11,8 @@ from deployer.errors import DeployerError, Forbidden, JoinRefused, NoCapacity
 from deployer.pki.ca import create_request
 from deployer.protocol.deployment_request import PlacementOptions
 from deployer.protocol.joining import JoinRequest, parse_token
-from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
+from deployer.site.client.client import SiteClient, fetch_anchors
+from deployer.site.client.endpoint import SiteEndpoint
 from tests.support.site.api_calls import HELLO, key
 from tests.support.site.service_process import PaperNode, People, SiteProcess
 

@@ -22,8 +22,8 @@ from deployer.machine.state import MachineState
 from deployer.policy.anchors import anchor_block
 from deployer.policy.revocations import BlockList, RevocationState
 from deployer.policy.store import RuleSet
-from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
+from deployer.protocol.machine_order import RequestDefaults
 from deployer.site.db import machines as store_machines
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event

@@ -18,7 +18,8 @@ from catalog.errors import Misused
 from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, create_request, fingerprint
 from deployer.pki.tls_peer import PeerProtocol, TlsPeer, peer_of
-from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
+from deployer.site.client.client import SiteClient, fetch_anchors
+from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.service.server_tls import SERVER_LIFE, ServerTls
 from deployer.site.settings import SiteSettings
 from tests.support.node.service_process import wait_for
