@@ -40,7 +40,8 @@ def build_domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     domain = ET.Element("domain", type=spec.virt)
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.uuid)
-    _metadata(domain, spec.tag)
+    metadata = ET.SubElement(domain, "metadata")
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}machine", owner=spec.tag.owner, image=spec.tag.image)
     _text(domain, "memory", str(spec.max_memory >> 10), unit="KiB")
     _text(domain, "currentMemory", str(spec.memory >> 10), unit="KiB")
     vcpu = _text(domain, "vcpu", str(spec.max_cores), placement="static")
@@ -121,11 +122,6 @@ def _text(parent: ET.Element, name: str, text: str, **attributes: str) -> ET.Ele
     element = ET.SubElement(parent, name, attributes)
     element.text = text
     return element
-
-
-def _metadata(domain: ET.Element, tag: DomainTag) -> None:
-    metadata = ET.SubElement(domain, "metadata")
-    ET.SubElement(metadata, f"{{{NAMESPACE}}}machine", owner=tag.owner, image=tag.image)
 
 
 def _boot(domain: ET.Element, spec: MachineSpec) -> None:

@@ -1,6 +1,7 @@
 """What a node tells Prometheus: its machines, its cache, and whether anything keeps machines from starting."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from catalog.web.metrics import MetricFamily, gauge, labelled_metric
 from deployer.machine.state import MachineState
@@ -12,18 +13,11 @@ def figures(status: NodeStatus, cache: Cache) -> Iterator[MetricFamily]:
     """The figures of a node, as they are now."""
     machines = dict.fromkeys((state.value for state in MachineState), 0.0) | status.machines
     yield labelled_metric("node_machines", "Machines that the node keeps, by state.", "state", machines)
-    used = cache.usage()
     yield labelled_metric(
         "node_cache_bytes",
-        "The cache: its quota, what entries take, what is reserved for those to come, leased, and in the trash.",
+        "The cache: its quota, the bytes of its entries, bytes reserved for entries to come, leased, and in the trash.",
         "part",
-        {
-            "quota": used.quota,
-            "allocated": used.allocated,
-            "reserved": used.reserved,
-            "leased": used.leased,
-            "trash": used.trash,
-        },
+        {name: float(size) for name, size in asdict(cache.usage()).items()},
     )
     yield gauge("node_cache_entries", "Contents that are whole in the cache.", len(cache.entries()))
     if status.fresh_until:

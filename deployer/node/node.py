@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -254,17 +255,13 @@ class Node:
 
     def _work_for(self, site: NodeSiteClient, member: SiteMembership) -> Agent:
         """What works for the site that the node belongs to."""
-
-        def facts() -> NodeFacts:
-            return self._facts(member.identity)
-
         fence, moving = NodeLease(self.settings.directory / "site" / LEASE_FILE, boot=boot_id()), self._moving(member)
         context = AgentContext(
             site=member.identity,
             keeper=self.keeper,
             verbs=self.verbs,
             make=self.deploy,
-            facts=facts,
+            facts=partial(self._facts, member.identity),
             offers=self._saver.offering(),
             fence=fence,
             moving=moving,

@@ -148,7 +148,9 @@ def _held(text: str, place: str, key_file: Callable[[str], bytes] | None, check:
     try:
         data = key_file(text)
     except (OSError, ValueError) as exc:
-        raise PolicyUnusable(f"{place}: the key file {text[:200]!r} cannot be read: {_why(exc)}") from exc
+        raise PolicyUnusable(
+            f"{place}: the key file {text[:200]!r} cannot be read: {getattr(exc, 'strerror', None) or exc}"
+        ) from exc
     if len(data) > MAX_KEY:
         raise PolicyUnusable(
             f"{place}: the key file {text!r} has more than the {MAX_KEY} bytes allowed; export a minimal key"
@@ -166,7 +168,3 @@ def _armored(text: str, place: str) -> str:
     if not all(c.isprintable() or c == "\n" for c in armored) or not armored.isascii() or "'''" in armored:
         raise PolicyUnusable(f"{place}: holds characters that no armored key has")
     return armored + "\n"
-
-
-def _why(exc: Exception) -> str:
-    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)

@@ -52,13 +52,14 @@ class RuleSet:
     digest: str = ""
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a policy file and everything that it names, relative to it; PolicyUnusable with the place."""
-        return cls.read(path, read_file)
+    def load(cls, path: Path, read: FileReader = read_file, *, shadowing: bool = True) -> Self:
+        """Read a policy file and everything that it names, relative to it; PolicyUnusable with the place.
 
-    @classmethod
-    def read(cls, path: Path, read: FileReader, *, shadowing: bool = True) -> Self:
-        """As `load`, with whatever reads files (path, limit in bytes); `shadowing` off leaves the shadow alone."""
+        Args:
+            path: of the policy.
+            read: reads a file (path, limit in bytes).
+            shadowing: False leaves the policy in the shadow alone.
+        """
         data = _required(path, MAX_POLICY, "policy", read)
         what = f"policy {path}"
         policy = Policy.parse(data, what, lambda name: read(path.parent / name, MAX_KEY))
@@ -67,13 +68,15 @@ class RuleSet:
             files = [
                 (name, _required(path.parent / name, MAX_CEDAR, "Cedar file", read)) for name in policy.cedar.files
             ]
-            rules = _cedar([(str(path.parent / name), text) for name, text in files])
+            from deployer.policy.cedar import CedarRules  # the engine is large; sites that need none do not load it
+
+            rules = CedarRules.parse([(str(path.parent / name), text) for name, text in files])
             parts = [{"name": name, "sha256": hashlib.sha256(text).hexdigest()} for name, text in files]
             digest = "sha256:" + hashlib.sha256(canonical({"cedar": parts, "policy": policy.digest})).hexdigest()
         shadow, problem = None, ""
         if policy.shadow is not None and shadowing:
             try:
-                shadow = cls.read(path.parent / policy.shadow.policy, read, shadowing=False)
+                shadow = cls.load(path.parent / policy.shadow.policy, read, shadowing=False)
             except PolicyUnusable as exc:
                 problem = str(exc)
         return cls(policy, rules, shadow, problem, digest)
@@ -132,7 +135,7 @@ class PolicyStore:
                 loaded(new)
 
         self._files = ReloadedFiles[RuleSet | None](
-            f"policy {path}", lambda read: RuleSet.read(path, read), PolicyUnusable, None, accept=accept, sleep=sleep
+            f"policy {path}", lambda read: RuleSet.load(path, read), PolicyUnusable, None, accept=accept, sleep=sleep
         )
 
     @property
@@ -162,10 +165,3 @@ def _required(path: Path, limit: int, what: str, read: FileReader) -> bytes:
     if (data := read_policy_file(path, limit, what, read)) is None:
         raise PolicyUnusable(f"{what} {path}: cannot be read: no such file")
     return data
-
-
-def _cedar(files: Sequence[tuple[str, bytes]]) -> "CedarRules":
-    # The engine is large; sites that need none do not load it.
-    from deployer.policy.cedar import CedarRules
-
-    return CedarRules.parse(files)

@@ -6,6 +6,7 @@ its name: it could pass for another node in a picture, and nothing else depends 
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -94,32 +95,15 @@ def list_feeds(reports: Mapping[str, SwarmReport], names: Mapping[str, str]) -> 
 
 
 def _feeds(to: str, content: ContentFeed, called: Mapping[str, str], names: Mapping[str, str]) -> Iterable[Feed]:
-    def feed(
-        kind: Literal["node", "origin", "peer", "others"],
-        name: str,
-        received: int,
-        rate: int,
-        source: str | None = None,
-    ) -> Feed:
-        return Feed(
-            to=to,
-            kind=kind,
-            source=source,
-            name=name,
-            content=content.address,
-            image=content.image,
-            arriving=content.arriving,
-            received=received,
-            rate=rate,
-        )
-
+    feed = partial(Feed, to=to, content=content.address, image=content.image, arriving=content.arriving)
     if content.from_origin:
-        yield feed("origin", CATALOG_SOURCE, content.from_origin, content.origin_rate)
+        yield feed(kind="origin", name=CATALOG_SOURCE, received=content.from_origin, rate=content.origin_rate)
     for one in content.feeders:
         source = called.get(one.peer) if one.peer else None
         if source is None:
-            yield feed("peer", one.at, one.received, one.rate)
+            yield feed(kind="peer", name=one.at, received=one.received, rate=one.rate)
         else:
-            yield feed("node", names.get(source, source), one.received, one.rate, source)
+            name = names.get(source, source)
+            yield feed(kind="node", name=name, received=one.received, rate=one.rate, source=source)
     if (rest := content.from_peers - sum(one.received for one in content.feeders)) > 0:
-        yield feed("others", "other peers", rest, 0)
+        yield feed(kind="others", name="other peers", received=rest)

@@ -133,15 +133,8 @@ class ExpectedCase(Document):
             )
             for one in self.endorsed
         ]
-        request = Request.supposed(
-            manifest.needs,
-            count=ask.count,
-            memory=ask.memory,
-            cores=ask.cores,
-            lifetime=ask.lifetime,
-            user_data=ask.user_data,
-            network=Network.parse(ask.network),
-        )
+        asked = ask.model_dump(exclude={"network"})
+        request = Request.supposed(manifest.needs, network=Network.parse(ask.network), **asked)
         who = Requester(self.requester.name, self.requester.vos, self.requester.roles)
         return Situation(rules, request, manifest, tuple(checks), at, self.running, who)
 

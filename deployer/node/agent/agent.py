@@ -56,7 +56,7 @@ class Agent:
             for name, work in (
                 ("listen", self._listen),
                 ("work", self._work),
-                ("report", self._report),
+                ("report", lambda: self._reporter.run(self._news, self._ended)),
                 ("guard", lambda: self._guard.run(self._ended)),
             )
         ]
@@ -98,9 +98,6 @@ class Agent:
             except Exception:
                 log.exception("the site's agent (%s) failed; it goes on", name)
                 self._ended.wait(retry_delay(1))
-
-    def _report(self) -> None:
-        self._reporter.run(self._news, self._ended)
 
     # What the site wants
 

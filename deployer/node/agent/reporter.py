@@ -110,14 +110,8 @@ class Reporter:
         beside = LiveFacts(self._begun, trouble, progress, self._addresses, saving)
         return NodeReport(
             revision=desired.revision,
-            architecture=facts.architecture,
-            accelerator=facts.accelerator,
-            capacity=facts.capacity,
-            labels=facts.labels,
-            cached=facts.cached,
+            **vars(facts),
             machines=observe_machines(desired, records, beside, self._keeper.now()),
-            problem=facts.problem,
-            swarm=facts.swarm,
             lease=self._fence.said,
             movable=self._moving.movable if self._moving else None,
             arrivals=self._moving.arrivals(desired, records) if self._moving else None,

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -42,20 +44,13 @@ PREFETCH = "prefetch:"
 
 def staging_status(stager: Stager) -> StagingStatus:
     """The node's contents as they stand."""
-    usage = stager.cache.usage()
-    pins: dict[str, int] = {}
-    for lease in stager.cache.leases():
-        if lease.holder.startswith(PIN):
-            pins[lease.holder.removeprefix(PIN)] = pins.get(lease.holder.removeprefix(PIN), 0) + 1
+    holders = (lease.holder for lease in stager.cache.leases())
+    pins = Counter(holder.removeprefix(PIN) for holder in holders if holder.startswith(PIN))
     sharing = stager.sharing
     return StagingStatus(
         arriving=tuple(_content(one) for one in stager.transfers.snapshot()),
         lately=tuple(_content(one) for one in stager.transfers.recent()),
-        quota=usage.quota,
-        allocated=usage.allocated,
-        reserved=usage.reserved,
-        leased=usage.leased,
-        trash=usage.trash,
+        **asdict(stager.cache.usage()),
         pins=tuple(PinStatus(image_id=image_id, contents=count) for image_id, count in sorted(pins.items())),
         swarm=SwarmStatus(
             contents=sharing.contents(), port=sharing.port, peers=sharing.peers, sent=sharing.sent, name=sharing.name

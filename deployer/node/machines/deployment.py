@@ -157,7 +157,7 @@ class Deployer:
             decision = judged.decision
             if not decision.accepted:
                 raise decision.refusal()
-            now, assigned = self._keeper.now(), job.assigned
+            now, assigned, hostname = self._keeper.now(), job.assigned, job.order.hostname
             records: list[MachineRecord] = []
             try:
                 for number in range(1, job.request.count + 1):
@@ -169,7 +169,7 @@ class Deployer:
                         now,
                         uuid=uuid,
                         name=name,
-                        hostname=_hostname(job.order, name, number),
+                        hostname=name if hostname is None else numbered(hostname, number, job.order.count),
                         image_id=job.image_id,
                         title=job.manifest.title,
                         state=MachineState.STAGING,
@@ -279,12 +279,6 @@ def _staging(report: Callable[[DeploymentStep], None], machine: str, total: int)
         report(DeploymentStep(step="staging", machine=machine, done=so_far, total=total))
 
     return advance
-
-
-def _hostname(order: MachineOrder, name: str, number: int) -> str:
-    if order.hostname is None:
-        return name
-    return numbered(order.hostname, number, order.count)
 
 
 def _verdict(decision: Decision) -> str:

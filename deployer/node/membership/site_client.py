@@ -8,6 +8,7 @@ NODE/site/key.pem           its key
 """
 
 import ssl
+from typing import TypeVar
 
 import httpx
 
@@ -16,8 +17,10 @@ from deployer.errors import SiteUnavailable
 from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.protocol.desired_state import MAX_REPORT, ConsoleResponse, DesiredState, NodeReport, ReportResponse
 from deployer.protocol.joining import NodeCertificate
-from signer.documents import canonical, parse
+from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+
+D = TypeVar("D", bound=Document)
 
 MAX_CERTIFICATE = 64 << 10
 """Bytes of a certificate; one for a P-256 key has a thousand."""
@@ -54,10 +57,7 @@ class NodeSiteClient:
         answer = self._ask("GET", "desired", params=params, timeout=wait + TIMEOUT)
         if answer.status_code in {httpx.codes.NO_CONTENT, httpx.codes.NOT_MODIFIED}:
             return None
-        try:
-            return parse(DesiredState, answer.content, "the site's desired state", limit=MAX_REPORT)
-        except DocumentError as exc:
-            raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
+        return self._parse(DesiredState, answer, "the site's desired state", MAX_REPORT)
 
     def report(self, report: NodeReport) -> ReportResponse:
         """Say how the node is; errors as in `desired`."""
@@ -65,10 +65,7 @@ class NodeSiteClient:
         answer = self._ask("POST", "report", content=canonical(report), headers=headers)
         if answer.status_code == httpx.codes.NO_CONTENT:  # a site of before there were leases
             return ReportResponse()
-        try:
-            return parse(ReportResponse, answer.content, "the site's response to a report", limit=MAX_CERTIFICATE)
-        except DocumentError as exc:
-            raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
+        return self._parse(ReportResponse, answer, "the site's response to a report", MAX_CERTIFICATE)
 
     def serial(self, answer: ConsoleResponse) -> None:
         """Tell a part of a console that the site asked for; errors as in `desired`."""
@@ -77,10 +74,13 @@ class NodeSiteClient:
     def renew(self, request: str) -> str:
         """A fresh certificate for this node (PEM) for a request (PKCS #10, PEM); errors as in `desired`."""
         answer = self._ask("POST", "certificate", json={"request": request})
+        return self._parse(NodeCertificate, answer, "certificate", MAX_CERTIFICATE).certificate
+
+    def _parse(self, model: type[D], answer: httpx.Response, what: str, limit: int) -> D:
         try:
-            return parse(NodeCertificate, answer.content, "certificate", limit=MAX_CERTIFICATE).certificate
+            return parse(model, answer.content, what, limit=limit)
         except DocumentError as exc:
-            raise SiteUnavailable(f"{self._url}: {exc}") from exc
+            raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
     def _ask(self, method: str, path: str, **options: object) -> httpx.Response:
         try:

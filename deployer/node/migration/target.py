@@ -26,7 +26,6 @@ from catalog.image.manifest import Blank, Manifest
 from deployer.errors import Cancelled, MigrationFailed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.disks import ImageContents, assemble_disks, find_firmware, rebase_overlay
-from deployer.hypervisor.libvirt import Hypervisor
 from deployer.machine.spec import MachineSpec, Overlay, UefiBoot
 from deployer.machine.state import MachineState
 from deployer.machine.user_data import check_user_data
@@ -285,7 +284,7 @@ class MigrationTarget:
                 rebase_overlay(disk.source.path, disk.source.base)
         if offer.state == "suspended":
             memory = directory / MEMORY_FILE
-            self._hypervisor.adopt(memory, spec)
+            self._keeper.hypervisor.adopt(memory, spec)
             os.utime(memory)  # it is of these disks, as they are now
         for path in (*directory.iterdir(), directory):
             files.sync_path(path)
@@ -306,10 +305,6 @@ class MigrationTarget:
         yield spec.console, 1 << 50, None
         if suspended:
             yield self._keeper.store.memory(record.uuid), record.max_memory + LOOSE, None
-
-    @property
-    def _hypervisor(self) -> Hypervisor:
-        return self._keeper.hypervisor
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ MAX_SHOWN = 8
 """Endorsements that do not count whose reasons a rule repeats: a catalog may send many, to bury the one that matters."""
 
 
-class EndorserTrusted(PolicyRule):
+class EndorsementRule(PolicyRule):
+    """A rule that more endorsements of the image help against."""
+
+    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
+        """See PolicyRule."""
+        return more_endorsements(case)
+
+
+class EndorserTrusted(EndorsementRule):
     """The policy has an anchor for the image's VO."""
 
     name = "anchors"
@@ -36,12 +44,8 @@ class EndorserTrusted(PolicyRule):
             change=f"the site adds an [[anchor]] for {vo} to its policy",
         )
 
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
-        return more_endorsements(case)
 
-
-class ImageEndorsed(PolicyRule):
+class ImageEndorsed(EndorsementRule):
     """Enough endorsers vouch for the image."""
 
     name = "endorsements"
@@ -51,12 +55,8 @@ class ImageEndorsed(PolicyRule):
         votes = _image_votes(case)
         yield _verdict(self.name, votes, votes.quorum.threshold, case.policy)
 
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
-        return more_endorsements(case)
 
-
-class ImageEndorsedInRoles(PolicyRule):
+class ImageEndorsedInRoles(EndorsementRule):
     """Enough endorsers vouch for the image in each role that the policy asks for. A key counts once in each of its roles."""
 
     name, several, urgent = "endorsements", True, True
@@ -66,10 +66,6 @@ class ImageEndorsedInRoles(PolicyRule):
         votes = _image_votes(case)
         for role, least in sorted(votes.quorum.roles.items()):
             yield _verdict(f"{self.name}-{role}", votes, least, case.policy, role)
-
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
-        return more_endorsements(case)
 
 
 class PartitionEndorsed(PolicyRule):
