@@ -1,7 +1,7 @@
-"""The members of a cluster as they are: which machine is which member, who has failed and why, how each role is doing.
+"""The state of a cluster's members: the machine of each member, its failures and their reasons, and the status of roles.
 
-A member is a role and a number, its slot; machines come and go in it. A slot has one machine at a time: a machine that is
-to end still fills it until it has ended, so there are never more members than were asked for. Pure.
+A member is a role and a number, its slot, which machines fill one after the other. A slot has one machine at a time: a machine
+that is to end fills it until it has ended, so there are never more members than requested. Pure.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ _UP = frozenset({MachineState.BOOTING, MachineState.RUNNING})
 
 @dataclass(frozen=True, slots=True)
 class ClusterRoleStatus:
-    """How a role is doing.
+    """The status of a role.
 
     Attributes:
         wanted, need: members asked for, and how many of them make a quorum.
@@ -45,7 +45,7 @@ class ClusterRoleStatus:
 
 @dataclass(frozen=True, slots=True)
 class MemberSlot:
-    """A member: its machine now, if there is one, and what became of those before.
+    """A member: its present machine, if there is one, and the failures of earlier ones.
 
     Attributes:
         number: from 1, within its role.
@@ -67,7 +67,7 @@ class MemberSlot:
 
 
 def failure_reason(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
-    """Why a member has failed, as a sentence's end; empty if it has not, or was ended or stopped by somebody's will."""
+    """Why a member has failed, as the end of a sentence; empty if it has not, or was ended or stopped on request."""
     if (known := cluster.state.failed.get(member.uuid)) is not None:
         return known
     role = cluster.document.roles.get(member.role)
@@ -88,18 +88,18 @@ def failure_reason(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
 
 
 def _by_itself(member: SiteMachine) -> bool:
-    """Whether a guest powered off without being asked: the site then takes the node's reason over as its own
-    (`absorbing`), and else keeps that of whoever asked."""
+    """Whether a guest powered off by itself: the site then adopts the node's reason (`lifecycle.report_rules`), and
+    otherwise keeps that of the requester."""
     return member.want is DesiredStatus.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
 
 
 def is_ready(role: ClusterRole, member: SiteMachine) -> bool:
-    """Whether a member does what it is there for."""
+    """Whether a member is ready: it runs, and has reported so where its role demands it."""
     return member.state is MachineState.RUNNING and (role.ready == "running" or member.ready == "ready")
 
 
 def role_statuses(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Mapping[str, ClusterRoleStatus]:
-    """How each role is doing."""
+    """The status of each role."""
     return {role: role_status(cluster, role, slots_of(cluster, role, members, now)) for role in cluster.document.roles}
 
 
@@ -114,7 +114,7 @@ def unmet_roles(cluster: Cluster, role: str, told: Mapping[str, ClusterRoleStatu
 
 
 def slots_of(cluster: Cluster, role: str, members: Sequence[SiteMachine], now: datetime) -> list[MemberSlot]:
-    """A role's members by number: those wanted, and those that are there beyond."""
+    """The members of a role by number: the requested ones, and any beyond them."""
     machines = defaultdict[int, list[SiteMachine]](list)
     for one in members:
         if one.role == role and (number := cluster.document.slot(role, one.hostname)):
@@ -146,7 +146,7 @@ def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datet
 
 
 def role_status(cluster: Cluster, role: str, slots: Sequence[MemberSlot]) -> ClusterRoleStatus:
-    """How a role is doing, by its slots."""
+    """The status of a role, by its slots."""
     count = cluster.state.counts[role]
     known = cluster.document.roles[role]
     wanted = [slot for slot in slots if slot.number <= count]
@@ -168,12 +168,12 @@ def role_status(cluster: Cluster, role: str, slots: Sequence[MemberSlot]) -> Clu
 
 
 def is_given_up(cluster: Cluster, role: str, slot: MemberSlot) -> bool:
-    """Whether nothing comes into a slot any more by itself."""
+    """Whether a slot gets no further machine by itself."""
     return slot.over or len(slot.failures) > cluster.document.roles[role].replace
 
 
 def loss_reason(cluster: Cluster, role: str, slot: MemberSlot) -> str:
-    """Why nothing comes into a slot any more."""
+    """Why a slot gets no further machine."""
     host = cluster.document.hostname(role, slot.number)
     if not slot.failures:
         return f"{host} has reached the end of its time"

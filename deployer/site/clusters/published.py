@@ -1,8 +1,8 @@
-"""Cluster documents that a catalog has published, and whether the site's policy takes them. Pure but for the catalog.
+"""Cluster documents that a catalog has published, and their acceptance by the site's policy. Pure but for the catalog.
 
-Whoever orders a published cluster orders what somebody put together for a whole VO, so the site asks of the document what
-its policy asks of the VO's images: enough endorsers, in the roles that are wanted, recent enough, none of them withdrawn.
-Each role's image is judged by itself all the same, at admission and on its node: a document's endorsement stands for none.
+A published cluster is composed for a whole VO, so the site demands of the document what its policy demands of the VO's images:
+enough endorsers, in the required roles, recent enough, none of them revoked. Each role's image is still judged separately, at
+admission and on its node: the endorsement of a document covers no image.
 """
 
 import hashlib
@@ -33,25 +33,25 @@ def resolve_published(
     now: datetime,
     memory: SignatureCache | None = None,
 ) -> tuple[str, ClusterDocument]:
-    """The document that a reference means now, and its full name.
+    """The full name and the document that a reference resolves to now.
 
     Args:
-        catalog: see there.
+        catalog: the site's verified catalog.
         text: VO/NAME@VERSION or VO/NAME.
         policy: in force.
-        withdrawn: what has been revoked or blocked.
+        withdrawn: the revocations and blocks.
         now: aware, UTC.
-        memory: of signatures that were examined before.
+        memory: a cache of verified signatures.
 
     Raises:
-        Misused: it is no name of a published cluster, or what is published is no cluster document of ours.
-        Refused: the policy does not take it.
-        Errors of catalog and signer: it is not there, or cannot be verified now.
+        Misused: the text is not a name of a published cluster, or the published document is invalid.
+        Refused: the policy does not accept the document.
+        Errors of catalog and signer: it does not exist, or cannot be verified now.
     """
     try:
         reference = Reference.parse(text)
     except Misused as exc:
-        raise Misused(f"{text[:80]!r} names no published cluster; give VO/NAME@VERSION or VO/NAME") from exc
+        raise Misused(f"{text[:80]!r} is not a name of a published cluster; give VO/NAME@VERSION or VO/NAME") from exc
     title, data = catalog.cluster(reference)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     vo = title.partition("/")[0]
@@ -68,7 +68,7 @@ def resolve_published(
     held = effective_revocations(policy, withdrawn, now, memory)
     checks = apply_revocations(withdrawn.blocks.void(checks), held)
     if why := missing_endorsement(policy, vo, checks):
-        raise Refused(f"the site's policy does not take the cluster {title}: {why}")
+        raise Refused(f"the site's policy does not accept the cluster {title}: {why}")
     try:
         return title, parse_canonical(ClusterDocument, data, f"cluster {title}", limit=MAX_CLUSTER)
     except DocumentError as exc:
@@ -76,7 +76,7 @@ def resolve_published(
 
 
 def missing_endorsement(policy: Policy, vo: str, checks: Sequence[EndorsementCheck]) -> str:
-    """What keeps a document of a VO from being taken, as a sentence; empty if nothing does."""
+    """Why a document of a VO is not accepted, as a sentence; empty if it is."""
     quorum = policy.quorum(vo)
     counted = [check for check in checks if check.counts and check.fingerprint not in policy.endorsers.deny]
     others = dict.fromkeys(check.reason for check in checks if check not in counted)

@@ -1,11 +1,11 @@
-"""The use case: from somebody's request to machines that are to run on chosen nodes, or to a refusal that leaves nothing.
+"""Admitting a request: it becomes machines on chosen nodes, or is refused and leaves nothing behind.
 
-1. Who used the same idempotency key before gets the same answer again, whatever has changed since.
-2. The reference is resolved, and what could not stand in a seed is refused.
+1. A repeated idempotency key gets the same answer again, whatever has changed since.
+2. The reference is resolved, and values that cannot be written into a seed are refused.
 3. Endorsements are verified and the site's policy decides. Its limit of machines is for one node: here all nodes together
    must stay within, and no node is given more. Every node verifies and decides again before a machine boots.
-4. Quotas, room on nodes and everything that is written happen in one transaction of the store.
-A dry run does 2 and 3, and says what 4 would say now.
+4. Quotas and room on nodes are checked, and all is written, in one transaction of the store.
+A dry run does 2 and 3, and reports the result that 4 would have now.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,12 @@ from deployer.site.store.store import SiteStore
 from signer.verification.signature_cache import SignatureCache
 
 BurstPlacement = Callable[[Placer, Principal, Manifest, Proposal], Placer]
-"""Makes a way to place machines of one that minds EC2: who asks, for which image, and what is proposed."""
+"""Makes a placer that considers EC2 from another, for a requester, an image and a proposal."""
 
 
 @dataclass(frozen=True)
 class ClusterMembership:
-    """What the machines of a request belong to, and whether their nodes hear of them at once."""
+    """The cluster and role of the machines of a request, and whether they are withheld from their nodes at first."""
 
     cluster: str | None = None
     role: str = ""
@@ -54,17 +54,17 @@ NO_CLUSTER = ClusterMembership()
 
 
 class AdmissionService:
-    """Admits requests to one site. Safe to use from several threads: requests are looked at side by side.
+    """Admits requests to one site. Safe to use from several threads.
 
     Args:
         store: of the site.
-        images: where images are looked up.
-        rules: the policy in force, as it is at each call; raises PolicyUnusable.
-        quota: how much of an image somebody may have.
+        images: the catalog, where images are looked up.
+        rules: the policy in force at each call; raises PolicyUnusable.
+        quota: the quotas of a requester for an image.
         defaults: for what a request leaves open.
         clock: the present, UTC.
-        withdrawn: what has been revoked or blocked until now.
-        burst: how somebody's machines are placed where not only nodes have room for them.
+        withdrawn: the revocations and blocks until now.
+        burst: extends placement to accounts at EC2; None without such accounts.
     """
 
     def __init__(
@@ -88,18 +88,18 @@ class AdmissionService:
         """Admit a request.
 
         Args:
-            request: what is asked for.
-            who: asks, and will own it; that they may ask at all has been seen to.
-            key: idempotency; the same one, owner and request give the same answer again.
-            part: what its machines belong to.
+            request: as received.
+            who: the authorized requester, who will own the deployment.
+            key: idempotency key; the same key, owner and request give the same answer again.
+            part: the cluster of its machines.
 
         Raises:
-            Misused: it makes no sense as given.
+            Misused: the request is contradictory.
             Refused: by the policy, with the whole decision.
-            OverQuota: their machines would be too many or too large.
-            NoRoom: there are no nodes for it now.
+            OverQuota: the requester's machines would be too many or too large.
+            NoCapacity: no nodes have room for it now.
             Conflict: the key has been used for another request.
-            Errors of catalog and signer: the image is not there, or cannot be verified now.
+            Errors of catalog and signer: the image does not exist, or cannot be verified now.
         """
         if key is not None:
             done = self._store.read(find_ordered, who, key, request, part.cluster, part.role)
@@ -112,7 +112,7 @@ class AdmissionService:
         return DeploymentCreated(deployment=deployment, machines=machines, new=new)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
-        """What would come of a request now: nothing is kept, nothing is reserved. Errors as in `admit`, less the refusals."""
+        """The result that a request would have now; nothing is stored or reserved. Errors as in `admit`, except refusals."""
         proposal, decision = self._propose(request, who, NO_CLUSTER)
         fault = self._over(proposal, who)
         try:
@@ -133,11 +133,11 @@ class AdmissionService:
         )
 
     def weigh(self, request: DeploymentRequest, who: Principal) -> tuple[Proposal, Decision]:
-        """What a request would be admitted as, and what the policy says of it; nothing is kept. Errors as in `try_out`."""
+        """The proposal of a request and the policy's decision; nothing is stored. Errors as in `try_out`."""
         return self._propose(request, who, NO_CLUSTER)
 
     def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Evaluation]:
-        """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
+        """The image of a request and the policy's evaluation of it; nothing is stored. Errors as in `try_out`."""
         found = resolve_order(request, self._images, self._defaults)
         return found.manifest, self._judge(self._rules(), found, who)
 
@@ -198,14 +198,14 @@ class AdmissionService:
 
 
 def requester_of(who: Principal) -> Requester:
-    """Somebody as Cedar rules speak of them: groups with their roles, whole, so that none is taken for another's."""
+    """A requester in the terms of Cedar rules: groups and roles stay joined, so that a role counts in its own group only."""
     if who.means == LOCAL_OPERATOR.means:
         return Requester()
     return Requester(name=who.identity, vos=(who.vo,) if who.vo else (), roles=tuple(who.groups))
 
 
 def site_wide_rules(rules: RuleSet, nodes: int) -> RuleSet:
-    """A policy's rules for a whole site: its limit of machines on one node is that of all its nodes together."""
+    """A policy's rules for a whole site: the limit of machines on one node, multiplied by the number of nodes."""
     limits = rules.policy.limits
     most = min(limits.machines * max(nodes, 1), 65536)
     changed = rules.policy.model_copy(update={"limits": limits.model_copy(update={"machines": most})})
@@ -213,5 +213,5 @@ def site_wide_rules(rules: RuleSet, nodes: int) -> RuleSet:
 
 
 def writable_bytes(manifest: Manifest) -> int:
-    """Bytes that a machine of an image may come to write on its node: all that it does not share with others."""
+    """Bytes that a machine of an image may write on its node: its copy-on-write partitions."""
     return sum(part.size for part in manifest.partitions() if part.access == "copy-on-write")

@@ -1,7 +1,7 @@
-"""Asking nodes for what guests wrote to their serial consoles, while somebody waits for it.
+"""Requests to nodes for the output of guests on their serial consoles, while the requester waits.
 
-A question waits for its node's long poll, goes with the answer to that, and comes back as a request of the node's. All of it
-is in the memory of this process: a console is the guest's, it may be long, and nobody but who asks has a use for it.
+A request waits for its node's long poll, is delivered in the answer to that, and is answered by a request of the node. All of it
+stays in the memory of this process: console output is the guest's, may be long, and is of use to the requester only.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from deployer.errors import SiteUnavailable
 from deployer.protocol.desired_state import ConsoleRequest, ConsoleResponse
 
 PATIENCE = 15.0
-"""Seconds that a node has for an answer, beyond what it was asked to wait: it may be in the middle of a report."""
+"""Seconds that a node has for an answer, beyond the requested wait: it may be in the middle of a report."""
 
 PER_NODE, IN_ALL = 32, 512
-"""Questions that may be open at one node, and at all: a person reads one console at a time, a page of 64 KiB each."""
+"""Open requests at one node, and in all: a person reads one console at a time, a page of 64 KiB each."""
 
 
 class ConsoleRequestQueue:
-    """The questions of one service. On its event loop alone; nothing here is safe to use from other threads."""
+    """The requests of one service. For its event loop alone; not safe to use from other threads."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[str, asyncio.Future[ConsoleResponse]]] = {}
@@ -30,7 +30,7 @@ class ConsoleRequestQueue:
     async def ask(
         self, node: str, machine: str, most: int, after: int | None = None, wait: float = 0.0
     ) -> ConsoleResponse:
-        """What a machine's guest wrote.
+        """Read the console output of a machine's guest.
 
         Args:
             node, machine: UUIDs.
@@ -39,7 +39,7 @@ class ConsoleRequestQueue:
             wait: seconds to wait for bytes, with `after`.
 
         Raises:
-            SiteUnavailable: the node does not answer, or too many ask at once.
+            SiteUnavailable: the node does not answer, or too many requests are open.
         """
         if len(self._open) >= IN_ALL or sum(at == node for at, _ in self._open.values()) >= PER_NODE:
             raise SiteUnavailable("too many consoles are being read at once; try again in a moment")
@@ -54,17 +54,17 @@ class ConsoleRequestQueue:
             return await asyncio.wait_for(answer, wait + PATIENCE)
         except TimeoutError as exc:
             raise SiteUnavailable(
-                "the machine's node does not tell its console now; try again later, or look at it on the node"
+                "the machine's node does not answer for its console; try again later, or read it on the node"
             ) from exc
         finally:
             del self._open[name]
 
     def taken(self, node: str) -> tuple[ConsoleRequest, ...]:
-        """What is to be asked of a node, each question once; those that nobody waits for any more are left out."""
+        """The new requests for a node, each once; those without a waiting requester are left out."""
         return tuple(one for one in self._new.pop(node, ()) if one.id in self._open)
 
     async def called(self, node: str, seconds: float) -> None:
-        """Until there is something to ask of a node, or the time is over."""
+        """Wait until there is a request for a node, or the time is over."""
         if self._new.get(node):
             return
         one = asyncio.get_running_loop().create_future()
@@ -79,14 +79,14 @@ class ConsoleRequestQueue:
                 del self._listening[node]
 
     def answered(self, node: str, answer: ConsoleResponse) -> None:
-        """A node answers. What it was not asked, or nobody waits for any more, is dropped."""
+        """Take a node's answer; drop it if the node was not asked or the requester no longer waits."""
         asked, waiting = self._open.get(answer.id, ("", None))
         if waiting is not None and asked == node and not waiting.done():
             waiting.set_result(answer)
 
 
 async def wait_for_first(*waits: Awaitable[None]) -> None:
-    """Until one of these is over; the others are given up."""
+    """Wait until one of the awaitables is done, and cancel the others."""
     tasks = [asyncio.ensure_future(one) for one in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
-"""What a site does in time: ends machines when their time has come, warns their owners, gives up nodes that are silent,
-and finds nodes for machines that have none.
+"""The site's work by the clock: it ends expired machines, warns their owners, gives up silent nodes, and places machines
+that lost their node.
 
-One look does all that is due, in as few transactions as there are kinds of it; while nothing is due it only reads. Looking
-twice does no harm, and neither do two services that look at the same database.
+One look does all that is due, in one transaction for each kind of work; while nothing is due it only reads. Repeated looks are
+harmless, and so are two services that look at the same database.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger("partita.site")
 
 @dataclass(frozen=True)
 class SiteTimeouts:
-    """How long is waited for what.
+    """The timeouts of a site.
 
     Attributes:
         lost_after: how long a node may be silent.
@@ -35,14 +35,14 @@ class SiteTimeouts:
 
 
 class Sweeper:
-    """Looks after everything that time does to a site. Nothing is kept here: any number of them may come and go.
+    """Does the site's due work. It has no state: any number of sweepers may run.
 
     Args:
         store: of the site.
         place: chooses nodes.
-        patience: see there.
-        fences: who of the lost surely runs nothing; until then nothing comes in the place of their machines.
-        began: when this service began to listen. Nodes could not report before, so none is lost for having been silent then.
+        patience: the timeouts.
+        fences: finds the lost nodes that certainly run nothing; only then are their machines replaced.
+        began: when this service began to listen. Nodes could not report before, so silence before it does not count.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Sweeper:
         self._store, self._place, self._patience, self._began, self._fences = store, place, patience, began, fences
 
     def look(self, now: datetime) -> int:
-        """Do what is due; returns how much that was: 0 most of the time."""
+        """Do the due work; returns the number of changes, mostly 0."""
         patience = self._patience
         silent = now - patience.lost_after
         if silent < self._began:

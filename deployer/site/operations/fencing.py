@@ -1,12 +1,11 @@
-"""Which lost nodes surely run nothing of the site's any more, so that others may take their machines' place.
+"""Fencing: which lost nodes certainly run no machines of the site, so that other machines may replace theirs.
 
-Two ways, of which a site's settings choose one. **Leases**: a node that hears nothing of its site stops its machines by
-itself after the time that it has said (`deployer.node.agent.lease`); the site waits for that time and a margin, counted from the
-last report by a clock that only grows. **A command**: a program of the operator's cuts the node off, its power for
-instance, and says so by ending with 0.
+There are two ways, of which a site's settings choose one. **Leases**: a node without contact to its site stops its machines
+by itself after the time that it has announced (`deployer.node.agent.lease`); the site waits for that time and a margin, counted
+from the last report by a monotonic clock. **A command**: a program of the operator's cuts the node off, its power for
+instance, and reports that by exit status 0.
 
-What is known here is not written down. A service that starts again counts again, or runs the command again: later than
-needed, never earlier.
+This state is not stored. A restarted service counts again, or runs the command again: later than needed, never earlier.
 """
 
 import logging
@@ -29,36 +28,36 @@ from signer.errors import PartitaError
 from signer.runtime.units import duration_text
 
 FENCING_RETRY: Final = 30.0
-"""Seconds until a command that failed is run again."""
+"""Seconds until a failed command is retried."""
 
 AT_ONCE: Final = 8
 """Commands that run side by side: a hall that lost its network has many nodes, a management network little patience."""
 
 MAX_COMMAND_OUTPUT: Final = 300
-"""Characters of what a command said that are told."""
+"""Characters of a command's output in its error."""
 
 AGENT_KINDS: Final = frozenset({"libvirt"})
-"""Kinds of nodes that have an agent of their own: what runs at EC2 knows nothing of leases and has no plug to pull."""
+"""Kinds of nodes with an agent: accounts at EC2 have neither leases nor a power supply to cut."""
 
 FencingReporter = Callable[[str, str, str], None]
-"""Tells of a node (UUID): what, and why."""
+"""Reports an event of a node: its UUID, the event, and the reason."""
 
 log = logging.getLogger("partita.site")
 
 
 class FencingMethod(Protocol):
-    """A way to be sure."""
+    """A way of fencing."""
 
     def __call__(self, nodes: Sequence[SiteNode], /) -> frozenset[str]:
-        """Of all nodes that have not left, as they are now: the UUIDs of those that surely run nothing, should they be lost."""
+        """Of all present nodes in their current state: the UUIDs of the lost ones that certainly run nothing."""
 
 
 class LeaseFencing:
-    """Waits until what nodes promised has come true.
+    """Waits until the leases of lost nodes have run out.
 
     Args:
-        margin: seconds beyond that, for what a node needs to stop its machines.
-        clock: seconds that only grow.
+        margin: seconds beyond the lease that a node needs to stop its machines.
+        clock: monotonic, in seconds.
         tell: see `FencingReporter`.
     """
 
@@ -90,7 +89,7 @@ class LeaseFencing:
         return frozenset(found)
 
     def _say(self, node: SiteNode, what: str, why: str) -> None:
-        """Once for each time that it is lost."""
+        """Report once for each time that a node is lost."""
         if node.uuid not in self._told or self._told[node.uuid] != node.reported:
             self._told[node.uuid] = node.reported
             self._tell(node.uuid, what, why)
@@ -98,7 +97,7 @@ class LeaseFencing:
 
 @dataclass
 class _Try:
-    """The command for a node that was lost, having reported then: what is known of it."""
+    """The state of the command for a lost node that last reported at `reported`."""
 
     reported: datetime | None
     again: float = 0.0
@@ -112,7 +111,7 @@ class CommandFencing:
 
     Args:
         run: runs it for a node; raises FencingFailed.
-        clock: seconds that only grow.
+        clock: monotonic, in seconds.
         tell: see `FencingReporter`.
     """
 
@@ -145,30 +144,30 @@ class CommandFencing:
         except FencingFailed as exc:
             what, why = "unfenced", str(exc)
         except Exception as exc:
-            log.exception("node %s", node.name)
+            log.exception("fencing node %s failed", node.name)
             what, why = "unfenced", f"the site failed ({type(exc).__name__}); its log has the reason"
         try:
             if why != known.why:
                 self._tell(node.uuid, what, why)
         except PartitaError as exc:
-            log.warning("node %s: %s: %s (%s)", node.name, what, why, exc)
+            log.warning("node %s is %s (%s), and its event cannot be stored: %s", node.name, what, why, exc)
         with self._lock:
             known.running, known.done, known.why = False, what == "fenced", why
             known.again = self._clock() + FENCING_RETRY
 
 
 def fencing_command(arguments: Sequence[str], timeout: float) -> Callable[[SiteNode], None]:
-    """What runs a site's command for a node: its arguments, then the node's name, UUID, and labels as name=value.
+    """A function that runs a site's command for a node: `arguments`, then the node's name, UUID, and labels as name=value.
 
     Args:
-        arguments: the program and what comes first.
+        arguments: the program and its first arguments.
         timeout: seconds that it may take.
     """
 
     def run(node: SiteNode) -> None:
         labels = (f"{name}={value}" for name, value in sorted(node.labels.items()))
         words = [*arguments, node.name, node.uuid, *labels]
-        with tempfile.TemporaryFile() as output:  # a file, since what it leaves running may keep a pipe open
+        with tempfile.TemporaryFile() as output:  # a file, since processes that it leaves running may keep a pipe open
             try:
                 process = subprocess.Popen(
                     words,
@@ -186,7 +185,7 @@ def fencing_command(arguments: Sequence[str], timeout: float) -> Callable[[SiteN
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 within = duration_text(int(timeout))
-                raise FencingFailed(f"the command {arguments[0]} did not end within {within}, and was ended") from exc
+                raise FencingFailed(f"the command {arguments[0]} did not end within {within} and was killed") from exc
             if code:
                 output.seek(max(0, output.tell() - MAX_COMMAND_OUTPUT))
                 said = " ".join(output.read(MAX_COMMAND_OUTPUT).decode("utf-8", "replace").split())
@@ -200,20 +199,20 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C",
 }
-"""Of the command: nothing that the service was started with, its secrets least of all."""
+"""The environment of the command: without the service's own, which may hold secrets."""
 
 
 def fence_none(_nodes: Sequence[SiteNode]) -> frozenset[str]:
-    """Where lost machines are waited for, nothing has to be sure."""
+    """No fencing, for sites that wait for lost machines."""
     return frozenset()
 
 
 @dataclass(frozen=True)
 class SiteFencing:
-    """A site's way to be sure, and what it tells its nodes of that.
+    """A site's way of fencing.
 
     Attributes:
-        lease: for each node, with the answer to each report; None where it needs none.
+        lease: the lease terms in the answer to each report of a node; None without leases.
         look: see `FencingMethod`.
     """
 
@@ -230,7 +229,7 @@ def make_fencing(
     tell: FencingReporter,
     clock: Callable[[], float] = time.monotonic,
 ) -> SiteFencing:
-    """What a site's settings ask for: nothing where lost machines are waited for, else a command or leases."""
+    """Fencing by a site's settings: none if the site waits for lost machines, else by a command or leases."""
     if lost_machines == "wait":
         return SiteFencing()
     if command:

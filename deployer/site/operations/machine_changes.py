@@ -1,4 +1,4 @@
-"""The use case: what people do to machines that are there: verbs, another end, other amounts. Who did it stands in the story."""
+"""Changes of existing machines by people: verbs, end, memory and cores. Events name the person."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -29,14 +29,14 @@ from signer.runtime.units import duration_text
 
 
 class MachineService:
-    """Safe to use from several threads. That somebody may do it at all has been seen to.
+    """Changes machines for authorized requesters. Safe to use from several threads.
 
     Args:
         store: of the site.
         rules: the policy in force; raises PolicyUnusable.
-        owner: whose a deployment is.
-        quota: how much somebody may have.
-        afford: refuses what an account at EC2 may not spend.
+        owner: finds the owner of a deployment.
+        quota: finds the quotas of a requester.
+        afford: refuses costs beyond the cap of an account at EC2.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MachineService:
         self._store, self._rules, self._owner, self._quota, self._afford = store, rules, owner, quota, afford
 
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
-        """Let a verb be done to a machine; MachineConflict where that cannot be."""
+        """Apply a verb to a machine; MachineConflict if its state does not allow that."""
         now = self._store.now()
         return self._store.write(
             change_machine,
@@ -59,24 +59,24 @@ class MachineService:
         )
 
     def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
-        """Have a machine saved as a new version of its image; MachineConflict where that cannot be, Conflict by the key."""
+        """Save a machine as a new version of its image; MachineConflict if its state forbids it, Conflict by the key."""
         now, said = self._store.now(), reason_with_actor(who, wanted.reason)
         return self._store.write(
             change_machine, machine, lambda found: saving.request_save(found, wanted.version, key, said, now)
         )
 
     def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
-        """Let a machine that rests go on elsewhere.
+        """Let a resting machine go on at another node.
 
         Args:
             machine: its UUID.
-            node: name or UUID of the node; empty for whichever has room and can.
+            node: name or UUID of the node; empty for any node with room.
             who, reason: for the event.
 
         Raises:
-            NodeNotFound: there is no such node.
-            MachineConflict: it does not rest, or cannot be taken from where it is.
-            NoRoom: no node, or not that one, may take it.
+            NodeNotFound: the node is unknown.
+            MachineConflict: the machine does not rest, or cannot leave its node.
+            NoCapacity: no node, or not that one, can take it.
         """
         return self._move(
             machine,
@@ -91,7 +91,7 @@ class MachineService:
         if move is not None and (to in {"", move.target}) and move.then is then:
             return found  # it is on its way
         if move is not None:
-            raise MachineConflict(f"machine {found.hostname} is being moved already; wait until it is there")
+            raise MachineConflict(f"machine {found.hostname} is already being moved; wait until it has arrived")
         if to and found.node == to and then is DesiredStatus.RUNNING:
             now = self._store.now()
             return self._store.write(
@@ -100,7 +100,7 @@ class MachineService:
         return self._store.write(migrate, machine, to, then, reason, place_machines)
 
     def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
-        """Let the machines that rest on a node go elsewhere, to rest there; those for which there is no place stay."""
+        """Move the resting machines of a node to other nodes, to rest there; those without room elsewhere stay."""
         which = ListFilter(node=node.uuid, states=(MachineState.SUSPENDED, MachineState.STOPPED))
         moved = []
         for found in self._all(which):
@@ -121,15 +121,15 @@ class MachineService:
         )
 
     def set_node(self, node: SiteNode, state: NodeState, who: Principal, reason: str) -> SiteNode:
-        """Drain a node, use it again, or take it out."""
+        """Drain a node, use it again, or remove it."""
         self._store.write(set_node_state, node.uuid, state, reason_with_actor(who, reason))
         return self._store.read(get_node, node.uuid)
 
     def change(self, machine: str, wanted: MachineChange, who: Principal) -> SiteMachine:
-        """Change a machine's end, memory or cores: all that is asked for, or nothing.
+        """Change a machine's end, memory or cores: all of the request, or nothing.
 
         Raises:
-            Misused: nothing, or two ends, are asked for.
+            Misused: the request is empty or gives two ends.
             MachineConflict: its state, or its maximum, does not allow it.
             OverQuota: the new end is later than its owner's quotas, or the policy, allow.
             OverBudget: the machine is at EC2, and until then it costs more than its account may spend.
@@ -137,7 +137,7 @@ class MachineService:
         if wanted.ends is not None and wanted.lifetime is not None:
             raise Misused("say when the machine should end either by `ends` or by `lifetime`")
         if wanted == MachineChange():
-            raise Misused("say what should be otherwise: ends or lifetime, memory, cores")
+            raise Misused("nothing to change: give ends or lifetime, memory, or cores")
         now = self._store.now()
         ends = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.ends
         said = reason_with_actor(who, "")
@@ -161,13 +161,13 @@ class MachineService:
         return self._store.write(change_machine, machine, rule, self._afford if later else None)
 
     def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
-        """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""
+        """Check an extension as an order: by the policy's lifetime and the quotas of the machine's owner."""
         if who.means == LOCAL_OPERATOR.means:
             return
         seconds = math.ceil((ends - now).total_seconds())
         most = self._rules().policy.limits.lifetime
         if seconds > most:
-            raise OverQuota(f"the site's policy lets machines run for {duration_text(most)} from now, and no longer")
+            raise OverQuota(f"the site's policy lets machines run for at most {duration_text(most)} from now")
         owner = self._owner(machine.deployment)
         allowed = self._quota(who if who.identity == owner.identity else owner)
         if said := allowed.check(ResourceUsage(), ResourceUsage(lifetime=seconds)):
@@ -175,5 +175,5 @@ class MachineService:
 
 
 def reason_with_actor(who: Principal, reason: str) -> str:
-    """Why something was done, and by whom."""
+    """The reason of a change with the person's name."""
     return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

@@ -1,4 +1,4 @@
-"""How a node becomes one of a site's: an operator asks for a token, the node shows it once and gets a certificate.
+"""Joining of nodes: an operator requests a token, and the node redeems it once for a certificate.
 
 The token is a secret and the fingerprint of the site's CA: the operator carries both to the node in one line, so the
 very first connection is to the right site and by the right node. The site keeps only a digest of the secret. The node
@@ -18,20 +18,20 @@ from deployer.site.store.changes import add_node, new_join_token, redeem_join_to
 from deployer.site.store.store import SiteStore
 
 SECRET = 32
-"""Bytes of a token's secret: nobody guesses one, so digests need no salt and no slow hash."""
+"""Bytes of a token's secret: too many to guess, so digests need no salt and no slow hash."""
 
 
 @dataclass(frozen=True)
 class NodeJoinService:
-    """The use cases.
+    """Issues join tokens, admits nodes and renews their certificates.
 
     Attributes:
         store: of the site.
         authority: the site's CA.
-        fingerprint: of what the site is believed by.
+        fingerprint: of the CA that the site is trusted by.
         url: of the site, for people.
         life: of nodes' certificates.
-        random: so many random bytes.
+        random: returns that many random bytes.
     """
 
     store: SiteStore
@@ -42,18 +42,18 @@ class NodeJoinService:
     random: Callable[[int], bytes]
 
     def token(self, name: str, life: timedelta, now: datetime) -> JoinToken:
-        """A token for a node that will have that name; or, with an empty one, the name that it gives itself."""
+        """A token for a node that will have that name; with an empty name the node chooses it."""
         secret = "j" + base64.urlsafe_b64encode(self.random(SECRET)).rstrip(b"=").decode("ascii")
         expires = (now + life).replace(microsecond=0)
         self.store.write(new_join_token, join_token_digest(secret), expires, name)
         return JoinToken(token=f"{secret}.{self.fingerprint}", expires=expires, url=self.url)
 
     def join(self, wanted: JoinRequest, now: datetime) -> JoinResponse:
-        """Let a node in.
+        """Admit a node.
 
         Raises:
-            Misused: the certificate request is unusable; the token is still good then.
-            Whatever the store raises about the token.
+            Misused: the certificate request is unusable; the token stays valid.
+            The errors of the store about the token.
         """
         self.authority.node(wanted.request, "trial", now, self.life)
         name = self.store.write(redeem_join_token, join_token_digest(wanted.token), now) or wanted.name
@@ -65,10 +65,10 @@ class NodeJoinService:
         )
 
     def renew(self, request: str, node: str, now: datetime) -> NodeCertificate:
-        """A fresh certificate for a node that showed its old one; Misused as in :meth:`join`."""
+        """A new certificate for a node that authenticated with its old one; Misused as in :meth:`join`."""
         return NodeCertificate(certificate=self.authority.node(request, node, now, self.life))
 
 
 def join_token_digest(secret: str) -> str:
-    """What is kept of a token's secret."""
+    """The digest that the site keeps of a token's secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

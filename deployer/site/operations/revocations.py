@@ -1,6 +1,6 @@
-"""What a site knows to be withdrawn when it decides: revocations that it has seen, and its own block list.
+"""The revocations that a site has seen and its own block list, for its decisions.
 
-Nodes look for themselves, at what runs too (`deployer.node.machines.revocation_watcher`); a site looks when it is asked for machines.
+Nodes check by themselves, running machines too (`deployer.node.machines.revocation_watcher`); a site checks at each request.
 """
 
 import logging
@@ -18,11 +18,11 @@ log = logging.getLogger("partita.site")
 
 
 class RevocationService:
-    """Safe to use from several threads.
+    """Collects the revocations of a catalog and the site's blocks. Safe to use from several threads.
 
     Args:
         source: the catalog.
-        directory: of the site; what was seen is kept there, so that a catalog that leaves one out brings nothing back.
+        directory: of the site; keeps seen revocations, so that a catalog cannot undo one by leaving it out.
         blocked: the site's block list.
         rules: the policy in force; raises PolicyUnusable.
         clock: the present, UTC.
@@ -41,16 +41,16 @@ class RevocationService:
         self._memory = SignatureCache()
 
     def current(self) -> RevocationState:
-        """What has been withdrawn until now, for a decision.
+        """The revocations and blocks until now, for a decision.
 
         Raises:
-            Errors of the catalog: it does not say what is current, and then nothing new is admitted.
+            Errors of the catalog: the current revocations are unknown, and nothing new is admitted.
             PolicyUnusable: the policy or the block list cannot be read.
         """
         pairs = list(self._source.revocations())
         policy = self._rules().policy
         checks = verify_revocations(pairs, policy.anchors, self._clock(), x509=policy.x509_rules, cache=self._memory)
-        # Nothing else is kept: a catalog could fill the store with it.
+        # Only valid revocations are kept: a catalog could fill the store with others.
         if fresh := self._store.add(pair for pair, check in zip(pairs, checks, strict=True) if check.counts):
-            log.info("%d new revocations", fresh)
+            log.info("the catalog has %d new revocations", fresh)
         return RevocationState(self._store.pairs(), BlockList.load(self._blocked))

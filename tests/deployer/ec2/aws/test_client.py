@@ -52,7 +52,7 @@ def test_who_is_not_there_is_said() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        with pytest.raises(AwsUnreachable, match="look at the network"):
+        with pytest.raises(AwsUnreachable, match="check the network"):
             aws.ec2("describe_regions", once=True)
 
 

@@ -54,7 +54,7 @@ def kernel(
         ("it is built in, says the root", [kernel(ENA, NVME)], kernel(listed=False), True, "yes", ""),
         ("nothing says what is built in", [], kernel(listed=False), True, "unknown", "built in is unknown"),
         ("no initrd, and built in", [kernel(ENA, NVME)], None, True, "yes", ""),
-        ("no initrd, and nothing known", [], None, True, "unknown", "what can be read of it has no driver"),
+        ("no initrd, and nothing known", [], None, True, "unknown", "its readable part has no driver"),
     ],
 )
 def test_what_is_decided(

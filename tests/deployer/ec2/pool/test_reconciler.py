@@ -181,7 +181,7 @@ def test_of_two_the_older_one_stays() -> None:
             MachineState.ENDED,
             "Client.X",
         ),
-        ("EC2 has forgotten it", [], entry(RUNNING, instance="i-1", ended=True), MachineState.ENDED, "no such machine"),
+        ("EC2 has forgotten it", [], entry(RUNNING, instance="i-1", ended=True), MachineState.ENDED, "no longer exists"),
         ("the books know why", [], entry(RUNNING, ended=True, reason="it is over"), MachineState.ENDED, "it is over"),
         ("EC2 does not list it yet", [], entry(RUNNING, instance="i-1"), MachineState.BOOTING, ""),
     ],

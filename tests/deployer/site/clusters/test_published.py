@@ -169,7 +169,7 @@ def test_what_is_no_cluster_is_refused(community: Community) -> None:
             Shelf(vouched(star, data=other), data=other), TITLE, rules(star.anchor()), RevocationState(), now()
         )
     for text in ("batch", "star/batch@"):
-        with pytest.raises(Misused, match="names no published cluster"):
+        with pytest.raises(Misused, match="is not a name of a published cluster"):
             resolve_published(Shelf(), text, rules(star.anchor()), RevocationState(), now())
     with pytest.raises(NotFound):
         resolve_published(Shelf(), "star/other", rules(star.anchor()), RevocationState(), now())
