@@ -1,4 +1,4 @@
-"""What becomes of a machine that goes from one node to another. Pure: values in, a change or a refusal out.
+"""The rules for moving a machine from one node to another. Pure: values in, a change or a refusal out.
 
 At every instant one node has the machine: the source, until the site has written that the target has it. In between stands
 only the target's word that it holds all of it, verified. What the source has is dropped after that, and whatever fails before it
@@ -118,7 +118,7 @@ def apply_target_report(
 
 
 def apply_source_report(machine: SiteMachine, has: bool) -> MachineTransition | None:
-    """What it makes of a machine whether the node that it came from still has a copy of it."""
+    """The change of a moved machine, by whether its former node still has a copy of it."""
     if has or machine.move is None or machine.move.phase != "dropping" or not machine.move.seen:
         return None
     return MachineTransition(
@@ -150,7 +150,7 @@ def apply_migration_report(
 
 
 def abandon_on_node_loss(machine: SiteMachine, nodes: Mapping[str, SiteNode]) -> MachineTransition | None:
-    """What the loss of a node makes of a machine that goes from it, or to it; None if nothing."""
+    """The change of a machine that moves from or to a lost node; None if it stays as it is."""
     move = machine.move
     if move is None:
         return None

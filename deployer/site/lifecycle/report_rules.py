@@ -18,7 +18,7 @@ LostPolicy = Literal["wait", "fail", "replace"]
 """What becomes of the machines of a node that is lost: they wait for it, fail, or are placed elsewhere."""
 
 STARTING_STATES: Final = frozenset({MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING})
-"""States of a machine that has no life of its own yet."""
+"""States of a machine that has not booted yet."""
 
 RESTING_STATES: Final = frozenset({MachineState.PAUSED, MachineState.SUSPENDED, MachineState.STOPPED})
 """States in which a machine has something that only its node has, and that its owner counts on."""
@@ -111,7 +111,7 @@ def finish_machine(
 
 
 def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | None:
-    """What a machine becomes whose time has come; None if it has not, or it is ending already."""
+    """The change of a machine that has expired; None if it has not, or is ending already."""
     if machine.want is DesiredStatus.ENDED or machine.state.final or now < machine.ends:
         return None
     if machine.node is None:
@@ -190,7 +190,7 @@ def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMac
 
 
 def apply_node_removal(machine: SiteMachine, now: datetime) -> MachineTransition | None:
-    """What becomes of a machine whose node was removed from the site: it is over, and nobody can be told to end it."""
+    """The change of a machine whose node was removed from the site: it is over, and no node can be told to end it."""
     if machine.state.final:
         return None if machine.gone else _gone(machine)
     if machine.want is DesiredStatus.ENDED:

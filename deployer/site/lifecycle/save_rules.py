@@ -1,4 +1,4 @@
-"""Saving a machine as a new version of its image: what may be asked for and when, and what reports make of it. Pure.
+"""The rules for saving a machine as a new version of its image: requests and reports. Pure.
 
 Disks are read while nothing writes to them, so a machine has to rest: paused, suspended or stopped. It may go on as soon as
 they have been read; that what was read is still being sent holds nobody up. Each save is kept with its machine, the last ones;

@@ -1,4 +1,4 @@
-"""What people may do to a machine, and what it makes of it. Pure: a machine and a verb in, a change or a refusal out.
+"""The verbs that people may apply to a machine. Pure: a machine and a verb in, a change or a refusal out.
 
 A verb says how a machine should be from now on; its node sees to it. So what is allowed depends on how it should be
 already (`want`) and on how it was last reported (`state`). Who asks for what is so already, or on its way, changes nothing
@@ -78,7 +78,7 @@ _INSTEAD: Final = {
 
 
 def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> MachineTransition | None:
-    """Let a verb be done to a machine; None if it is done already, or on its way.
+    """Apply a verb to a machine; None if it is done already, or on its way.
 
     Args:
         machine: as it is.
@@ -87,7 +87,7 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
         now: aware, UTC, whole seconds.
 
     Raises:
-        MachineConflict: that cannot be done to it now; says why, and what can.
+        MachineConflict: the verb is not possible now; says why, and which ones are.
     """
     if verb is Verb.DESTROY:
         return _destroy(machine, reason, now)

@@ -164,7 +164,7 @@ class ClusterRole(RequestedProperties):
 
 
 class ClusterDocument(Document):
-    """A cluster as somebody wants it.
+    """A cluster as its owner describes it.
 
     Attributes:
         name: begins its members' host names.
@@ -268,7 +268,7 @@ class ClusterPhase(StrEnum):
 
 
 class AdmissionRetry(Document):
-    """Members could not be had: why, as a sentence, and when it is tried again."""
+    """A failed attempt to get members: the reason, as a sentence, and the time of the next attempt."""
 
     until: Instant
     why: str
@@ -325,7 +325,7 @@ class Cluster(Document):
 
     @classmethod
     def of(cls, kept: SiteCluster) -> Self:
-        """Read what the site keeps."""
+        """Read a stored cluster."""
         return cls(
             uuid=kept.uuid,
             owner=kept.owner,

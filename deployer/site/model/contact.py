@@ -1,4 +1,4 @@
-"""What the context broker remembers of a machine."""
+"""The context broker's record of a machine."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class BrokerContact:
-    """What the broker remembers of a machine. Digests are SHA-256, 64 hex digits; of secrets nothing else is kept.
+    """The broker's record of a machine. Digests are SHA-256, 64 hex digits; secrets are kept as digests only.
 
     Attributes:
         node: where the machine was when it was invited; on another node it starts anew and is invited again.

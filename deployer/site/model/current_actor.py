@@ -15,13 +15,13 @@ _ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
 
 def set_actor(who: Principal) -> None:
-    """Somebody acts, until the present request is over."""
+    """Set the actor until the present request is over."""
     _ACTOR.set(who.identity)
 
 
 @contextmanager
 def acting_as(who: Principal) -> Iterator[None]:
-    """Somebody acts while the block runs."""
+    """Set the actor while the block runs."""
     before = _ACTOR.set(who.identity)
     try:
         yield

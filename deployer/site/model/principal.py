@@ -14,7 +14,7 @@ Group = Annotated[
 
 
 class Capability(StrEnum):
-    """What a token may allow by itself (WLCG Common JWT Profile, "compute" scopes)."""
+    """The operations that a token may allow by itself (WLCG Common JWT Profile, "compute" scopes)."""
 
     READ = "compute.read"
     CREATE = "compute.create"
@@ -23,7 +23,7 @@ class Capability(StrEnum):
 
 
 class Principal(Document):
-    """Somebody who was authenticated.
+    """An authenticated requester.
 
     Attributes:
         issuer: who vouches for the name: a token's issuer, a certificate's CA, or "local".
@@ -48,4 +48,4 @@ class Principal(Document):
 
 
 LOCAL_OPERATOR = Principal(issuer="local", subject="operator", means="local")
-"""Whoever can open the site's own Unix socket: its operator."""
+"""The user of the site's own Unix socket: its operator."""

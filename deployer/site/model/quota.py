@@ -1,4 +1,4 @@
-"""How much somebody may have running at a site at a time: what a grant allows, and whether a request fits. Pure."""
+"""Quotas: the most that a person may have running at a site, and whether a request fits. Pure."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +11,7 @@ from signer.runtime.units import Duration, Size, duration_text, size_text
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What somebody has, or asks for beside that.
+    """The resources that a person uses, or requests.
 
     Attributes:
         machines: count.
@@ -42,7 +42,7 @@ class QuotaLimits(Document):
     lifetime: Duration = 0
 
     def fault(self, whose: str, usage: ResourceUsage, ask: ResourceUsage) -> str:
-        """Why a request does not fit beside what is there already: half a sentence, or empty if it does."""
+        """Why a request does not fit beside the present usage: the end of a sentence, or empty if it fits."""
         if ask.lifetime > self.lifetime:
             return (
                 f"allows {whose} machines for {duration_text(self.lifetime)} at most, "
@@ -99,7 +99,7 @@ class Quota:
     reason: str = "no grant of this site lets you deploy that image"
 
     def check(self, usage: ResourceUsage, ask: ResourceUsage, together: ResourceUsage | None = None) -> str | None:
-        """Whether something more may be had.
+        """Check whether a request fits.
 
         Args:
             usage: what the owner has at the moment of asking.

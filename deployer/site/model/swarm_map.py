@@ -66,7 +66,7 @@ def site_feeds(nodes: Iterable[SiteNode]) -> tuple[Feed, ...]:
 
 
 def draw_swarm(found: Sequence[Feed], nodes: Iterable[SiteNode]) -> SwarmDiagram | None:
-    """A picture of who feeds whom; None where nobody does."""
+    """A picture of the transfers between nodes; None without any."""
     names = {one.uuid: one.name for one in nodes}
     given = defaultdict[tuple[str, str], list[Feed]](list)
     through = defaultdict[str, int](int)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at what other processes wrote: one cheap query, whoever many wait."""
+"""Seconds between two checks for changes by other processes: one cheap query, however many waiters there are."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class ChangePosition:
 
 
 class ChangeNotifier:
-    """What is newest, and those who wait for more. Safe to use from many threads.
+    """The newest event and revisions, and the threads that wait for newer ones. Safe to use from many threads.
 
     Args:
-        look: reads what is newest from the database.
+        look: reads the newest numbers from the database.
         monotonic: seconds.
     """
 

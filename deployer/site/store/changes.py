@@ -71,7 +71,7 @@ def change_machine(work: UnitOfWork, uuid: str, rule: TransitionRule, afford: Co
 
 
 def change_machines(work: UnitOfWork, deployment: str, rule: TransitionRule) -> tuple[SiteMachine, ...]:
-    """The same for all machines of a deployment, all or none of them; returns them by number."""
+    """The same for all machines of a deployment, or none; returns them by number."""
     work.change(store_machines.machines_of(work.connection, deployment), rule)
     return store_machines.machines_of(work.connection, deployment)
 
@@ -92,7 +92,7 @@ def secret(work: UnitOfWork, name: str, make: Callable[[], bytes]) -> bytes:
 
 
 def add_cluster(work: UnitOfWork, owner: Principal, name: str, document: str, state: str = "") -> SiteCluster:
-    """A new cluster; what the texts say is the caller's own."""
+    """Add a cluster; its texts are for the caller to read and write."""
     cluster = SiteCluster(
         uuid=work.new_uuid(), owner=owner, name=name, document=document, state=state, created=work.now
     )

@@ -1,4 +1,4 @@
-"""What time demands of a site: first whether anything is due, which only reads and holds nobody up, and then all of it."""
+"""The due work of a site: a check whether anything is due, which only reads, and then all of it."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from deployer.site.store.unit_of_work import UnitOfWork
 
 @dataclass(frozen=True)
 class DueWork:
-    """What a look is about.
+    """The times and rules of one look.
 
     Attributes:
         now: machines that end by then are over.

@@ -68,14 +68,14 @@ def _fitting(room: NodeCapacity, machine: SiteMachine, source: SiteNode, target:
 
 
 def _why(rooms: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
-    """Why none of the nodes takes it, node by node; of one that was asked for, that one alone."""
+    """Why no node can take the machine, node by node; if one was requested, the reason of that one alone."""
     shown = [room for room in rooms if not to or room.uuid == to]
     said = [f"{room.name}: {room.problem or _short(room, ask)}" for room in shown[:MAX_NODES_SHOWN]]
     return "; ".join(said) or "no other node exists"
 
 
 MAX_NODES_SHOWN = 8
-"""Nodes of which it is told why they cannot take a machine."""
+"""Nodes for which the reason why they cannot take a machine is given."""
 
 
 def _short(room: NodeCapacity, ask: PlacementRequest) -> str:

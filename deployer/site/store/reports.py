@@ -1,4 +1,4 @@
-"""Taking in what nodes report, within a writing transaction. What it means is decided in `absorbing`."""
+"""Applying the reports of nodes, within a writing transaction; `lifecycle.report_rules` decides about machines."""
 
 from deployer.protocol.desired_state import NodeReport
 from deployer.site.db import contexts as broker_store
@@ -12,13 +12,13 @@ from deployer.site.store.unit_of_work import UnitOfWork
 
 
 def store_report(work: UnitOfWork, uuid: str, report: NodeReport) -> None:
-    """Take in what a node reports.
+    """Apply a report of a node.
 
     A report in which nothing is new writes that it came, and nothing else. One that is older than what was heard already
     (an answer that was lost, and sent again) says nothing of machines.
 
     Raises:
-        NodeNotFound: there is no such node.
+        NodeNotFound: the node is unknown.
         JoinRefused: the node has left the site.
     """
     node = store_nodes.get_node(work.connection, uuid, contents=False)

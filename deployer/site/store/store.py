@@ -46,12 +46,12 @@ class SiteStore:
         return self._clock().replace(microsecond=0)
 
     def read(self, query: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a query finds, in one read transaction: a consistent view, which holds nobody up."""
+        """Run a query in one read transaction: a consistent view that blocks no other."""
         with self.database.reading() as connection:
             return query(connection, *args, **kwargs)
 
     def write(self, change: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a change returns, which is durable then, with its events; whatever it raises leaves all as it was.
+        """Run a change; once it returns, it is durable with its events. Any error rolls it back.
 
         Nodes that have to act get their next revision in the same transaction: no order that nobody hears of.
         """

@@ -1,4 +1,4 @@
-"""One writing transaction of a site's store: what it changes, what it tells of that, and which nodes have to act."""
+"""One writing transaction of a site's store: its changes, their events, and the nodes that have to act."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from deployer.site.model.records import MachineTransition, SiteEvent, SiteMachin
 from deployer.site.scheduling.node_capacity import Overcommit
 
 TransitionRule = Callable[[SiteMachine], MachineTransition | None]
-"""What a machine becomes; None if it stays as it is."""
+"""The changed machine; None if it stays as it is."""
 
 _NOTHING_ASKED = DeploymentRequest(image="none")
 
@@ -27,7 +27,7 @@ def visible_to_node(machine: SiteMachine) -> DesiredMachine | None:
 
 @dataclass
 class UnitOfWork:
-    """What a writing transaction has done so far.
+    """The state of a writing transaction.
 
     Attributes:
         connection: the transaction.
@@ -65,7 +65,7 @@ class UnitOfWork:
                 self.touched.add(machine.node)
 
     def change(self, machines: Iterable[SiteMachine], rule: TransitionRule) -> None:
-        """Let machines become what the rule says: those that are another by it are written, and told of."""
+        """Change machines by a rule; only changed ones are written and get events."""
         changed = []
         for before in machines:
             change = rule(before)
