@@ -90,14 +90,12 @@ _ROLE = re.compile(r"[a-zA-Z0-9*?][a-zA-Z0-9_.*?-]*")
 GroupPattern = Annotated[
     str,
     Field(max_length=255),
-    AfterValidator(
-        pattern_validator(_GROUP, "a group such as /vo/group, in which * stands for anything within one name")
-    ),
+    pattern_validator(_GROUP, "a group such as /vo/group, in which * stands for anything within one name"),
 ]
 RolePattern = Annotated[
     str,
     Field(max_length=255),
-    AfterValidator(pattern_validator(_ROLE, "a role's name, in which * stands for anything")),
+    pattern_validator(_ROLE, "a role's name, in which * stands for anything"),
 ]
 SubjectName = Annotated[str, Field(min_length=1, max_length=1024)]
 

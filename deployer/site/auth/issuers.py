@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from catalog.image.manifest import Vo
 from deployer.errors import PolicyUnusable
@@ -30,7 +30,7 @@ _URL = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]
 IssuerUrl = Annotated[
     str,
     Field(max_length=1024),
-    AfterValidator(pattern_validator(_URL, "an issuer: https://HOST[:PORT][/PATH], without query or fragment")),
+    pattern_validator(_URL, "an issuer: https://HOST[:PORT][/PATH], without query or fragment"),
 ]
 
 
