@@ -50,7 +50,7 @@ def test_a_guest_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
         ("a guest that ran", f"exit {EXIT_CODE}", "/dev/null", "kvm", "a guest ran under it"),
         ("an emulator that refuses", "exit 1", "/dev/null", "qemu", "ended with 1"),
         ("a guest that crashed", "kill -SEGV $$", "/dev/null", "qemu", "ended with -11"),
-        ("no device", "exit 35", "/dev/absent", "qemu", "there is no /dev/absent"),
+        ("no device", "exit 35", "/dev/absent", "qemu", "no /dev/absent"),
     ],
 )
 def test_what_may_come_of_it(tmp_path: Path, what: str, text: str, device: str, virt: str, says: str) -> None:
