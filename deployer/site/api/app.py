@@ -20,10 +20,9 @@ from deployer.site.api.clusters import cluster_routes
 from deployer.site.api.console_output import console_answer_routes, console_output_routes
 from deployer.site.api.deployments import AUTH_ERRORS, deployment_routes
 from deployer.site.api.events import event_routes
-from deployer.site.api.machines import machine_routes
+from deployer.site.api.machines import machine_routes, save_routes
 from deployer.site.api.nodes import agent_routes, node_routes
 from deployer.site.api.parameters import BEARER, answer, openapi_extra
-from deployer.site.api.saves import save_routes
 from deployer.site.auth.grants import SiteAction
 from deployer.site.model.principal import Principal
 from deployer.site.schema.messages import SITE_API_VERSION, SiteStatus

@@ -1,11 +1,11 @@
-"""The routes of machines: list, pause, extend and end them."""
+"""The routes of machines: list, pause, extend, save and end them."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, Misused, TooLarge
+from catalog.errors import Conflict, Malformed, Misused, TooLarge
 from catalog.web.problems import problem_responses
 from deployer.errors import (
     Forbidden,
@@ -31,6 +31,7 @@ from deployer.site.api.deployments import (
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
+    IdempotencyKey,
     LimitQuery,
     MachineParameter,
     answer,
@@ -41,10 +42,12 @@ from deployer.site.api.parameters import (
 from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.machines import find_machine, list_machines
+from deployer.site.db.nodes import get_node
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteMachine
-from deployer.site.schema.messages import MachineChange, MachinePage, VerbRequest
+from deployer.site.scheduling.placement import EC2
+from deployer.site.schema.messages import MachineChange, MachinePage, SaveRequest, VerbRequest
 from deployer.site.service.site import Site
 
 ACTIONS = {
@@ -182,6 +185,42 @@ def machine_routes(site: Site) -> APIRouter:
             return site.changing.change(one.uuid, wanted, who)
 
         wanted = await read_document(request, MachineChange, "change")
+        return answer(request, redact_machine(await run_in_threadpool(work)))
+
+    return routes
+
+
+def save_routes(site: Site) -> APIRouter:
+    """Under /v1/machines/{machine}/save; before the verbs, which have the same form."""
+    routes = APIRouter(prefix="/machines", tags=["machines"])
+
+    @routes.post(
+        "/{machine}/save",
+        response_model=SiteMachine,
+        responses=problem_responses(
+            Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, Conflict, *AUTH_ERRORS
+        ),
+        openapi_extra=openapi_extra(SiteAction.SAVE, SaveRequest),
+        summary="Save a machine that rests as a new, unendorsed version of its image",
+    )
+    async def save(
+        request: Request,
+        who: Annotated[Principal, Depends(site.access.who)],
+        machine: MachineParameter,
+        key: IdempotencyKey = "",
+    ) -> Response:
+        """The machine's `saves` show the progress and, at the end, the image ID; events report it, too.
+
+        Its node reads the disks and uploads what has changed to the catalog, as a candidate for its VO to endorse.
+        """
+
+        def work() -> SiteMachine:
+            found = permitted_machine(site, who, machine, SiteAction.SAVE)
+            if found.node is not None and site.store.read(get_node, found.node, contents=False).kind == EC2:
+                raise MachineConflict(f"machine {found.hostname} runs at EC2, and its disks are not read from there")
+            return site.changing.save(found.uuid, wanted, key, who)
+
+        wanted = await read_document(request, SaveRequest, "request to save")
         return answer(request, redact_machine(await run_in_threadpool(work)))
 
     return routes

@@ -34,7 +34,7 @@ def test_nodes_drain_and_leave(site: SiteProcess, node: PaperNode, people: Peopl
         ordered = site.deploy(wishes={"labels": {"gpu": "yes"}})
         assert security.do_node("other", "remove").state.value == "left"
         assert security.machine(ordered.machines[0].uuid).state.final
-        with pytest.raises(DeployerError, match="left the site"):
+        with pytest.raises(DeployerError, match="removed from the site"):
             other.step()
         PaperNode(site, "other")
         security.do_node("other", "remove")
