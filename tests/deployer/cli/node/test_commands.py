@@ -97,7 +97,7 @@ def test_user_data_and_keys_come_from_files(run: Callable[..., Result], tmp_path
     ("arguments", "says"),
     [
         (("deploy", "star/hello", "--memory", "lots"), "--memory"),
-        (("deploy", "star/hello", "--lifetime", "1y"), "--lifetime"),
+        (("deploy", "star/hello", "--lifetime", "1q"), "--lifetime"),
         (("deploy", "star/hello", "--user-data", "/nowhere"), "/nowhere: cannot be read"),
         (("deploy", "star/hello", "--public-key", "/nowhere"), "/nowhere: cannot be read"),
         (("machine", "destroy"), "name the machines"),

@@ -12,7 +12,7 @@ def test_the_form_of_the_explanation_is_a_request() -> None:
     asked = {"image": "star/hello@1.0", "count": 2, "cores": None, "memory": "64MiB", "lifetime": ""}
     found = parse_request_form(asked)
     assert (found.count, found.memory, found.cores, found.lifetime) == (2, 64 << 20, None, None)
-    for field, text in (("memory", "much"), ("lifetime", "2y")):
+    for field, text in (("memory", "much"), ("lifetime", "2q")):
         with pytest.raises(Misused, match=field):
             parse_request_form(asked | {field: text})
     with pytest.raises(DocumentError):
