@@ -1,6 +1,6 @@
 """The only module that runs gpg: one run, its status lines and output, and the GnuPG homes that it works in.
 
-python-gnupg builds the command lines and feeds the process. Three of its habits are replaced here, because each lets
+python-gnupg finds GnuPG and builds the command lines. The process is run here, because three habits of that library let
 untrusted text pass for GnuPG's own: status lines and log share one pipe; lines end at any Unicode line separator (a user
 id may hold one, and forge whole status lines with it); the last signature of a file decides.
 """
@@ -11,13 +11,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
-from threading import Timer
-from typing import Any
 
 import gnupg
 
@@ -48,35 +47,32 @@ MAX_LOG = 4096
 logging.getLogger("gnupg").setLevel(logging.ERROR)  # it warns about exit codes, which are not used here
 
 
-class GpgResult(gnupg.StatusHandler):  # type: ignore[misc]
-    """All status lines of one run, in order, uninterpreted."""
+@dataclass(frozen=True)
+class GpgResult:
+    """What came of one run.
 
-    data = b""
-    stderr = ""
-    returncode = 0
+    Attributes:
+        lines: all status lines in order, uninterpreted: keyword and arguments.
+        data: the output.
+        stderr: the beginning of the log, for error messages.
+    """
 
-    def __init__(self, gpg: object) -> None:
-        super().__init__(gpg)
-        self.lines: list[tuple[str, str]] = []
-
-    def handle_status(self, key: str, value: str) -> None:
-        """Keep a status line."""
-        self.lines.append((key, value))
+    lines: tuple[tuple[str, str], ...]
+    data: bytes
+    stderr: str
 
     def values(self, keyword: str) -> list[str]:
         """Return the arguments of every line with that keyword."""
         return [value for key, value in self.lines if key == keyword]
 
 
-class Gpg(gnupg.GPG):  # type: ignore[misc]
-    """python-gnupg with a status pipe of its own, resource limits, a deadline and lines that end at line feeds only."""
-
-    result_map = dict.fromkeys(gnupg.GPG.result_map, GpgResult)
+class Gpg:
+    """gpg on one home, with a status pipe of its own, resource limits, a deadline and lines that end at line feeds only."""
 
     def __init__(self, home: Path, *options: str) -> None:
-        env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
+        self._env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
         try:
-            super().__init__(gnupghome=str(home), options=["--no-options", *options], env=env)
+            self._commands = gnupg.GPG(gnupghome=str(home), options=["--no-options", *options], env=self._env)
         except OSError as exc:
             raise KeyUnusable("gpg cannot be run; install GnuPG (package gnupg)") from exc
         except ValueError as exc:
@@ -84,53 +80,55 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
 
     def run(self, args: Sequence[str], data: bytes = b"", passphrase: str | None = None) -> GpgResult:
         """Run gpg with these arguments and input; SignatureError if the run was killed."""
-        result = GpgResult(self)
-        # gpg may refuse its arguments and exit before it has read its input.
-        with suppress(BrokenPipeError):
-            self._handle_io(list(args), BytesIO(data), result, passphrase=passphrase, binary=True)
-        if result.returncode < 0:
-            raise SignatureError(
-                f"gpg was killed by signal {-result.returncode}: it ran too long or used too much memory"
-            )
-        return result
-
-    def _open_subprocess(self, args: list[str], passphrase: bool = False) -> Any:
-        command = self.make_args(args, passphrase)
+        command = self._commands.make_args(list(args), passphrase is not None)
         status, write = os.pipe()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run ends
-        try:
-            command[command.index("--status-fd") + 1] = str(write)
-            process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=self._log, pass_fds=(write,), env=self.env)
-        except BaseException:
-            os.close(status)
-            self._log.close()
-            raise
-        finally:
-            os.close(write)
-        process.stderr = os.fdopen(status, "rb")
-        with suppress(ProcessLookupError):  # gpg may have ended already
-            for limit, value in GPG_LIMITS.items():
-                resource.prlimit(process.pid, limit, (value, value))
-        self._deadline = Timer(TIMEOUT, process.kill)
-        self._deadline.daemon = True
-        self._deadline.start()
-        return process
+        with os.fdopen(status, "rb") as lines, tempfile.TemporaryFile() as log, ThreadPoolExecutor(1) as reader:
+            try:
+                command[command.index("--status-fd") + 1] = str(write)
+                process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, pass_fds=(write,), env=self._env)
+            finally:
+                os.close(write)
+            told = reader.submit(lines.read)  # beside the output: gpg waits for whoever reads either
+            with process:
+                output = _communicate(process, _passphrase_line(passphrase) + data)
+            log.seek(0)
+            stderr = escape_unprintable(log.read(MAX_LOG).decode("utf-8", "backslashreplace").strip())
+        if process.returncode < 0:
+            raise SignatureError(
+                f"gpg was killed by signal {-process.returncode}: it ran too long or used too much memory"
+            )
+        return GpgResult(_status_lines(told.result()), output, stderr)
 
-    def _collect_output(self, process: Any, result: Any, writer: Any = None, stdin: Any = None) -> int:
-        try:
-            return int(super()._collect_output(process, result, writer, stdin))
-        finally:
-            self._deadline.cancel()
-            with self._log as log:
-                log.seek(0)
-                result.stderr = escape_unprintable(log.read(MAX_LOG).decode("utf-8", "backslashreplace").strip())
 
-    def _read_response(self, stream: Any, result: Any) -> None:
-        # GnuPG escapes line feeds in quoted text, but not the other characters that end a line for Python's readers.
-        for line in stream.read().split("\n"):
-            if line.startswith("[GNUPG:] "):
-                keyword, _, value = line.removeprefix("[GNUPG:] ").partition(" ")
-                result.handle_status(keyword, value)
+def _communicate(process: "Popen[bytes]", data: bytes) -> bytes:
+    with suppress(ProcessLookupError):  # gpg may have ended already
+        for limit, value in GPG_LIMITS.items():
+            resource.prlimit(process.pid, limit, (value, value))
+    try:
+        return process.communicate(data, TIMEOUT)[0]
+    except TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
+
+
+def _passphrase_line(passphrase: str | None) -> bytes:
+    """The first line of gpg's input. In the encoding of python-gnupg, by which keys have been protected so far."""
+    if not passphrase:
+        return b""
+    try:
+        return f"{passphrase}\n".encode("latin-1")
+    except UnicodeEncodeError:
+        return f"{passphrase}\n".encode()
+
+
+def _status_lines(data: bytes) -> tuple[tuple[str, str], ...]:
+    # GnuPG escapes line feeds in quoted text, but not the other characters that end a line for Python's readers.
+    found = (
+        line.removeprefix("[GNUPG:] ").partition(" ")
+        for line in data.decode("latin-1").split("\n")
+        if line.startswith("[GNUPG:] ")
+    )
+    return tuple((keyword, value) for keyword, _, value in found)
 
 
 def list_keys(gpg: Gpg, kind: str = "--list-keys", *, now: datetime | None = None) -> list[Key]:
