@@ -43,7 +43,7 @@ DOORS = {
     "jinja2": {"deployer.site.console.templates"},
     "markupsafe": {"deployer.site.console.templates"},
     "jwt": {"deployer.site.auth.tokens"},
-    "httpx": {
+    "httpx2": {
         "catalog.web.connection",
         "stager.swarm.tracker_client",
         "deployer.node.client",
@@ -57,6 +57,7 @@ DOORS = {
     "libvirt_qemu": {"deployer.hypervisor.qemu_monitor"},
     "boto3": {"deployer.ec2.aws.client"},
     "botocore": {"deployer.ec2.aws.client"},
+    "tomli_w": {"deployer.policy.anchors"},
     "prometheus_client": {"catalog.web.metrics"},
     "pycdlib": {"deployer.guest.nocloud_seed"},
     "oslo_utils": {"catalog.disk.inspector_child"},
@@ -240,10 +241,10 @@ def test_every_module_has_a_test_file_or_its_package_says_which_tests_it() -> No
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        ("catalog.image.manifest", {"fastapi", "sqlalchemy", "httpx", "uvicorn"}),
+        ("catalog.image.manifest", {"fastapi", "sqlalchemy", "httpx2", "uvicorn"}),
         ("catalog.client.client", {"fastapi", "sqlalchemy", "uvicorn"}),
         ("stager.staging", {"fastapi", "sqlalchemy", "libtorrent", "libvirt"}),
-        ("deployer.policy.rules", {"fastapi", "sqlalchemy", "httpx", "libvirt", "libtorrent"}),
+        ("deployer.policy.rules", {"fastapi", "sqlalchemy", "httpx2", "libvirt", "libtorrent"}),
         ("partita", {"boto3", "fastapi", "sqlalchemy", "libvirt", "libtorrent", "uvicorn", "matplotlib"}),
     ],
 )

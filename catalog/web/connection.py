@@ -1,4 +1,4 @@
-"""An HTTP connection pool to one catalog, with limits, retries, and errors as exceptions. The only door to httpx."""
+"""An HTTP connection pool to one catalog, with limits, retries, and errors as exceptions. The only door to httpx2."""
 
 import ipaddress
 import re
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar, Unpack
 
-import httpx
+import httpx2
 
 from catalog.errors import CatalogError, Malformed, Misused, Unavailable
 from catalog.schema.images import MAX_RESPONSE, ResponseModel
@@ -20,13 +20,13 @@ from signer.runtime.retry import RetryPolicy
 CONNECTIONS = 16
 """Connections to one catalog, at most: several concurrent ranges in each direction."""
 
-TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=None)
+TIMEOUT = httpx2.Timeout(30.0, connect=5.0, pool=None)
 """Seconds without data. Requests that may take longer add `patience`."""
 
 RETRIES = RetryPolicy(attempts=7, base=0.2, most=6.4, floor=0.5)
 """Of a request that was cut: 6 to 12 seconds in all, long enough for a catalog to be started again."""
 
-BaseTransport = httpx.BaseTransport
+BaseTransport = httpx2.BaseTransport
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _CREDENTIAL = re.compile(r"[A-Za-z0-9._-]{1,200}")
 A = TypeVar("A", bound=ResponseModel)
@@ -64,15 +64,15 @@ class Connection:
         self._sleep = sleep
         self._connected = threading.Event()
         try:
-            parsed = httpx.URL(self.url)
-        except (httpx.InvalidURL, ValueError) as exc:
+            parsed = httpx2.URL(self.url)
+        except (httpx2.InvalidURL, ValueError) as exc:
             raise Misused(f"{url!r} is not a valid URL; give it as http://HOST:PORT") from exc
         if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.host):
             raise Misused(f"{url!r} is not a valid URL of a catalog; give it as http://HOST:PORT")
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             transport=transport,
             timeout=TIMEOUT,
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             headers={"Accept-Encoding": "identity", "User-Agent": "partita"} | _authorization(credential),
             trust_env=not _is_loopback(parsed.host),  # a proxy cannot reach this machine's loopback
         )
@@ -114,13 +114,13 @@ class Connection:
                     return _read(response, limit)
             except Unavailable as exc:
                 # No retry after a timeout, which waited long enough, nor if the server never was reachable.
-                if delay is None or isinstance(exc.__cause__, httpx.TimeoutException) or not self._connected.is_set():
+                if delay is None or isinstance(exc.__cause__, httpx2.TimeoutException) or not self._connected.is_set():
                     raise
                 self._sleep(delay)
         raise AssertionError
 
     @contextmanager
-    def stream(self, method: str, path: str, **options: Unpack[RequestOptions]) -> Iterator[httpx.Response]:
+    def stream(self, method: str, path: str, **options: Unpack[RequestOptions]) -> Iterator[httpx2.Response]:
         """The response while it arrives, in one attempt; errors as for :meth:`attempt`."""
         with self._open(method, path, **options) as response:
             if not response.is_success:
@@ -138,16 +138,16 @@ class Connection:
             yield response.status_code, response.iter_raw()
 
     @contextmanager
-    def _open(self, method: str, path: str, patience: float = 0.0, **options: Any) -> Iterator[httpx.Response]:
-        timeout = httpx.Timeout((TIMEOUT.read or 0.0) + patience, connect=TIMEOUT.connect, pool=None)
+    def _open(self, method: str, path: str, patience: float = 0.0, **options: Any) -> Iterator[httpx2.Response]:
+        timeout = httpx2.Timeout((TIMEOUT.read or 0.0) + patience, connect=TIMEOUT.connect, pool=None)
         try:
             with self._http.stream(method, self.url + path, timeout=timeout, **options) as response:
                 self._connected.set()
                 yield response
-        except httpx.TimeoutException as exc:
+        except httpx2.TimeoutException as exc:
             raise Unavailable(f"{self.url}: no response in time; check that the server runs, and retry") from exc
-        except (httpx.TransportError, httpx.InvalidURL) as exc:
-            if not isinstance(exc, httpx.ConnectError):
+        except (httpx2.TransportError, httpx2.InvalidURL) as exc:
+            if not isinstance(exc, httpx2.ConnectError):
                 self._connected.set()
             reason = exc or type(exc).__name__
             raise Unavailable(f"{self.url}: cannot be reached ({reason}); check that the server runs there") from exc
@@ -161,7 +161,7 @@ def _authorization(credential: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
 
 
-def _error(answer: httpx.Response) -> Exception:
+def _error(answer: httpx2.Response) -> Exception:
     """The exception that an error response represents."""
     try:
         known = read_problem(_read(answer, MAX_PROBLEM), CatalogError, DocumentError)
@@ -175,7 +175,7 @@ def _error(answer: httpx.Response) -> Exception:
     return CatalogError(f"{message}; is this a catalog?")
 
 
-def _read(answer: httpx.Response, limit: int) -> bytes:
+def _read(answer: httpx2.Response, limit: int) -> bytes:
     data = bytearray()
     for piece in answer.iter_raw():
         data += piece

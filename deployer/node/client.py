@@ -1,4 +1,4 @@
-"""A node's service as commands see it: the same values and the same errors, over its Unix socket. The only door to httpx."""
+"""A node's service as commands see it: the same values and the same errors, over its Unix socket. The only door to httpx2."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from catalog.schema.problems import from_problem, read_problem
 from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
@@ -31,10 +31,10 @@ from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse, read_json
 
-TIMEOUT = httpx.Timeout(90.0, connect=5.0)
+TIMEOUT = httpx2.Timeout(90.0, connect=5.0)
 """Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
 
-LONG = httpx.Timeout(4 * 3600.0, connect=5.0)
+LONG = httpx2.Timeout(4 * 3600.0, connect=5.0)
 """Seconds for what takes as long as memory or disks are large. A node that dies meanwhile closes the connection."""
 
 ASK_AGAIN = 5.0
@@ -51,8 +51,8 @@ class NodeClient:
         """Connect lazily to the socket at that place."""
         self.socket = place
         self._reached = False
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
+        self._http = httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
         )
 
     def __enter__(self) -> Self:
@@ -193,7 +193,7 @@ class NodeClient:
         return self._request(method, path, **options).content
 
     def _reach(self) -> None:
-        """Check once that the socket is served: httpx leaks a socket that no process answers."""
+        """Check once that the socket is served: httpx2 leaks a socket that no process answers."""
         if self._reached:
             return
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
@@ -206,11 +206,11 @@ class NodeClient:
                 ) from exc
         self._reached = True
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         self._reach()
         try:
             answer = self._http.request(method, f"/{NODE_API_VERSION}/{path}", **options)
-        except httpx.HTTPError as exc:
+        except httpx2.HTTPError as exc:
             raise self._unavailable(exc) from exc
         _raise_problem(answer)
         return answer
@@ -238,10 +238,10 @@ class NodeClient:
                     yield from whole
                     if len(rest) > MAX_STEP:
                         raise BackendFailed(f"{self.socket}: the node sends a line of more than {MAX_STEP} bytes")
-        except httpx.HTTPError as exc:
+        except httpx2.HTTPError as exc:
             raise self._unavailable(exc) from exc
 
-    def _unavailable(self, exc: httpx.HTTPError) -> NodeUnavailable:
+    def _unavailable(self, exc: httpx2.HTTPError) -> NodeUnavailable:
         return NodeUnavailable(
             f"{self.socket}: the node does not answer ({exc or type(exc).__name__}); look at its log"
         )
@@ -252,7 +252,7 @@ def _part(name: str) -> str:
     return quote(name, safe="")
 
 
-def _raise_problem(answer: httpx.Response) -> None:
+def _raise_problem(answer: httpx2.Response) -> None:
     if answer.is_error:
         raise read_problem(answer.content) or BackendFailed(
             f"the node answers {answer.status_code} and no reason; its log has more"

@@ -3,10 +3,10 @@
 They stand in a policy with their keys inside, or (only in a file) with the names of files that hold them.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
+import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from catalog.image.manifest import Vo
@@ -83,11 +83,7 @@ def anchor_block(vo: str, role: str, fingerprint: str, key: str) -> str:
         raise PolicyUnusable(
             f"the anchor's {fault['loc'][0]} {fault['input']!r} cannot be used in a policy: {fault['msg']}"
         ) from exc
-    # A literal string: TOML reads nothing into it, and an armored key holds no quotes.
-    return (
-        f'\n[[anchor]]\nvo = "{vo}"\nrole = "{role}"\nfingerprint = "{fingerprint}"\n'
-        f"key = '''\n{armored.strip()}\n'''\n"
-    )
+    return _block({"vo": vo, "role": role, "fingerprint": fingerprint, "key": armored.strip() + "\n"})
 
 
 def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str, str], str]:
@@ -107,8 +103,11 @@ def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str
         raise PolicyUnusable(f"the anchor cannot be used in a policy: {fault['loc'][-1]}: {fault['msg']}") from exc
     names = {"subject": found.subject, "issuer": found.issuer}
     # Basic strings, in JSON's spelling: what people's names hold is escaped. A PEM holds no quotes.
-    said = "".join(f"{name} = {json.dumps(text)}\n" for name, text in ({"vo": vo, "role": role} | names).items())
-    return names, f"\n[[anchor]]\n{said}certificate = '''\n{pem}\n'''\n"
+    return names, _block({"vo": vo, "role": role, **names, "certificate": f"{pem}\n"})
+
+
+def _block(anchor: Mapping[str, str]) -> str:
+    return "\n" + tomli_w.dumps({"anchor": [anchor]}, multiline_strings=True)
 
 
 def load_anchor_key(anchor: TrustedKey, place: str, key_file: Callable[[str], bytes] | None) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from signer.documents import Document
 
-VERBOSE_LOGGERS = ("uvicorn", "httpx", "alembic", "botocore", "urllib3")
+VERBOSE_LOGGERS = ("uvicorn", "httpx2", "alembic", "botocore", "urllib3")
 """Libraries that log every step: only their warnings are kept."""
 
 

@@ -1,6 +1,6 @@
 """The tracker's client: announces this node, asks for parts to fetch first, and for peers that were told of this node.
 
-The only module of this package that imports httpx. The tracker is believed in nothing but names of peers: what they send
+The only module of this package that imports httpx2. The tracker is believed in nothing but names of peers: what they send
 is proved by the root.
 """
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from catalog.errors import Malformed
 from catalog.image.address import Address
@@ -28,7 +28,7 @@ from signer.documents import canonical, parse
 from signer.errors import DocumentError
 from stager.errors import TrackerRefuses, TrackerUnavailable
 
-TIMEOUT = httpx.Timeout(4.0, connect=2.0)
+TIMEOUT = httpx2.Timeout(4.0, connect=2.0)
 """Seconds. An announce takes milliseconds; a swarm continues without its tracker, so nothing waits for it."""
 
 GrantProvider = Callable[[Address], str]
@@ -56,12 +56,12 @@ class TrackerClient:
         site: str = "",
         grants: GrantProvider = lambda _: "",
         authorities: Callable[[Address], bytes] = lambda _: b"",
-        timeout: httpx.Timeout = TIMEOUT,
+        timeout: httpx2.Timeout = TIMEOUT,
     ) -> None:
         self.url, self._site, self._peer_id, self._grants = url.rstrip("/"), site, peer_id, grants
         self._authorities = authorities
         # The environment's proxies are for the world outside; a node's catalog is where its settings say.
-        self._http = httpx.Client(timeout=timeout, trust_env=False)
+        self._http = httpx2.Client(timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -109,7 +109,7 @@ class TrackerClient:
         """
         asked = OriginRangesQuery(address=address, port=port, grant=self._grants(address), have=tuple(have), want=want)
         status, body = self._ask("POST", "/swarms/parts", canonical(asked))
-        if status == httpx.codes.CONFLICT:
+        if status == httpx2.codes.CONFLICT:
             return None
         parts = list(self._document(OriginRanges, status, body).parts)
         if any(not start < end <= address.size for start, end in parts):
@@ -138,5 +138,5 @@ class TrackerClient:
                     if len(received) > MAX_TRACKER_RESPONSE:
                         break
                 return answer.status_code, bytes(received)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise TrackerUnavailable(f"the tracker {self.url} cannot be reached: {exc or type(exc).__name__}") from exc

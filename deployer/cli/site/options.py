@@ -8,7 +8,7 @@ import typer
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
 
-if TYPE_CHECKING:  # it loads httpx and cryptography, which only commands that query a site need
+if TYPE_CHECKING:  # it loads httpx2 and cryptography, which only commands that query a site need
     from deployer.site.client.client import SiteClient
 
 SiteOption = Annotated[

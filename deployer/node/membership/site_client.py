@@ -1,4 +1,4 @@
-"""A node's view of its site: what it should have, and where it says what it has. A door to httpx.
+"""A node's view of its site: what it should have, and where it says what it has. A door to httpx2.
 
 NODE/site/url               where the site is
 NODE/site/site.pem          the certificates by which it is believed, its CA's first
@@ -10,7 +10,7 @@ NODE/site/key.pem           its key
 import ssl
 from typing import TypeVar
 
-import httpx
+import httpx2
 
 from catalog.schema.problems import read_problem
 from deployer.errors import SiteUnavailable
@@ -41,7 +41,7 @@ class NodeSiteClient:
                 context.load_cert_chain(place / CERTIFICATE_FILE, place / KEY_FILE)
         except (OSError, ssl.SSLError) as exc:
             raise SiteUnavailable(f"{place}: the site's or the node's certificate cannot be used: {exc}") from exc
-        self._http = httpx.Client(base_url=membership.url, verify=context, trust_env=False, timeout=TIMEOUT)
+        self._http = httpx2.Client(base_url=membership.url, verify=context, trust_env=False, timeout=TIMEOUT)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -55,7 +55,7 @@ class NodeSiteClient:
         """
         params = {"after": str(after), "wait": str(wait), "serials": "true"}
         answer = self._ask("GET", "desired", params=params, timeout=wait + TIMEOUT)
-        if answer.status_code in {httpx.codes.NO_CONTENT, httpx.codes.NOT_MODIFIED}:
+        if answer.status_code in {httpx2.codes.NO_CONTENT, httpx2.codes.NOT_MODIFIED}:
             return None
         return self._parse(DesiredState, answer, "the site's desired state", MAX_REPORT)
 
@@ -63,7 +63,7 @@ class NodeSiteClient:
         """Say how the node is; errors as in `desired`."""
         headers = {"Content-Type": "application/json"}
         answer = self._ask("POST", "report", content=canonical(report), headers=headers)
-        if answer.status_code == httpx.codes.NO_CONTENT:  # a site of before there were leases
+        if answer.status_code == httpx2.codes.NO_CONTENT:  # a site of before there were leases
             return ReportResponse()
         return self._parse(ReportResponse, answer, "the site's response to a report", MAX_CERTIFICATE)
 
@@ -76,16 +76,16 @@ class NodeSiteClient:
         answer = self._ask("POST", "certificate", json={"request": request})
         return self._parse(NodeCertificate, answer, "certificate", MAX_CERTIFICATE).certificate
 
-    def _parse(self, model: type[D], answer: httpx.Response, what: str, limit: int) -> D:
+    def _parse(self, model: type[D], answer: httpx2.Response, what: str, limit: int) -> D:
         try:
             return parse(model, answer.content, what, limit=limit)
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
-    def _ask(self, method: str, path: str, **options: object) -> httpx.Response:
+    def _ask(self, method: str, path: str, **options: object) -> httpx2.Response:
         try:
             answer = self._http.request(method, f"/v1/agent/{path}", **options)  # type: ignore[arg-type]
-        except httpx.HTTPError as exc:
+        except httpx2.HTTPError as exc:
             raise SiteUnavailable(f"{self._url}: the site does not answer ({exc or type(exc).__name__})") from exc
         if answer.is_error or answer.is_redirect:
             reason = read_problem(answer.content) or f"it answers {answer.status_code}"

@@ -1,4 +1,4 @@
-"""Fetching a machine from the node that gives it. A door to httpx.
+"""Fetching a machine from the node that gives it. A door to httpx2.
 
 The node is known by the certificate of the site's CA in its UUID's name, whatever its address is; we show ours.
 """
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-import httpx
+import httpx2
 
 from catalog.schema.problems import read_problem
 from deployer.errors import MigrationFailed
@@ -51,8 +51,8 @@ class MigrationClient:
         except (OSError, ssl.SSLError) as exc:
             raise MigrationFailed(f"{place}: the node's certificate cannot be used: {exc}", again=True) from exc
         self._url, self._named = url, {"sni_hostname": node}
-        timeout = httpx.Timeout(silence, connect=min(silence, CONNECT))
-        self._http = httpx.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
+        timeout = httpx2.Timeout(silence, connect=min(silence, CONNECT))
+        self._http = httpx2.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -82,15 +82,15 @@ class MigrationClient:
             yield answer.iter_bytes()
 
     @contextmanager
-    def _stream(self, path: str, params: dict[str, str] | None = None) -> Iterator[httpx.Response]:
+    def _stream(self, path: str, params: dict[str, str] | None = None) -> Iterator[httpx2.Response]:
         try:
             with self._http.stream("GET", path, params=params, extensions=self._named) as answer:
-                if answer.status_code != httpx.codes.OK:
+                if answer.status_code != httpx2.codes.OK:
                     said = read_problem(next(answer.iter_bytes(MAX_REFUSAL), b""))
                     reason = said or f"it answers {answer.status_code}"
                     raise MigrationFailed(f"{self._url}: does not give the machine: {reason}", again=True)
                 yield answer
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise MigrationFailed(
                 f"{self._url}: the node that has the machine does not answer ({exc or type(exc).__name__})", again=True
             ) from exc

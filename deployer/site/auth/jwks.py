@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
+import httpx2
 from pydantic import Field
 
 from deployer.errors import PolicyUnusable, SiteUnavailable
@@ -88,7 +88,7 @@ class IssuerKeys:
             trust = ssl.create_default_context(cafile=authorities)
         except (OSError, ssl.SSLError) as exc:
             raise PolicyUnusable(f"{authorities}: cannot read the CA certificates of token issuers (PEM)") from exc
-        self._http = httpx.Client(verify=trust, timeout=TIMEOUT, follow_redirects=False)
+        self._http = httpx2.Client(verify=trust, timeout=TIMEOUT, follow_redirects=False)
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._kept: dict[str, CachedKeys] = {}
@@ -191,12 +191,12 @@ class IssuerKeys:
         """Fetch a JSON object; None for 404 if `absent` allows that."""
         try:
             with self._http.stream("GET", url, headers=_HEADERS) as answer:
-                if absent and answer.status_code == httpx.codes.NOT_FOUND:
+                if absent and answer.status_code == httpx2.codes.NOT_FOUND:
                     return None
-                if answer.status_code != httpx.codes.OK:
+                if answer.status_code != httpx2.codes.OK:
                     raise _Refused(f"{url} answers {answer.status_code}")
                 data = b"".join(self._bounded(url, answer))
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise _Refused(f"{url} cannot be fetched: {exc}") from exc
         try:
             found = read_json(data, url, limit=MAX_DOCUMENT)
@@ -206,7 +206,7 @@ class IssuerKeys:
             raise _Refused(f"{url} does not serve a JSON object")
         return found
 
-    def _bounded(self, url: str, answer: httpx.Response) -> Iterator[bytes]:
+    def _bounded(self, url: str, answer: httpx2.Response) -> Iterator[bytes]:
         got, until = 0, self._clock() + TIMEOUT
         for chunk in answer.iter_raw():  # not decompressed: a small answer could become a large one
             got += len(chunk)

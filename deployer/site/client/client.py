@@ -1,6 +1,6 @@
 """A client of a site for requesters, operators and nodes: the site's values and errors, over HTTPS or its socket.
 
-The door to httpx of this side. An order carries an idempotency key, so it is sent again when an answer was lost.
+The door to httpx2 of this side. An order carries an idempotency key, so it is sent again when an answer was lost.
 """
 
 import base64
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from catalog.errors import Misused
 from catalog.schema.problems import read_problem
@@ -23,7 +23,6 @@ from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.joining import JoinRequest, JoinResponse
 from deployer.site.client.endpoint import SiteEndpoint
-from deployer.site.client.event_stream import MAX_LINE, StreamedEvent, read_events
 from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.schema.messages import (
     MAX_ANSWER,
@@ -52,8 +51,11 @@ from signer.documents import Document, canonical, parse
 from signer.runtime.paging import walk_pages
 from signer.runtime.retry import RetryPolicy
 
-TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 """Seconds of silence: an order takes longest, since it queries a catalog."""
+
+MAX_EVENT = 2 << 20
+"""Bytes of an event in a stream: the longest holds a MiB of a console, in base64."""
 
 RETRIES = RetryPolicy(attempts=4, base=0.4, most=6.4, floor=0.5)
 """For a request that may be repeated, and for a broken stream."""
@@ -81,10 +83,10 @@ class SiteClient:
         self.place = str(way.socket) if way.socket else way.url.rstrip("/")
         self._way, self._sleep, self._clock = way, sleep, clock
         headers = {"User-Agent": "partita"} | ({"Authorization": f"Bearer {way.token}"} if way.token else {})
-        transport = httpx.HTTPTransport(uds=str(way.socket)) if way.socket else None
+        transport = httpx2.HTTPTransport(uds=str(way.socket)) if way.socket else None
         base = "http://site" if way.socket else self.place
         try:
-            self._http = httpx.Client(
+            self._http = httpx2.Client(
                 transport=transport,
                 base_url=base,
                 timeout=TIMEOUT,
@@ -92,7 +94,7 @@ class SiteClient:
                 verify=way.tls(),
                 trust_env=False,
             )
-        except (httpx.InvalidURL, ValueError) as exc:
+        except (httpx2.InvalidURL, ValueError) as exc:
             raise Misused(f"{way.url!r} is not a site's URL; give it as https://HOST:PORT") from exc
 
     def __enter__(self) -> Self:
@@ -188,11 +190,13 @@ class SiteClient:
         while True:
             try:
                 for event in self._events(path, params, end):
-                    heard, end = self._clock(), event.position or end
-                    if event.kind == "end":
+                    heard, end = self._clock(), event.id or end
+                    if event.event == "end":
                         return
-                    if event.kind:
-                        yield base64.b64decode(parse(ConsoleChunk, event.data.encode(), "console", limit=MAX_LINE).data)
+                    if event.data:
+                        yield base64.b64decode(
+                            parse(ConsoleChunk, event.data.encode(), "console", limit=MAX_EVENT).data
+                        )
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
@@ -251,9 +255,9 @@ class SiteClient:
         while True:
             try:
                 for event in self._events("events/stream", params, str(after)):
-                    heard, after = self._clock(), int(event.position or after)
-                    if event.kind:
-                        yield parse(SiteEvent, event.data.encode(), "event", limit=MAX_LINE)
+                    heard, after = self._clock(), int(event.id) if event.id.isdecimal() else after
+                    if event.data:
+                        yield parse(SiteEvent, event.data.encode(), "event", limit=MAX_EVENT)
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
@@ -265,7 +269,7 @@ class SiteClient:
         Args:
             model, method, path: the document's type; HTTP method; path below /v1/.
             again: the request may be repeated with the same result.
-            options: of httpx: content, params, headers.
+            options: of httpx2: content, params, headers.
 
         Raises:
             SiteUnavailable: the site cannot be reached.
@@ -279,9 +283,9 @@ class SiteClient:
             self._reach()
             try:
                 answer = self._http.request(method, f"/v1/{path}", **options)
-            except httpx.HTTPError as exc:
+            except httpx2.HTTPError as exc:
                 # A refused connection is not retried; a broken one is.
-                if delay is None or isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+                if delay is None or isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout):
                     raise self._unavailable(exc) from exc
                 self._sleep(delay)
                 continue
@@ -300,21 +304,21 @@ class SiteClient:
 
         return walk_pages(read)
 
-    def _events(self, path: str, params: Mapping[str, str], after: str) -> Iterator[StreamedEvent]:
+    def _events(self, path: str, params: Mapping[str, str], after: str) -> Iterator[httpx2.ServerSentEvent]:
         """A stream of server-sent events after a position; errors as in `ask`."""
-        timeout, headers = httpx.Timeout(STREAM_SILENCE, connect=5.0), {"Last-Event-ID": after} if after else {}
+        timeout, headers = httpx2.Timeout(STREAM_SILENCE, connect=5.0), {"Last-Event-ID": after} if after else {}
         self._reach()
         try:
             with self._http.stream("GET", f"/v1/{path}", params=params, headers=headers, timeout=timeout) as got:
                 if got.is_error:
                     got.read()
                     raise _error(got)
-                yield from read_events(got.iter_bytes())
-        except httpx.HTTPError as exc:
+                yield from httpx2.EventSource(got, MAX_EVENT)
+        except httpx2.HTTPError as exc:
             raise self._unavailable(exc) from exc
 
     def _reach(self) -> None:
-        """Check that a process listens on the socket: httpx leaks its own socket where none does."""
+        """Check that a process listens on the socket: httpx2 leaks its own socket where none does."""
         if self._way.socket is None:
             return
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
@@ -327,7 +331,7 @@ class SiteClient:
                     "`partita site serve`, or set site.url to the URL of another"
                 ) from exc
 
-    def _unavailable(self, exc: httpx.HTTPError) -> SiteUnavailable:
+    def _unavailable(self, exc: httpx2.HTTPError) -> SiteUnavailable:
         return SiteUnavailable(f"{self.place}: the site does not answer ({exc or type(exc).__name__})")
 
 
@@ -342,9 +346,9 @@ def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # verified by the fingerprint below, and not trusted before
     try:
-        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, verify=context, trust_env=False) as client:
+        with httpx2.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, verify=context, trust_env=False) as client:
             answer = client.get("/v1/ca")
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as exc:
         raise SiteUnavailable(f"{url}: the site does not answer ({exc or type(exc).__name__})") from exc
     if answer.is_error:
         raise _error(answer)
@@ -354,7 +358,7 @@ def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
     return found
 
 
-def _error(answer: httpx.Response) -> Exception:
+def _error(answer: httpx2.Response) -> Exception:
     """The exception in an answer."""
     return read_problem(answer.content) or SiteUnavailable(
         f"{answer.url}: answered {answer.status_code} without a reason; is this a Partita site?"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -55,10 +55,10 @@ class World:
     def client(self, role: str) -> CatalogClient:
         return CatalogClient(self.service.url, credential=read_credential(self.credentials[role]))
 
-    def get(self, role: str, path: str, method: str = "GET") -> httpx.Response:
+    def get(self, role: str, path: str, method: str = "GET") -> httpx2.Response:
         text = read_credential(self.credentials[role])
         headers = {"Authorization": f"Bearer {text}"} if text else {}
-        return httpx.request(method, self.service.url + path, headers=headers, trust_env=False, timeout=60)
+        return httpx2.request(method, self.service.url + path, headers=headers, trust_env=False, timeout=60)
 
     def run(self, *arguments: str, ok: bool = True) -> str:
         done = partita("--set", f"catalog.directory={self.service.directory}", *arguments)
@@ -204,7 +204,7 @@ def test_swarms_are_opened_to_the_entitled_alone(world: World, role: str) -> Non
         scraped = world.get("stranger", f"/v1/scrape?info_hash={quote(short)}").content
         assert bdecode(scraped, "scrape") == {b"files": {}}
         parts = {"address": str(world.hidden), "port": 6881, "want": 1, "grant": granted.grant}
-        asked = httpx.post(f"{world.service.url}/v1/swarms/parts", json=parts, trust_env=False, timeout=60)
+        asked = httpx2.post(f"{world.service.url}/v1/swarms/parts", json=parts, trust_env=False, timeout=60)
         assert asked.status_code == 200
         assert asked.json()["parts"]
 

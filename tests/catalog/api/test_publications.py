@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.errors import RangeRefused
@@ -84,12 +84,12 @@ def test_a_body_without_end_is_cut_off(published: Published) -> None:
             yield b" " * 65536
 
     # The connection may be closed before a sender that never pauses looks for the answer.
-    with contextlib.suppress(httpx.TransportError):
+    with contextlib.suppress(httpx2.TransportError):
         assert problem(published.http.post("/v1/publications", content=endless()))[1] == "too-large"
     assert published.http.get("/readyz").status_code == 200
 
 
-def put(published: Published, data: bytes, content_range: str, address: object = None) -> httpx.Response:
+def put(published: Published, data: bytes, content_range: str, address: object = None) -> httpx2.Response:
     """Send a range of the pending image's first content."""
     address = address or published.pending.manifest.contents()[0]
     url = f"/v1/publications/{published.pending.manifest.image_id}/contents/{address}"

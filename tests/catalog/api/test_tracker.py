@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -44,21 +44,21 @@ class World:
         async def malformed(_: Request, exc: DocumentError) -> JSONResponse:
             return JSONResponse({"detail": str(exc)}, 400)
 
-    def announce(self, address: Address, ip: str, port: int = 6881, left: int = 5, **more: str) -> httpx.Response:
+    def announce(self, address: Address, ip: str, port: int = 6881, left: int = 5, **more: str) -> httpx2.Response:
         fields = {"port": str(port), "left": str(left), "compact": "1"} | more
         text = "&".join(f"{name}={quote(value)}" for name, value in fields.items())
         return self.get(f"/v1/announce?info_hash={quote(short_hash(address))}&peer_id={'x' * 20}&{text}", ip)
 
-    def post(self, body: object, ip: str = "192.0.2.1") -> httpx.Response:
+    def post(self, body: object, ip: str = "192.0.2.1") -> httpx2.Response:
         return self._ask("POST", "/v1/swarms/parts", ip, json.dumps(body))
 
-    def get(self, path: str, ip: str = "192.0.2.1") -> httpx.Response:
+    def get(self, path: str, ip: str = "192.0.2.1") -> httpx2.Response:
         return self._ask("GET", path, ip)
 
-    def _ask(self, method: str, path: str, ip: str, content: str | None = None) -> httpx.Response:
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app, client=(ip, 40000))
-            async with httpx.AsyncClient(transport=transport, base_url="http://catalog") as client:
+    def _ask(self, method: str, path: str, ip: str, content: str | None = None) -> httpx2.Response:
+        async def ask() -> httpx2.Response:
+            transport = httpx2.ASGITransport(self.app, client=(ip, 40000))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://catalog") as client:
                 return await client.request(method, path, content=content)
 
         return asyncio.run(ask())

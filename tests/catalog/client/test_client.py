@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.client.client import CatalogClient
@@ -21,16 +21,16 @@ URL = "http://catalog.example"
 IMAGE = "sha256:" + "1" * 64
 ADDRESS = Address(bytes(32), 100_000)
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
-class Scripted(httpx.BaseTransport):
+class Scripted(httpx2.BaseTransport):
     """A catalog that answers as it is told, one answer after the other, the last one for ever."""
 
     def __init__(self, *answers: Answer) -> None:
         self._answers, self.asked = list(answers), 0
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The next answer."""
         self.asked += 1
         return (self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])(request)
@@ -39,32 +39,32 @@ class Scripted(httpx.BaseTransport):
 def says(status: int, content: bytes = b"", **headers: str) -> Answer:
     """Answer with these bytes."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda _: httpx.Response(status, content=iter([content]), headers=fields)
+    return lambda _: httpx2.Response(status, content=iter([content]), headers=fields)
 
 
-def breaks(_: httpx.Request) -> httpx.Response:
+def breaks(_: httpx2.Request) -> httpx2.Response:
     """Cut the connection."""
-    raise httpx.ReadError("connection reset by peer")
+    raise httpx2.ReadError("connection reset by peer")
 
 
-def refuses(_: httpx.Request) -> httpx.Response:
+def refuses(_: httpx2.Request) -> httpx2.Response:
     """Nobody listens."""
-    raise httpx.ConnectError("connection refused")
+    raise httpx2.ConnectError("connection refused")
 
 
-def stalls(_: httpx.Request) -> httpx.Response:
+def stalls(_: httpx2.Request) -> httpx2.Response:
     """Nothing is said for too long."""
-    raise httpx.ReadTimeout("timed out")
+    raise httpx2.ReadTimeout("timed out")
 
 
-def without_end(_: httpx.Request) -> httpx.Response:
+def without_end(_: httpx2.Request) -> httpx2.Response:
     """Send for ever."""
 
     def stream() -> Iterator[bytes]:
         while True:
             yield bytes(1 << 20)
 
-    return httpx.Response(200, content=stream())
+    return httpx2.Response(200, content=stream())
 
 
 def client(*answers: Answer) -> CatalogClient:
@@ -81,7 +81,7 @@ ATTACKS: list[tuple[str, Answer, Callable[[CatalogClient], object], type[Catalog
     ("a manifest that is another image's", says(200, b"{}"), lambda c: c.manifest(IMAGE), ContentMismatch, "another manifest"),
     ("a manifest without end", without_end, lambda c: c.manifest(IMAGE), Malformed, "more than the 1048576 bytes"),
     ("a list without end", without_end, lambda c: list(c.images()), Malformed, "more than the"),
-    ("an error without end", lambda r: httpx.Response(400, content=without_end(r).stream), lambda c: list(c.images()), CatalogError, "without a reason"),
+    ("an error without end", lambda r: httpx2.Response(400, content=without_end(r).stream), lambda c: list(c.images()), CatalogError, "without a reason"),
     ("a piece layer that is too short", says(200, bytes(32)), lambda c: c.layer(ADDRESS), Malformed, "the layer of .* has 32 bytes, and should have 64"),
     ("a piece layer that is too long", says(200, bytes(96)), lambda c: c.layer(ADDRESS), Malformed, "more than the 64 bytes"),
     ("a map of another size", says(200, b""), lambda c: c.data_map(ADDRESS), Malformed, "should have 1"),

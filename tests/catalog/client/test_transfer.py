@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,43 +19,43 @@ from tests.support.catalog.service_process import Service, Vo
 from tests.support.factories import MIB, bundle
 
 
-class LyingMap(httpx.HTTPTransport):
+class LyingMap(httpx2.HTTPTransport):
     """The network, but for data maps: they say that everything is zero."""
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Pass it on, or lie."""
         answer = super().handle_request(request)
         if request.url.path.endswith("/map"):
             length = len(answer.read())
             answer.close()
-            return httpx.Response(200, content=iter([bytes(length)]))
+            return httpx2.Response(200, content=iter([bytes(length)]))
         return answer
 
 
-class LyingContent(httpx.HTTPTransport):
+class LyingContent(httpx2.HTTPTransport):
     """The network, but every range has its first byte altered."""
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Pass it on, altered where it is content."""
         answer = super().handle_request(request)
         if answer.status_code == 206:
             data = answer.read()
             answer.close()
             altered = bytes([data[0] ^ 1]) + data[1:]
-            return httpx.Response(
+            return httpx2.Response(
                 206, content=iter([altered]), headers={"Content-Range": answer.headers["content-range"]}
             )
         return answer
 
 
-class Cutting(httpx.HTTPTransport):
+class Cutting(httpx2.HTTPTransport):
     """The network, which cuts every other range after its first piece."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cuts = 0
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Pass it on, for a while."""
         answer = super().handle_request(request)
         if answer.status_code != 206 or self.cuts >= 3:
@@ -66,9 +66,9 @@ class Cutting(httpx.HTTPTransport):
 
         def some() -> Iterator[bytes]:
             yield data[: len(data) // 2]
-            raise httpx.ReadError("connection reset by peer")
+            raise httpx2.ReadError("connection reset by peer")
 
-        return httpx.Response(206, content=some(), headers={"Content-Range": answer.headers["content-range"]})
+        return httpx2.Response(206, content=some(), headers={"Content-Range": answer.headers["content-range"]})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.content.content_store import ContentStore
@@ -22,7 +22,7 @@ from tests.support.factories import MIB, bundle
 class Flat:
     """A running catalog with one flat image."""
 
-    def __init__(self, service: Service, http: httpx.Client, image: Bundle, expected: bytes) -> None:
+    def __init__(self, service: Service, http: httpx2.Client, image: Bundle, expected: bytes) -> None:
         self.service, self.http, self.image, self.expected = service, http, image, expected
         self.path = f"/v1/images/{image.manifest.image_id}"
 
@@ -41,7 +41,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Iterat
             file.truncate(blank.size)
         make_blank(blank, fresh)
         whole[BLANK[0] : sum(BLANK)] = fresh.read_bytes()
-        with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+        with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
             yield Flat(service, http, image, bytes(whole))
 
 

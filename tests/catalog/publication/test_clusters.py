@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.client.trusted import TrustedCatalog
@@ -226,7 +226,7 @@ def test_lists_come_page_by_page(service: Service, star: Vo) -> None:
         assert [one.name for one in client.clusters()] == ["c2", "c1", "c0"]
         found, cursor = list[str](), None
         while True:
-            with httpx.Client(base_url=client.url, timeout=60) as plain:
+            with httpx2.Client(base_url=client.url, timeout=60) as plain:
                 page = plain.get("/v1/clusters", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
             found += [one["name"] for one in page["items"]]
             cursor = page.get("next")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -40,12 +40,12 @@ def service(*, told: tuple[type[PartitaError], ...] = (PartitaError,)) -> FastAP
     return app
 
 
-def ask(path: str, method: str = "GET", *, of: FastAPI | None = None) -> httpx.Response:
+def ask(path: str, method: str = "GET", *, of: FastAPI | None = None) -> httpx2.Response:
     """What it answers."""
 
-    async def asked() -> httpx.Response:
-        transport = httpx.ASGITransport(of or service(), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    async def asked() -> httpx2.Response:
+        transport = httpx2.ASGITransport(of or service(), raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, path)
 
     return asyncio.run(asked())

@@ -7,6 +7,7 @@ import pytest
 from deployer.errors import PolicyUnusable
 from deployer.policy.anchors import anchor_block, certificate_anchor
 from deployer.policy.model import Policy
+from tests.support.grid_ca import Grid, utc_now
 from tests.support.node.policy_site import ADMIN, Site
 from tests.support.node.policy_texts import ANCHOR, ARMORED, FPR, parse
 from tests.support.node.policy_values import load_policy
@@ -46,7 +47,7 @@ def test_an_anchor_is_what_its_certificate_says(site: Site, tmp_path: Path) -> N
     (anchor,) = Policy.parse(good.encode(), "p").anchor
     assert (anchor.scheme, anchor.fingerprint, anchor.issuer) == ("x509", "/DC=org/CN=Bob O'Neill", "/DC=org/CN=Root")
     (tmp_path / "bob.pem").write_bytes(site.bob.pem)
-    inline = good[good.index("'''") : good.rindex("'''") + 3]
+    inline = good[good.index('"""') : good.rindex('"""') + 3]
     (tmp_path / "p.toml").write_text(good.replace(inline, '"bob.pem"'))
     assert load_policy(tmp_path / "p.toml").anchor == (anchor,)
     table = [
@@ -72,3 +73,13 @@ def test_an_anchor_is_what_its_certificate_says(site: Site, tmp_path: Path) -> N
         certificate_anchor("Star!", ADMIN, site.bob.pem)
     with pytest.raises(PolicyUnusable, match="cannot be used in a policy"):
         certificate_anchor("star", ADMIN, b"none")
+
+
+def test_a_name_of_any_characters_is_read_back(tmp_path: Path) -> None:
+    """Beyond U+FFFF, quotes and backslashes: what is written is what TOML reads."""
+    grid = Grid(tmp_path / "grid", utc_now())
+    holder = grid.person(grid.root("/DC=org/CN=Root"), '/DC=org/CN=Ann \U0001d538 "quoted"')
+    names, block = certificate_anchor("star", ADMIN, holder.pem)
+    (anchor,) = Policy.parse(block.encode(), "p").anchor
+    assert anchor.fingerprint == names["subject"]
+    assert "\U0001d538" in anchor.fingerprint

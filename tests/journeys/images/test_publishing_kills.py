@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.client import transfer as sending
@@ -25,14 +25,14 @@ KILLS = 8
 """Per image: more images see every stage of a publication killed, also on a machine that is slow."""
 
 
-class Journalled(httpx.HTTPTransport):
+class Journalled(httpx2.HTTPTransport):
     """The network, with a journal of every range that the catalog acknowledged."""
 
     def __init__(self, journal: Path) -> None:
         super().__init__()
         self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Pass it on; note what was acknowledged."""
         answer = super().handle_request(request)
         if request.method == "PUT" and answer.status_code == 200:

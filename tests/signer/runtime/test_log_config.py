@@ -37,7 +37,7 @@ def test_people_get_text_and_no_chatter(capsys: pytest.CaptureFixture[str]) -> N
     configure_logging(LogSettings())
     logging.getLogger("partita.catalog").info("ready")
     logging.getLogger("partita.catalog").debug("a detail")
-    logging.getLogger("httpx").info("GET /")
+    logging.getLogger("httpx2").info("GET /")
     assert capsys.readouterr().err == "I ready\n"
 
 

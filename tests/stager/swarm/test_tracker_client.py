@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.image.address import Address
@@ -111,7 +111,7 @@ def test_a_tracker_that_hangs_does_not_hang_us() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with (
-            TrackerClient(url, peer_id=bytes(20), timeout=httpx.Timeout(0.2)) as client,
+            TrackerClient(url, peer_id=bytes(20), timeout=httpx2.Timeout(0.2)) as client,
             pytest.raises(TrackerUnavailable, match="cannot be reached"),
         ):
             client.announce(CONTENT, 1, 1)

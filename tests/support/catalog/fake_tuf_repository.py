@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 
 from catalog.client.trusted import TrustedCatalog
 from catalog.image.address import Address
@@ -48,7 +48,7 @@ BITS = 2
 URL = "http://catalog.example"
 
 
-class Endless(httpx.SyncByteStream):
+class Endless(httpx2.SyncByteStream):
     """A body that never ends."""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -56,7 +56,7 @@ class Endless(httpx.SyncByteStream):
         return itertools.repeat(b"\0" * 65536)
 
 
-class Repository(httpx.BaseTransport):
+class Repository(httpx2.BaseTransport):
     """What `files` holds is served; `publish` makes it right, tests make it wrong.
 
     Attributes:
@@ -80,19 +80,19 @@ class Repository(httpx.BaseTransport):
         self.put_targets()
         self.publish(self.contents)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Serve."""
         path = unquote(request.url.path)
         self.asked.append(path)
         if self.down:
-            raise httpx.ConnectError("refused")
+            raise httpx2.ConnectError("refused")
         if path not in self.files:
-            return httpx.Response(404)
+            return httpx2.Response(404)
         body = self.files[path]
         return (
-            httpx.Response(200, stream=Endless())
+            httpx2.Response(200, stream=Endless())
             if body is None
-            else httpx.Response(200, stream=httpx.ByteStream(body))
+            else httpx2.Response(200, stream=httpx2.ByteStream(body))
         )
 
     def add_root(self, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from catalog.client import transfer
@@ -20,7 +20,7 @@ NO_ADDRESS = "0" * 64 + "-1048576"
 class Published:
     """A running catalog with five images: star/worker 1.0 to 1.3 and atlas/node 1.0."""
 
-    def __init__(self, service: Service, http: httpx.Client, images: list[Bundle], pending: Bundle) -> None:
+    def __init__(self, service: Service, http: httpx2.Client, images: list[Bundle], pending: Bundle) -> None:
         self.service, self.http, self.images, self.pending = service, http, images, pending
 
     @property
@@ -51,11 +51,11 @@ def published(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> I
             transfer.publish_image(client, vos["atlas"].endorse(other))
             pending = vos["star"].endorse(bundle(root / "pending", partitions=1, size=MIB, seed=9, version="2.0"))
             client.begin(pending.manifest.canonical(), pending.endorsements())
-        with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+        with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
             yield Published(service, http, images, pending)
 
 
-def problem(answer: httpx.Response) -> tuple[int, str, str]:
+def problem(answer: httpx2.Response) -> tuple[int, str, str]:
     """(status, code, detail) of a problem, whose form is checked."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     found = answer.json()

@@ -3,7 +3,7 @@
 import ssl
 import uuid
 
-import httpx
+import httpx2
 
 from deployer.protocol.deployment_request import DeploymentRequest
 from tests.support.site.service_process import SiteProcess
@@ -16,8 +16,8 @@ def key() -> str:
     return str(uuid.uuid4())
 
 
-def plain(site: SiteProcess, token: str = "") -> httpx.Client:
+def plain(site: SiteProcess, token: str = "") -> httpx2.Client:
     """A client that checks nothing but the connection."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     context = ssl.create_default_context(cadata=site.ca)
-    return httpx.Client(base_url=site.url, headers=headers, verify=context, trust_env=False, timeout=60)
+    return httpx2.Client(base_url=site.url, headers=headers, verify=context, trust_env=False, timeout=60)

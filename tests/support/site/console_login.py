@@ -2,14 +2,14 @@
 
 import re
 
-import httpx
+import httpx2
 
 from tests.support.site.service_process import SiteProcess
 
 PAGES = ("/", "/machines", "/deployments", "/clusters", "/nodes", "/images", "/explain", "/events", "/audit")
 
 
-def operator(site: SiteProcess, browser: httpx.Client) -> httpx.Client:
+def operator(site: SiteProcess, browser: httpx2.Client) -> httpx2.Client:
     """The same, logged in by the operator's link."""
     with site.client() as client:
         link = client.login_link().url
@@ -21,14 +21,14 @@ def operator(site: SiteProcess, browser: httpx.Client) -> httpx.Client:
     return browser
 
 
-def person(browser: httpx.Client, token: str) -> httpx.Client:
+def person(browser: httpx2.Client, token: str) -> httpx2.Client:
     """The same, logged in by a token."""
     got = browser.post("/console/login", data={"token": token})
     assert got.status_code == 303, got.text
     return browser
 
 
-def send(browser: httpx.Client, page: str, action: str, **fields: str) -> httpx.Response:
+def send(browser: httpx2.Client, page: str, action: str, **fields: str) -> httpx2.Response:
     """Send a form that stands on a page, with the secret that it carries there."""
     text = browser.get(page).text
     secret = re.search(r'name="form" value="([^"]+)"', text)

@@ -48,7 +48,7 @@ def main(text: str) -> None:
     logging.basicConfig(
         format="%(relativeCreated)d %(name)s %(message)s", level=logging.INFO if job.get("verbose") else logging.WARNING
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     address, path = Address.parse(job["address"]), Path(job["path"])
     rng = random.Random(job["listen"])
     tracker = TrackerClient(

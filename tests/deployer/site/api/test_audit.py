@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from deployer.errors import Forbidden
@@ -47,8 +47,8 @@ def test_security_reads_what_everybody_did(
         assert [one.event.what for one in sam.audit(50, machine=drained.event.subject)][-1] == "joined"
         assert list(sam.audit(10, until="2020-01-01T00:00:00Z")) == []
         assert len(list(sam.audit(10, since="2020-01-01T00:00:00"))) >= 3
-    with httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(operator_socket(site.settings))), base_url="http://site", timeout=60
+    with httpx2.Client(
+        transport=httpx2.HTTPTransport(uds=str(operator_socket(site.settings))), base_url="http://site", timeout=60
     ) as raw:
         first = raw.get("/v1/audit", params={"limit": 1}).json()
         second = raw.get("/v1/audit", params={"limit": 1, "after": first["next"]}).json()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from deployer.pki.ca import create_request
@@ -160,7 +160,7 @@ class World:
 
     site: SiteProcess
     store: SiteStore
-    clients: dict[str, httpx.Client]
+    clients: dict[str, httpx2.Client]
     ann: Principal
     store_nodes: list[str]
 
@@ -211,13 +211,13 @@ class World:
         return ("f" if refused else "y"), text
 
 
-def client(site: SiteProcess, ca: str, *, token: str = "", certificate: Path | None = None) -> httpx.Client:
+def client(site: SiteProcess, ca: str, *, token: str = "", certificate: Path | None = None) -> httpx2.Client:
     """A connection of a role's own."""
     context = ssl.create_default_context(cadata=ca)
     if certificate is not None:
         context.load_cert_chain(certificate)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(base_url=site.url, verify=context, headers=headers, timeout=60, trust_env=False)
+    return httpx2.Client(base_url=site.url, verify=context, headers=headers, timeout=60, trust_env=False)
 
 
 def grids(place: Path, world: GridWorld) -> dict[str, Path]:
@@ -267,7 +267,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
         forged = star.signer
         forged.key = evil.key
-        shown: dict[str, Callable[[], httpx.Client]] = {
+        shown: dict[str, Callable[[], httpx2.Client]] = {
             "nobody": lambda: client(site, ca),
             "forger": lambda: client(site, ca, token=forged.token(datetime.now(UTC))),
             "stranger": lambda: client(site, ca, token=token(odd, "eve", "/odd")),
@@ -280,8 +280,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "other": lambda: client(site, ca, token=token(atlas, "ann", "/atlas", "/atlas/VO-Admin", "/star/VO-Admin")),
             "security": lambda: client(site, ca, token=token(own, "sam", "/site/security")),
             "keeper": lambda: client(site, ca, token=token(own, "kim", "/site/admins")),
-            "operator": lambda: httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(operator_socket(site.settings))),
+            "operator": lambda: httpx2.Client(
+                transport=httpx2.HTTPTransport(uds=str(operator_socket(site.settings))),
                 base_url="http://site",
                 timeout=60,
             ),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -294,8 +294,8 @@ def test_what_makes_no_sense_is_refused_with_its_place(
         circle["roles"]["head"]["requires"] = ["work"]
         circle["roles"]["worker"]["provides"] = ["work"]
         content = canonical({"document": circle})
-    transport = httpx.HTTPTransport(uds=str(operator_socket(site.settings)))
-    with httpx.Client(transport=transport, base_url="http://site") as asked:
+    transport = httpx2.HTTPTransport(uds=str(operator_socket(site.settings)))
+    with httpx2.Client(transport=transport, base_url="http://site") as asked:
         answer = asked.request(method, path, content=content)
     assert answer.status_code == status, answer.text
     assert words in answer.json()["detail"]

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from deployer.errors import MachineConflict
@@ -85,8 +85,8 @@ def test_the_end_of_a_console_comes_as_the_guest_wrote_it(guests: Guests, client
     assert client.console(machine, 100) == b""
     guests.file(machine).write_bytes(b"x" * 100_000 + SAID)
     assert client.console(machine, len(SAID)) == SAID
-    transport = httpx.HTTPTransport(uds=str(operator_socket(guests.site.settings)))
-    with httpx.Client(transport=transport, base_url="http://site", timeout=60) as raw:
+    transport = httpx2.HTTPTransport(uds=str(operator_socket(guests.site.settings)))
+    with httpx2.Client(transport=transport, base_url="http://site", timeout=60) as raw:
         got = raw.get(f"/v1/machines/{machine}/console")
         assert len(got.content) == 64 << 10
         assert (got.headers["partita-offset"], got.headers["partita-state"]) == (
@@ -126,7 +126,7 @@ def test_the_page_shows_text_and_nothing_else(guests: Guests, client: SiteClient
     """What a guest writes is neither markup nor colour."""
     machine = guests.machine()
     guests.file(machine).write_bytes(SAID + b"</pre><script>alert(1)</script>\x07")
-    with httpx.Client(base_url=guests.site.url, verify=False, timeout=60, trust_env=False) as browser:  # noqa: S501 - loopback
+    with httpx2.Client(base_url=guests.site.url, verify=False, timeout=60, trust_env=False) as browser:
         code = client.login_link().url.rpartition("=")[2]
         assert browser.post("/console/login", data={"code": code}).status_code == 303
         assert f"/console/machines/{machine}/console" in browser.get(f"/console/machines/{machine}").text

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Self
 
-import httpx
+import httpx2
 import pytest
 
 from deployer.errors import SiteUnavailable
@@ -81,8 +81,8 @@ def test_events_are_told_as_they_happen_and_after_a_cut(site: SiteProcess) -> No
 def test_a_stream_speaks_as_the_standard_says(site: SiteProcess) -> None:
     """id, event and data of each; Last-Event-ID goes before `after`; without either it begins now."""
     PaperNode(site, "one")
-    with httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(site.directory / "site.sock")), base_url="http://s"
+    with httpx2.Client(
+        transport=httpx2.HTTPTransport(uds=str(site.directory / "site.sock")), base_url="http://s"
     ) as asked:
         for headers, params, first in (({}, {"after": "0"}, 1), ({"Last-Event-ID": "1"}, {"after": "0"}, 2)):
             with site.client() as client:

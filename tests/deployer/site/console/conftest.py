@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.node.community import Community
@@ -46,7 +46,7 @@ def context(site: SiteProcess) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def browser(site: SiteProcess, context: ssl.SSLContext) -> Iterator[httpx.Client]:
+def browser(site: SiteProcess, context: ssl.SSLContext) -> Iterator[httpx2.Client]:
     """A browser without JavaScript, and nobody in particular yet."""
-    with httpx.Client(base_url=site.url, verify=context, trust_env=False, timeout=60) as found:
+    with httpx2.Client(base_url=site.url, verify=context, trust_env=False, timeout=60) as found:
         yield found

@@ -3,7 +3,7 @@
 import re
 import ssl
 
-import httpx
+import httpx2
 
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.client.clusters import ClusterClient
@@ -14,7 +14,7 @@ from tests.support.site.console_login import operator, person, send
 from tests.support.site.service_process import PaperNode, People, SiteProcess
 
 
-def test_forms_do_what_the_api_does(site: SiteProcess, node: PaperNode, browser: httpx.Client, people: People) -> None:
+def test_forms_do_what_the_api_does(site: SiteProcess, node: PaperNode, browser: httpx2.Client, people: People) -> None:
     """A member's own machine: another end, paused, ended. What cannot be is a page that says why."""
     asked = person(browser, people.star("ann"))
     with site.reach(token=people.star("ann")) as client:
@@ -43,11 +43,11 @@ def test_forms_do_what_the_api_does(site: SiteProcess, node: PaperNode, browser:
     assert asked.post(f"{page}/reboot", data={"form": secret}).status_code == 409
 
 
-def test_forms_of_others_do_nothing(site: SiteProcess, browser: httpx.Client, context: ssl.SSLContext) -> None:
+def test_forms_of_others_do_nothing(site: SiteProcess, browser: httpx2.Client, context: ssl.SSLContext) -> None:
     """Without the session's own secret, with another session's, or from another page: refused, whoever is logged in."""
     asked = operator(site, browser)
     secret = re.findall(r'name="form" value="([^"]+)"', asked.get("/console/").text)[0]
-    with httpx.Client(base_url=site.url, verify=context, trust_env=False, timeout=60) as other:
+    with httpx2.Client(base_url=site.url, verify=context, trust_env=False, timeout=60) as other:
         foreign = re.findall(r'name="form" value="([^"]+)"', operator(site, other).get("/console/").text)[0]
     drain = "/console/nodes/paper/drain"
     for data, headers in (
@@ -77,7 +77,7 @@ def test_forms_of_others_do_nothing(site: SiteProcess, browser: httpx.Client, co
     assert asked.post("/console/nodes/paper/undrain", data={"form": secret}).status_code == 303
 
 
-def test_clusters_are_scaled_and_ended(site: SiteProcess, node: PaperNode, browser: httpx.Client) -> None:
+def test_clusters_are_scaled_and_ended(site: SiteProcess, node: PaperNode, browser: httpx2.Client) -> None:
     """The map has the roles in their order; each form does what it says."""
     roles = {
         "worker": {"image": "star/hello@1.0", "ready": "running", "count": 2, "requires": ["batch"]},

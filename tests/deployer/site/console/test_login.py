@@ -6,7 +6,7 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +19,7 @@ from tests.support.site.voms_grid import GridWorld
 
 
 def test_somebody_who_is_not_logged_in_is_asked_to_and_comes_back(
-    site: SiteProcess, browser: httpx.Client, people: People
+    site: SiteProcess, browser: httpx2.Client, people: People
 ) -> None:
     """Each page leads to the login, which leads back; the cookie is one that only this site gets, and no script."""
     for path in PAGES:
@@ -57,14 +57,14 @@ def test_somebody_who_is_not_logged_in_is_asked_to_and_comes_back(
         "/console/" + "a" * 5000,
     ],
 )
-def test_nobody_is_led_elsewhere_by_a_login(browser: httpx.Client, people: People, elsewhere: str) -> None:
+def test_nobody_is_led_elsewhere_by_a_login(browser: httpx2.Client, people: People, elsewhere: str) -> None:
     """What stands in `next` is a page of the console, or does not count."""
     assert 'name="next" value=""' in browser.get("/console/login", params={"next": elsewhere}).text
     got = browser.post("/console/login", data={"token": people.star("ann"), "next": elsewhere})
     assert (got.status_code, got.headers["location"]) == (303, "/console/")
 
 
-def test_what_does_not_count_lets_nobody_in(site: SiteProcess, browser: httpx.Client, people: People) -> None:
+def test_what_does_not_count_lets_nobody_in(site: SiteProcess, browser: httpx2.Client, people: People) -> None:
     """Tokens that are wrong, old or for elsewhere; codes that were used; a node; nothing at all: one sentence, no reason."""
     now = int(datetime.now(UTC).timestamp())
     good = people.star("ann")
@@ -95,7 +95,7 @@ def test_a_node_has_nothing_to_do_here(site: SiteProcess, node: PaperNode, conte
     """Nor has its certificate at the operator's links."""
     shown = ssl.create_default_context(cadata=site.ca)
     shown.load_cert_chain(node.files["certificate"], node.files["key"])
-    with httpx.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
+    with httpx2.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
         assert "Log in with your browser" in asked.get("/console/login").text
         got = asked.post("/console/login", data={})
         assert (got.status_code, "this is for people" in got.text) == (401, True)
@@ -103,7 +103,7 @@ def test_a_node_has_nothing_to_do_here(site: SiteProcess, node: PaperNode, conte
         assert asked.post("/v1/login-links").status_code == 403
 
 
-def test_a_session_ends(site: SiteProcess, browser: httpx.Client, people: People) -> None:
+def test_a_session_ends(site: SiteProcess, browser: httpx2.Client, people: People) -> None:
     """By logging out, at once and for whoever has kept the cookie; with its token; with the site's belief in the issuer."""
     asked = person(browser, people.star("ann"))
     kept = {"Cookie": f"__Host-partita={asked.cookies['__Host-partita']}"}
@@ -128,7 +128,7 @@ def test_a_session_ends(site: SiteProcess, browser: httpx.Client, people: People
     wait_for(lambda: asked.get("/console/machines").status_code == 200, 60)
 
 
-def test_the_operator_gets_a_link_by_a_command(site: SiteProcess, browser: httpx.Client) -> None:
+def test_the_operator_gets_a_link_by_a_command(site: SiteProcess, browser: httpx2.Client) -> None:
     """Which says how long it is good; for people with a token there is none."""
     environment = {"PARTITA_SITE_DIRECTORY": str(site.directory)}
     ended = CliRunner().invoke(partita.app, ["site", "login"], env=environment)
@@ -149,7 +149,7 @@ def test_people_log_in_with_a_certificate(tmp_path: Path) -> None:
     with SiteProcess(rights=rights, **settings) as site:
         shown = ssl.create_default_context(cadata=site.ca)
         shown.load_cert_chain(tmp_path / "proxy")
-        with httpx.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
+        with httpx2.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
             assert "Log in with your browser" in asked.get("/console/login").text
             assert asked.get("/console/machines").status_code == 303  # it is shown on purpose, or it does not count
             got = asked.post("/console/login", data={"next": "/console/machines"})

@@ -5,7 +5,7 @@ import ssl
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 
 from deployer.machine.state import MachineState
@@ -17,7 +17,7 @@ from tests.support.site.console_login import PAGES, operator, person
 from tests.support.site.service_process import PaperNode, People, SiteProcess
 
 
-def test_every_page_is_there_for_the_operator(site: SiteProcess, browser: httpx.Client) -> None:
+def test_every_page_is_there_for_the_operator(site: SiteProcess, browser: httpx2.Client) -> None:
     """Each answers, with all headers, and loads nothing from elsewhere and nothing inline."""
     ordered = site.deploy(lifetime=3600)
     machine = ordered.machines[0]
@@ -69,7 +69,7 @@ def test_pages_ask_for_the_same_rights_as_the_api(
     tokens = (people.star("ann"), people.own("sam", "/site/security"), people.own("eve"))
     found = ""
     for token in tokens:
-        with httpx.Client(base_url=site.url, verify=context, trust_env=False, timeout=60) as asked:
+        with httpx2.Client(base_url=site.url, verify=context, trust_env=False, timeout=60) as asked:
             person(asked, token)
             with asked.stream("GET", f"/console{path}") as got:
                 found += {200: "y", 403: "f"}[got.status_code]
@@ -78,7 +78,7 @@ def test_pages_ask_for_the_same_rights_as_the_api(
     assert found == RIGHTS[path]
 
 
-def test_what_somebody_may_not_see_does_not_exist(site: SiteProcess, browser: httpx.Client, people: People) -> None:
+def test_what_somebody_may_not_see_does_not_exist(site: SiteProcess, browser: httpx2.Client, people: People) -> None:
     """Neither on a page nor behind a button."""
     mine = site.deploy(lifetime=3600)
     uuid, deployment = mine.machines[0].uuid, mine.deployment.uuid
@@ -109,7 +109,7 @@ MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{9876*5432}}
 
 
 def test_names_from_guests_nodes_and_people_are_text(
-    site: SiteProcess, node: PaperNode, browser: httpx.Client, people: People
+    site: SiteProcess, node: PaperNode, browser: httpx2.Client, people: People
 ) -> None:
     """Wherever markup can come from, it stands on the page as it was written, and nothing turns the writing around."""
     subject = "<b onmouseover=alert(3)>mallory</b>"
@@ -163,7 +163,7 @@ def test_names_from_guests_nodes_and_people_are_text(
 
 
 def test_the_story_is_read_page_by_page(
-    site: SiteProcess, node: PaperNode, browser: httpx.Client, people: People
+    site: SiteProcess, node: PaperNode, browser: httpx2.Client, people: People
 ) -> None:
     """Newest first, each event once, back to the first; the audit too, of one person if one likes; and it is followed."""
     for _ in range(60):
@@ -194,7 +194,7 @@ def test_the_story_is_read_page_by_page(
         assert next(line for line in lines if line.startswith("id: ")) == f"id: {last + 1}"
 
 
-def test_files_of_pages_are_kept_and_nothing_else_is_served(browser: httpx.Client) -> None:
+def test_files_of_pages_are_kept_and_nothing_else_is_served(browser: httpx2.Client) -> None:
     """By names that change with what is in them."""
     text = browser.get("/console/login").text
     for path in re.findall(r'(?:href|src)="(/console/static/[^"]+)"', text):
@@ -207,7 +207,7 @@ def test_files_of_pages_are_kept_and_nothing_else_is_served(browser: httpx.Clien
 
 
 def test_who_feeds_whom_is_on_the_pages_and_in_the_api(
-    site: SiteProcess, node: PaperNode, browser: httpx.Client
+    site: SiteProcess, node: PaperNode, browser: httpx2.Client
 ) -> None:
     """As a picture whose arrows have the focus, and as a table; a name that a peer gives itself is text."""
     feeders = (
