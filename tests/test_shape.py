@@ -244,7 +244,7 @@ def test_every_module_has_a_test_file_or_its_package_says_which_tests_it() -> No
         ("catalog.image.manifest", {"fastapi", "sqlalchemy", "httpx2", "uvicorn"}),
         ("catalog.client.client", {"fastapi", "sqlalchemy", "uvicorn"}),
         ("stager.staging", {"fastapi", "sqlalchemy", "libtorrent", "libvirt"}),
-        ("deployer.policy.rules", {"fastapi", "sqlalchemy", "httpx2", "libvirt", "libtorrent"}),
+        ("deployer.policy.rules.registry", {"fastapi", "sqlalchemy", "httpx2", "libvirt", "libtorrent"}),
         ("partita", {"boto3", "fastapi", "sqlalchemy", "libvirt", "libtorrent", "uvicorn", "matplotlib"}),
     ],
 )

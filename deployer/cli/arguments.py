@@ -1,6 +1,8 @@
 """Arguments, options and output that several commands share."""
 
 import base64
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -36,6 +38,7 @@ LifetimeOption = Annotated[
     str | None, typer.Option(help="Lifetime of each, such as 12h; by default that of the node or site.")
 ]
 HostnameOption = Annotated[str | None, typer.Option(help="Host name; with several machines a number is appended.")]
+DescriptionOption = Annotated[str | None, typer.Option(help="A line for people, up to 200 characters.")]
 NetworkOption = Annotated[str | None, typer.Option(help="none, user, network:NAME or bridge:NAME.")]
 UserDataOption = Annotated[
     Path | None, typer.Option(help="User-data for the guest's first boot: cloud-config or a script.", metavar="FILE")
@@ -79,24 +82,58 @@ def parse_blank(text: str) -> Blank:
     return validate(Blank, wanted, "--blank")
 
 
+def with_order_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of every order in front of its own. It gets the members of a MachineOrder as `order`."""
+    signature = inspect.signature(order_values, eval_str=True)
+    shared = {name: one for name, one in signature.parameters.items() if name != "_context"}
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [own["context"], *shared.values()]
+    parameters += [one for name, one in own.items() if name not in {"context", "order"}]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        order = order_values(given["context"], **{name: given.pop(name) for name in shared})
+        command(order=order, **given)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    run.__signature__ = inspect.Signature([one.replace(kind=keyword) for one in parameters])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
 def order_values(
-    *,
-    memory: str | None,
-    max_memory: str | None,
-    lifetime: str | None,
-    user_data: Path | None,
-    public_key: list[Path] | None,
-    blank: list[str] | None,
-    **others: Any,
+    _context: typer.Context,
+    image: ImageArgument,
+    count: CountOption = 1,
+    memory: MemoryOption = None,
+    cores: CoresOption = None,
+    max_memory: MaxMemoryOption = None,
+    max_cores: MaxCoresOption = None,
+    lifetime: LifetimeOption = None,
+    hostname: HostnameOption = None,
+    description: DescriptionOption = None,
+    network: NetworkOption = None,
+    user_data: UserDataOption = None,
+    public_key: PublicKeyOption = None,
+    blank: BlankOption = None,
+    verify: VerifyOption = "sample",
 ) -> dict[str, Any]:
     """The members of an order from a command's options; options that are not given are left out. Misused as above."""
-    values = others | {
+    values = {
+        "image": image,
+        "count": count,
         "memory": optional_amount(memory, parse_size, "--memory"),
+        "cores": cores,
         "max_memory": optional_amount(max_memory, parse_size, "--max-memory"),
+        "max_cores": max_cores,
         "lifetime": optional_amount(lifetime, parse_duration, "--lifetime"),
+        "hostname": hostname,
+        "description": description,
+        "network": network,
         "user_data": encode_user_data(user_data),
         "public_keys": [read_text_file(path).strip() for path in public_key or ()],
         "blanks": [parse_blank(text).model_dump(mode="json") for text in blank or ()],
+        "verify": verify,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -19,21 +19,10 @@ from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
 
+@arguments.with_order_options
 def deploy(
     context: typer.Context,
-    image: arguments.ImageArgument,
-    count: arguments.CountOption = 1,
-    memory: arguments.MemoryOption = None,
-    cores: arguments.CoresOption = None,
-    lifetime: arguments.LifetimeOption = None,
-    hostname: arguments.HostnameOption = None,
-    network: arguments.NetworkOption = None,
-    user_data: arguments.UserDataOption = None,
-    public_key: arguments.PublicKeyOption = None,
-    blank: arguments.BlankOption = None,
-    max_memory: arguments.MaxMemoryOption = None,
-    max_cores: arguments.MaxCoresOption = None,
-    verify: arguments.VerifyOption = "sample",
+    order: dict[str, Any],
     dry_run: arguments.DryRunOption = False,
     site: Annotated[
         str | None,
@@ -42,37 +31,22 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Run machines of an image, if the site's policy accepts it."""
-    values = arguments.order_values(
-        image=image,
-        count=count,
-        memory=memory,
-        cores=cores,
-        lifetime=lifetime,
-        hostname=hostname,
-        network=network,
-        user_data=user_data,
-        public_key=public_key,
-        blank=blank,
-        max_memory=max_memory,
-        max_cores=max_cores,
-        verify=verify,
-    )
-    order = validate(MachineOrder, values, "order")
     if site is not None:
         from deployer.cli.site.deployment import order_at_site
 
-        order_at_site(context, order, "" if site == "here" else site, dry_run=dry_run, json=json)
+        order_at_site(context, order, "" if site == "here" else site, "", dry_run=dry_run, json=json)
         return
+    wanted = validate(MachineOrder, order, "order")
     with node_client(context) as node:
         if dry_run:
-            decision = node.decide(order)
+            decision = node.decide(wanted)
             terminal.show(decision, format_decision(decision), as_json=json)
             if not decision["accepted"]:
                 raise typer.Exit(Refused.exit_code)
             return
         try:
             with _watch() as watch:
-                result = node.deploy(order, watch)
+                result = node.deploy(wanted, watch)
         except Refused as refused:
             if refused.decision is not None:
                 terminal.show(dict(refused.decision), format_decision(dict(refused.decision)), as_json=json)
@@ -127,9 +101,9 @@ def _deployed(result: DeploymentResult) -> Group:
             terminal.format_size(record.from_network),
             terminal.format_size(record.from_cache),
             terminal.format_size(record.written),
-            arguments.minute(record.ends),
+            arguments.minute(record.expires),
         )
         for record in result.machines
     ]
-    columns = ("UUID", "NAME", "HOST NAME", "FROM NETWORK", "FROM CACHE", "WRITTEN", "ENDS")
+    columns = ("UUID", "NAME", "HOST NAME", "FROM NETWORK", "FROM CACHE", "WRITTEN", "EXPIRES")
     return Group(*lines, terminal.table(columns, rows))

@@ -109,11 +109,11 @@ def ec2_machines(context: typer.Context, account: AccountName = None, json: Json
             "ami": one.ami,
             "addresses": list(one.addresses),
             "image": one.tags.get("partita:catalog", ""),
-            "ends": one.tags.get("partita:ends", ""),
+            "expires": one.tags.get("partita:ends", ""),
         }
         for name, one in found
     ]
-    columns = ("machine", "state", "instance", "type", "image", "addresses", "ends", "account")
+    columns = ("machine", "state", "instance", "type", "image", "addresses", "expires", "account")
     terminal.show(
         rows,
         terminal.table(

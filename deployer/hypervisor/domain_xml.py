@@ -40,6 +40,8 @@ def build_domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     domain = ET.Element("domain", type=spec.virt)
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.uuid)
+    if spec.description is not None:
+        _text(domain, "description", spec.description)
     metadata = ET.SubElement(domain, "metadata")
     ET.SubElement(metadata, f"{{{NAMESPACE}}}machine", owner=spec.tag.owner, image=spec.tag.image)
     _text(domain, "memory", str(spec.max_memory >> 10), unit="KiB")

@@ -24,6 +24,16 @@ MAX_USER_DATA_TEXT = 64 << 10
 """Characters of user-data in base64: 16 KiB, and checked first when a client sends more."""
 
 
+MAX_DESCRIPTION = 200
+"""Characters of a machine's description: a line on a page."""
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds characters that cannot be printed; write it in one line of text")
+    return text
+
+
 class FirstBootData(Document):
     """The data for a guest's first boot. It may hold secrets, so it is kept apart from public data.
 
@@ -46,10 +56,12 @@ class MachineOptions(Document):
     Attributes:
         blanks: extra disks, made on the node, after those of the image.
         verify: right before boot, look at a sample of the cached contents, or hash them in full again.
+        description: what people want to know of the machine, in a line.
     """
 
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
     verify: Literal["sample", "full"] = "sample"
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION), AfterValidator(_printable)] | None = None
 
 
 class MachineProperties(MachineShape, MachineOptions):

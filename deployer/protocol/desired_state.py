@@ -78,7 +78,7 @@ class DesiredMachine(MachineProperties, FirstBootData):
     reason: str = ""
     image_id: ImageId
     hostname: str
-    ends: Instant
+    expires: Instant
     reboots: Annotated[int, Field(ge=0)] = 0
     role: str = ""
     context: BrokerAccess | None = None

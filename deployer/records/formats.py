@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from deployer.errors import NodeUnavailable
 
 FORMAT: Final = 2
-"""The format that this release writes. 2: the ceiling is `max_memory` and `max_cores`, and always there."""
+"""The format that this release writes. 2: the ceiling is `max_memory` and `max_cores`, and always there; `expires`."""
 
 
 def write_record(record: BaseModel) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def read_record(value: object, what: str) -> object:
         raise NodeUnavailable(f"{what}: was written by a newer release (format {written}); update this node's software")
     if written == 1:
         newer = _with_ceiling(newer)
+        newer["expires"] = newer.pop("ends", newer.get("expires"))
         if isinstance(spec := newer.get("spec"), Mapping):
             newer["spec"] = _with_ceiling(spec)
     return newer

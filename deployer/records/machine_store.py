@@ -50,7 +50,7 @@ class MachineRecord(MachineProperties):
         uuid, name, hostname: its identity, its name in lists, and what the guest is told it is called.
         image_id, title: what it runs.
         state, reason: where it is in its life, and why (a sentence or empty).
-        created, changed, ends: instants, UTC, in whole seconds; at `ends` the node ends it.
+        created, changed, expires: instants, UTC, in whole seconds; when it expires, the node ends it.
         virt: the accelerator that it got.
         policy: digest of the policy that accepted it.
         from_network, from_cache, written: bytes that were transferred for it, found on the node, written to assemble it.
@@ -75,7 +75,7 @@ class MachineRecord(MachineProperties):
     reason: str = ""
     created: datetime
     changed: datetime
-    ends: datetime
+    expires: datetime
     virt: str
     policy: str
     from_network: int = 0

@@ -42,12 +42,12 @@ def machine_list(context: typer.Context, json: Json = False) -> None:
             record.state.value,
             record.title,
             f"{record.cores} x {terminal.format_size(record.memory)}",
-            arguments.minute(record.ends),
+            arguments.minute(record.expires),
             record.reason,
         )
         for record in machines
     ]
-    columns = ("UUID", "NAME", "STATE", "IMAGE", "SIZE", "ENDS", "REASON")
+    columns = ("UUID", "NAME", "STATE", "IMAGE", "SIZE", "EXPIRES", "REASON")
     shown = terminal.table(columns, rows) if rows else "no machines"
     terminal.show([record_summary(record) for record in machines], shown, as_json=json)
 
@@ -151,7 +151,7 @@ def machine_extend(
     """Change when a machine expires."""
     with node_client(context) as node:
         record = node.extend(name, arguments.parse_amount(lifetime, parse_duration, "LIFETIME"))
-    _show(record, f"ends at {record.ends:%Y-%m-%d %H:%M:%S} UTC", as_json=json)
+    _show(record, f"expires at {record.expires:%Y-%m-%d %H:%M:%S} UTC", as_json=json)
 
 
 @machine_app.command("save")

@@ -22,8 +22,8 @@ from signer.runtime.units import parse_duration
 
 if TYPE_CHECKING:
     from deployer.site.client.clusters import ClusterClient
-    from deployer.site.model.records import SiteMachine
     from deployer.site.schema.clusters import ClusterDryRun, ClusterSummary, ClusterView
+    from deployer.site.schema.views import MachineView
 
 LOOK_EVERY = 1.0
 """Seconds between two queries while waiting for a cluster: as often as the site's own controller runs."""
@@ -274,8 +274,8 @@ def cluster_text(one: "ClusterView") -> RenderableType:
     return Group(terminal.printable(head), "", *tables)
 
 
-def _member(machine: "SiteMachine", failed: str) -> tuple[str, ...]:
-    state = "waits for others" if machine.withheld else machine.state.value
+def _member(machine: "MachineView", failed: str) -> tuple[str, ...]:
+    state = "waits for others" if machine.held else machine.state.value
     if machine.ready is not None and not machine.state.final:
         state += f", {machine.ready}"
     staged = (
@@ -330,10 +330,10 @@ def _table(found: "list[ClusterSummary]") -> object:
             one.phase.value,
             ", ".join(f"{count} {role}" for role, count in one.roles.items()),
             one.owner.subject,
-            minute(one.ends),
+            minute(one.expires),
             one.reason,
         )
         for one in found
     ]
-    columns = ("UUID", "NAME", "PHASE", "MEMBERS", "OWNER", "ENDS", "REASON")
+    columns = ("UUID", "NAME", "PHASE", "MEMBERS", "OWNER", "EXPIRES", "REASON")
     return terminal.table(columns, rows) if rows else "no clusters"

@@ -12,15 +12,13 @@ from deployer.cli.arguments import to_json
 from deployer.cli.site.machine import machine_table
 from deployer.cli.site.options import KeyOption, SiteOption, VoOption, open_client
 from deployer.errors import Refused
-from deployer.protocol.machine_order import MachineOrder
 from signer.documents import validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
-    from deployer.protocol.deployment_request import DeploymentRequest
-    from deployer.site.model.records import Deployment
     from deployer.site.schema.messages import DeploymentCreated, DryRunResult
+    from deployer.site.schema.views import DeploymentView
 
 deployment_app = typer.Typer(no_args_is_help=True, help="Order machines at a site, several at once.")
 
@@ -28,21 +26,10 @@ DeploymentName = Annotated[str, typer.Argument(help="A deployment's UUID, or the
 
 
 @deployment_app.command("create")
+@arguments.with_order_options
 def deployment_create(
     context: typer.Context,
-    image: arguments.ImageArgument,
-    count: arguments.CountOption = 1,
-    memory: arguments.MemoryOption = None,
-    cores: arguments.CoresOption = None,
-    max_memory: arguments.MaxMemoryOption = None,
-    max_cores: arguments.MaxCoresOption = None,
-    lifetime: arguments.LifetimeOption = None,
-    hostname: arguments.HostnameOption = None,
-    network: arguments.NetworkOption = None,
-    user_data: arguments.UserDataOption = None,
-    public_key: arguments.PublicKeyOption = None,
-    blank: arguments.BlankOption = None,
-    verify: arguments.VerifyOption = "sample",
+    order: dict[str, Any],
     spread: Annotated[bool, typer.Option("--spread", help="Fill the emptiest nodes first, not the fullest.")] = False,
     some: Annotated[
         bool, typer.Option("--some", help="Run as many as there is capacity for, not all or none.")
@@ -57,42 +44,22 @@ def deployment_create(
     json: Json = False,
 ) -> None:
     """Order machines of an image at a site."""
-    from deployer.protocol.deployment_request import DeploymentRequest
-
-    values = arguments.order_values(
-        image=image,
-        count=count,
-        memory=memory,
-        cores=cores,
-        max_memory=max_memory,
-        max_cores=max_cores,
-        lifetime=lifetime,
-        hostname=hostname,
-        network=network,
-        user_data=user_data,
-        public_key=public_key,
-        blank=blank,
-        verify=verify,
-        wishes={
-            "strategy": "spread" if spread else "pack",
-            "whole": not some,
-            "labels": dict(_pairs(label or ())),
-            "where": where,
-        },
-    )
-    _order(context, validate(DeploymentRequest, values, "order"), site, key, dry_run=dry_run, json=json)
+    wishes = {
+        "strategy": "spread" if spread else "pack",
+        "whole": not some,
+        "labels": dict(_pairs(label or ())),
+        "where": where,
+    }
+    order_at_site(context, order | {"wishes": wishes}, site, key, dry_run=dry_run, json=json)
 
 
-def order_at_site(context: typer.Context, order: MachineOrder, site: str, *, dry_run: bool, json: bool) -> None:
-    """Send an order of `partita deploy` to a site."""
-    from deployer.protocol.deployment_request import DeploymentRequest
-
-    _order(context, validate(DeploymentRequest, to_json(order), "order"), site, "", dry_run=dry_run, json=json)
-
-
-def _order(
-    context: typer.Context, request: "DeploymentRequest", site: str, key: str, *, dry_run: bool, json: bool
+def order_at_site(
+    context: typer.Context, order: dict[str, Any], site: str, key: str, *, dry_run: bool, json: bool
 ) -> None:
+    """Order machines at a site; `order` has the members of a DeploymentRequest."""
+    from deployer.protocol.deployment_request import DeploymentRequest
+
+    request = validate(DeploymentRequest, order, "order")
     with open_client(context, site) as client:
         if dry_run:
             trial = client.trial(request)
@@ -191,11 +158,11 @@ def _ordered_text(ordered: "DeploymentCreated") -> object:
     from rich.text import Text
 
     one = ordered.deployment
-    head = f"{one.uuid}: {one.title}, {len(ordered.machines)} machines until {arguments.minute(one.ends)}"
+    head = f"{one.uuid}: {one.title}, {len(ordered.machines)} machines until {arguments.minute(one.expires)}"
     return Group(Text(terminal.printable(head)), machine_table(list(ordered.machines)))  # type: ignore[arg-type]
 
 
-def _table(found: "list[Deployment]") -> object:
+def _table(found: "list[DeploymentView]") -> object:
     rows = [
         (
             one.uuid[:8],
@@ -204,11 +171,11 @@ def _table(found: "list[Deployment]") -> object:
             one.owner.subject,
             one.owner.vo,
             arguments.minute(one.created),
-            arguments.minute(one.ends),
+            arguments.minute(one.expires),
         )
         for one in found
     ]
-    columns = ("UUID", "IMAGE", "COUNT", "OWNER", "VO", "ORDERED", "ENDS")
+    columns = ("UUID", "IMAGE", "COUNT", "OWNER", "VO", "ORDERED", "EXPIRES")
     return terminal.table(columns, rows) if rows else "no deployments"
 
 

@@ -25,7 +25,7 @@ from signer.runtime.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from deployer.site.client.client import SiteClient
-    from deployer.site.model.records import SaveProgress, SiteMachine
+    from deployer.site.schema.views import MachineView, SaveView
 
 site_machine_app = typer.Typer(no_args_is_help=True, help="Manage a site's machines: show, change and end them.")
 
@@ -108,7 +108,7 @@ def site_machine_reactivate(
     migrates = (
         f"{found.hostname}: is being migrated to another node and runs there afterwards; see `partita site events`"
     )
-    terminal.show(to_json(found), _states(found) if found.moving is None else migrates, as_json=json)
+    terminal.show(to_json(found), _states(found) if not found.moving else migrates, as_json=json)
 
 
 @site_machine_app.command("change")
@@ -134,7 +134,7 @@ def site_machine_change(
     with open_client(context, site) as client:
         found = client.change(machine, validate(MachineChange, wanted, "change"))
     size = f"{found.cores} x {terminal.format_size(found.memory)}"
-    terminal.show(to_json(found), f"{found.hostname}: {size}, ends {arguments.minute(found.ends)}", as_json=json)
+    terminal.show(to_json(found), f"{found.hostname}: {size}, expires {arguments.minute(found.expires)}", as_json=json)
 
 
 @site_machine_app.command("console")
@@ -185,7 +185,7 @@ def site_machine_save(
     terminal.show(to_json(last), text, as_json=json)
 
 
-def _wait_saved(client: "SiteClient", machine: str, last: "SaveProgress") -> "SaveProgress":
+def _wait_saved(client: "SiteClient", machine: str, last: "SaveView") -> "SaveView":
     """Wait until a save has ended, and show its progress."""
     with terminal.progress("saving", None) as advance:
         done = 0
@@ -197,11 +197,11 @@ def _wait_saved(client: "SiteClient", machine: str, last: "SaveProgress") -> "Sa
     return last
 
 
-def _states(machine: "SiteMachine") -> str:
+def _states(machine: "MachineView") -> str:
     return f"{machine.hostname}: is {machine.state.value}, will be {machine.want.value}"
 
 
-def machine_table(machines: "list[SiteMachine]") -> object:
+def machine_table(machines: "list[MachineView]") -> object:
     """A table of machines."""
     rows = [
         (
@@ -211,10 +211,10 @@ def machine_table(machines: "list[SiteMachine]") -> object:
             one.title,
             f"{one.cores} x {terminal.format_size(one.memory)}",
             ", ".join(one.known),
-            arguments.minute(one.ends),
+            arguments.minute(one.expires),
             one.reason or one.want_reason,
         )
         for one in machines
     ]
-    columns = ("UUID", "HOST NAME", "STATE", "IMAGE", "SIZE", "ADDRESSES", "ENDS", "REASON")
+    columns = ("UUID", "HOST NAME", "STATE", "IMAGE", "SIZE", "ADDRESSES", "EXPIRES", "REASON")
     return terminal.table(columns, rows) if rows else "no machines"

@@ -100,8 +100,8 @@ def _reason(thing: CloudResource, now: datetime, older_than: timedelta) -> str:
     """Why an unused resource may be removed; empty if it stays."""
     age = now - thing.since
     if thing.kind is ResourceKind.INSTANCE:
-        ends = read_instant(thing.tags.get(END_TAG, ""))
-        overdue = thing.active and ends is not None and now >= ends + OVERDUE
+        expires = read_instant(thing.tags.get(END_TAG, ""))
+        overdue = thing.active and expires is not None and now >= expires + OVERDUE
         return "its time is over and its site has not ended it" if overdue else ""
     if thing.kind is ResourceKind.VOLUME:
         return "" if thing.active or age < older_than else "not attached to a machine"

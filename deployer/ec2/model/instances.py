@@ -128,7 +128,7 @@ def machine_tags(owner: Owner, machine: DesiredMachine, title: str, receipt: str
         DEPLOYMENT_TAG: machine.deployment,
         CATALOG_TAG: title[:MAX_TAG],
         IMAGE_TAG: machine.image_id,
-        END_TAG: end_tag_value(machine.ends),
+        END_TAG: end_tag_value(machine.expires),
         SIZE_TAG: size_tag_value(machine.cores, machine.memory),
         REBOOTS_TAG: str(machine.reboots),
         RECEIPT_TAG: receipt,

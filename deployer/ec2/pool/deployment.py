@@ -201,7 +201,7 @@ class Ec2Deployer:
         found = map_boot(manifest)
         volumes = add_blanks(found, machine.blanks)
         given = machine.user_data_bytes()
-        left = int((machine.ends - self._clock()).total_seconds())
+        left = int((machine.expires - self._clock()).total_seconds())
         request = Request(
             count=1,
             machine=machine,
@@ -252,7 +252,7 @@ class Ec2Deployer:
         machine, now, account = job.machine, self._now(), self.account
         with self._books.booking():
             others = [charge_of(entry) for entry in self._books.machines() if entry.machine != machine.uuid]
-            mine = Charge(job.type.name, job.gib, now, max(now, machine.ends))
+            mine = Charge(job.type.name, job.gib, now, max(now, machine.expires))
             prices = account.prices
             check_within(
                 account.name,
@@ -269,7 +269,7 @@ class Ec2Deployer:
                         instance_type=job.type.name,
                         gib=job.gib,
                         began=now,
-                        until=max(now, machine.ends),
+                        until=max(now, machine.expires),
                     )
                 )
 

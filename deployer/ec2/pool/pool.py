@@ -271,8 +271,8 @@ class Ec2Pool:
             case ActionKind.REBOOT:
                 self._machines.reboot(step.instance, machine.reboots)
             case ActionKind.EXTEND:
-                self._machines.tag(step.instance, {END_TAG: end_tag_value(machine.ends)})
-                self._books.update_machine(machine.uuid, until=machine.ends)
+                self._machines.tag(step.instance, {END_TAG: end_tag_value(machine.expires)})
+                self._books.update_machine(machine.uuid, until=machine.expires)
             case ActionKind.RESIZE:
                 kind = self._makes.type_for(machine)
                 self._machines.retype(
@@ -326,7 +326,7 @@ class Ec2Pool:
             seen = _blank(
                 machine, MachineState.FAILED if failure.again is None else MachineState.STAGING, failure.reason, now
             )
-        elif seen is None and (machine.want is DesiredStatus.ENDED or now >= machine.ends):
+        elif seen is None and (machine.want is DesiredStatus.ENDED or now >= machine.expires):
             seen = _blank(machine, MachineState.ENDED, machine.reason or "it was ended before it was started", now)
         elif seen is not None and failure is not None and not seen.state.final:
             seen = seen.model_copy(update={"reason": failure.reason})

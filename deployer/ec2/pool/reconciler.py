@@ -52,11 +52,11 @@ def actions(
 def _for_one(machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime) -> list[Action]:
     if here is None:
         return [Action(ActionKind.MAKE, machine.uuid, wanted=machine)] if _may_be_made(machine, entry, now) else []
-    if machine.want is DesiredStatus.ENDED or now >= machine.ends:
-        return [_end(here, machine.reason or "its time has come")]
+    if machine.want is DesiredStatus.ENDED or now >= machine.expires:
+        return [_end(here, machine.reason or "it expired")]
     todo = []
-    if here.tags.get(END_TAG) != end_tag_value(machine.ends):
-        todo.append(_do(ActionKind.EXTEND, machine, here, "its end was changed"))
+    if here.tags.get(END_TAG) != end_tag_value(machine.expires):
+        todo.append(_do(ActionKind.EXTEND, machine, here, "its expiry was changed"))
     if (step := _next(machine, here)) is not None:
         todo.append(step)
     return todo
@@ -90,7 +90,7 @@ def _next(machine: DesiredMachine, here: Instance) -> Action | None:
 
 def _may_be_made(machine: DesiredMachine, entry: MachineEntry | None, now: datetime) -> bool:
     """A machine is made once. If the books know its instance it was made; without an instance the attempt may have failed."""
-    if machine.want is DesiredStatus.ENDED or machine.want is DesiredStatus.STOPPED or now >= machine.ends:
+    if machine.want is DesiredStatus.ENDED or machine.want is DesiredStatus.STOPPED or now >= machine.expires:
         return False
     return entry is None or (not entry.instance and not entry.ended)
 

@@ -177,7 +177,7 @@ def boot_hook(machine: DesiredMachine, volumes: Sequence[Volume]) -> str:
         for volume in volumes
         if volume.blank is not None and volume.blank.filesystem != "none"
     ]
-    ends = int(machine.ends.timestamp())
+    ends = int(machine.expires.timestamp())
     return _HOOK.format(timer=TIMER, ends=ends, metadata=METADATA, blanks=blanks_script(blanks))
 
 

@@ -163,7 +163,7 @@ class ActionExecutor:
             case ActionKind.RESIZE:
                 verbs.resize(uuid, action.desired.memory, action.desired.cores)
             case ActionKind.EXTEND:
-                verbs.until(uuid, action.desired.ends)
+                verbs.extend(uuid, action.desired.expires)
             case ActionKind.REMEMBER:
                 keeper.change(uuid, wanted=action.desired.want.value)
             case ActionKind.END:
@@ -176,9 +176,9 @@ class ActionExecutor:
                 _VERBS[kind](verbs, uuid)
 
     def _end(self, record: MachineRecord, reason: str) -> None:
-        """One whose time is over gets its grace: the keeper is asking its guest to power off."""
+        """One that has expired gets its grace: the keeper is asking its guest to power off."""
         now = self._keeper.now()
-        if record.state is MachineState.RUNNING and record.ends <= now < record.ends + self._keeper.grace:
+        if record.state is MachineState.RUNNING and record.expires <= now < record.expires + self._keeper.grace:
             raise _NotYet
         self._keeper.end(record.uuid, reason)
 

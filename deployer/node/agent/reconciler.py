@@ -69,7 +69,7 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]
         adopted = record.arriving == machine.moved
         yield _do(ActionKind.ADOPT, machine) if adopted else _do(ActionKind.END, machine, UNKNOWN)
         return
-    if machine.ends != record.ends:
+    if machine.expires != record.expires:
         yield _do(ActionKind.EXTEND, machine)
     if state in MAKING:
         return

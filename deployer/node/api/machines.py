@@ -26,8 +26,8 @@ def verb_routes(node: Node) -> APIRouter:
     @routes.post("/machines/{name}/extend", summary="Change when a machine expires", response_model=MachineRecord)
     async def extend(name: str, request: Request) -> Response:
         lasting = await read_document(request, ExtendRequest, "request", MAX_ASKED)
-        ends = node.keeper.now() + timedelta(seconds=lasting.lifetime)
-        return document_response(await run_in_threadpool(verbs.until, store.find(name).uuid, ends))
+        expires = node.keeper.now() + timedelta(seconds=lasting.lifetime)
+        return document_response(await run_in_threadpool(verbs.extend, store.find(name).uuid, expires))
 
     @routes.post(
         "/machines/{name}/save",

@@ -26,7 +26,7 @@ class SiteAssignment:
     Attributes:
         uuid: the machine's.
         site, deployment, role: whose it is and what it belongs to there.
-        ends: when its time is over, whenever it begins.
+        expires: when it expires, whenever it begins.
         reboots: that were asked for before it was made.
         vendor_data: cloud-config or script that the site adds to the seed.
         context: how the guest reaches the site's context broker.
@@ -35,7 +35,7 @@ class SiteAssignment:
     uuid: str
     site: str
     deployment: str
-    ends: datetime
+    expires: datetime
     role: str = ""
     reboots: int = 0
     vendor_data: bytes | None = None
@@ -55,7 +55,9 @@ def new_record(
     """
     known: dict[str, Any] = {"created": now, "changed": now}
     if assigned is not None:
-        known |= {name: getattr(assigned, name) for name in ("uuid", "site", "deployment", "role", "reboots", "ends")}
+        known |= {
+            name: getattr(assigned, name) for name in ("uuid", "site", "deployment", "role", "reboots", "expires")
+        }
     return MachineRecord(**(machine.properties() | known | values))
 
 
@@ -103,7 +105,7 @@ def assignment_of(machine: DesiredMachine, site: str) -> SiteAssignment:
         uuid=machine.uuid,
         site=site,
         deployment=machine.deployment,
-        ends=machine.ends,
+        expires=machine.expires,
         role=machine.role,
         reboots=machine.reboots,
         vendor_data=None if machine.vendor_data is None else base64.b64decode(machine.vendor_data),

@@ -140,7 +140,7 @@ class Deployer:
         found = resolve_order(order, self._images, self._defaults)
         request = found.request
         if assigned is not None:
-            request = replace(request, lifetime=int((assigned.ends - self._clock()).total_seconds()))
+            request = replace(request, lifetime=int((assigned.expires - self._clock()).total_seconds()))
         return _Job(order, assigned, found.manifest, found.image_id, found.endorsements, request)
 
     def _judge(self, job: _Job, running: int) -> tuple[EvaluationInput, Evaluation]:
@@ -173,7 +173,7 @@ class Deployer:
                         image_id=job.image_id,
                         title=job.manifest.title,
                         state=MachineState.STAGING,
-                        ends=assigned.ends if assigned else now + timedelta(seconds=job.request.lifetime),
+                        expires=assigned.expires if assigned else now + timedelta(seconds=job.request.lifetime),
                         user_data=job.request.user_data or "",
                         wanted="running" if assigned else "",
                         virt=accelerator.virt,
@@ -231,8 +231,8 @@ class Deployer:
         self._records.deploying(spec, case, judged)
         keeper.hypervisor.start(spec)
         # A site's machine ends when the site says, which may have been changed since the record was begun.
-        ends = keeper.now() + timedelta(seconds=job.request.lifetime)
-        keeper.started(record.uuid, keeper.store.get(record.uuid).ends if job.assigned else ends)
+        expires = keeper.now() + timedelta(seconds=job.request.lifetime)
+        keeper.started(record.uuid, keeper.store.get(record.uuid).expires if job.assigned else expires)
         report(DeploymentStep(step="running", machine=name, text=f"host name {record.hostname}"))
         return case, judged
 

@@ -106,7 +106,7 @@ class MachineOperations:
     def stop(self, uuid: str, deadline: float | None = None) -> MachineRecord:
         """Have a guest power off, or cut its power when it has not after so many seconds (the node's grace if not given).
 
-        Its disks stay until its time is over. A suspended machine's memory is given up.
+        Its disks stay until it expires. A suspended machine's memory is given up.
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
@@ -178,18 +178,18 @@ class MachineOperations:
                 keeper.hypervisor.resize(uuid, memory, cores)
             return keeper.change(uuid, memory=memory, cores=cores)
 
-    def until(self, uuid: str, ends: datetime) -> MachineRecord:
-        """Let a machine's time end later, if the policy accepts so long a time from now on, or sooner.
+    def extend(self, uuid: str, expires: datetime) -> MachineRecord:
+        """Change when a machine expires: later, if the policy accepts so long a time from now on, or sooner.
 
         Raises:
             Refused: by the policy.
             MachineConflict: it has ended.
         """
         with self._keeper.alone(uuid) as record:
-            _demand(record, [state for state in MachineState if not state.final], "given another end")
-            longer = record.model_copy(update={"ends": ends})
-            with self._admits(longer, boots=False) if ends > record.ends else nullcontext():
-                return self._keeper.until(uuid, ends)
+            _demand(record, [state for state in MachineState if not state.final], "extended")
+            longer = record.model_copy(update={"expires": expires})
+            with self._admits(longer, boots=False) if expires > record.expires else nullcontext():
+                return self._keeper.set_expiry(uuid, expires)
 
     def _now(self, uuid: str, happening: MachineEvent, reason: str, **values: object) -> MachineRecord:
         record = self._keeper.happened(uuid, happening, reason, **values)

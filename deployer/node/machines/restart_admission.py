@@ -52,7 +52,7 @@ class RestartAdmission:
         manifest = self._images.manifest(record.image_id)
         if boots:
             self._bring(record, manifest)
-        left = int((record.ends - self._clock()).total_seconds())
+        left = int((record.expires - self._clock()).total_seconds())
         request = Request(
             count=1,
             machine=record,
@@ -78,7 +78,7 @@ class RestartAdmission:
             entering.__exit__(None, None, None)
 
     def _bring(self, record: MachineRecord, manifest: Manifest) -> None:
-        ttl = max(0.0, (record.ends - self._clock()).total_seconds()) + LEASE_MARGIN
+        ttl = max(0.0, (record.expires - self._clock()).total_seconds()) + LEASE_MARGIN
         for left in reversed(range(TRIES)):
             self._stages.stage(manifest, record.holder, ttl, ignore_progress, extra=record.blanks)
             changed: EntryChanged | None = None

@@ -49,7 +49,7 @@ class MachineSupervisor:
         store: their records.
         leases: of their contents.
         clock: the present, UTC.
-        grace: how long a guest may take to power off when its time has come, before it is ended.
+        grace: how long a guest may take to power off when it expires, before it is ended.
         ended: told, once, of each machine that ran and has ended.
     """
 
@@ -183,11 +183,11 @@ class MachineSupervisor:
         for listener in self._listeners:
             listener()
 
-    def started(self, uuid: str, ends: datetime) -> MachineRecord:
+    def started(self, uuid: str, expires: datetime) -> MachineRecord:
         """The hypervisor runs a machine. One that has ended already, faster than we could say so, stays ended."""
         with self._changed:
             if self.store.get(uuid).state is MachineState.BOOTING:
-                self.happened(uuid, MachineEvent.STARTED, "", ends=ends)
+                self.happened(uuid, MachineEvent.STARTED, "", expires=expires)
             return self.store.get(uuid)
 
     def told(self, uuid: str, happening: MachineEvent, reason: str) -> None:
@@ -236,13 +236,13 @@ class MachineSupervisor:
         self.tell()
         return record or self.store.get(uuid)
 
-    def until(self, uuid: str, ends: datetime) -> MachineRecord:
-        """Let a machine's time end later or sooner, its leases with it; MachineConflict if it has ended."""
+    def set_expiry(self, uuid: str, expires: datetime) -> MachineRecord:
+        """Change when a machine expires, and its leases with it; MachineConflict if it has ended."""
         record = self.store.get(uuid)
         if record.state.final:
-            raise MachineConflict(f"machine {record.name} is {record.state.value}; its time is over")
-        self._leases.renew(record.holder, max(0.0, (ends - self._clock()).total_seconds()) + LEASE_MARGIN)
-        return self.change(uuid, ends=ends.replace(microsecond=0))
+            raise MachineConflict(f"machine {record.name} is {record.state.value}; it cannot be extended")
+        self._leases.renew(record.holder, max(0.0, (expires - self._clock()).total_seconds()) + LEASE_MARGIN)
+        return self.change(uuid, expires=expires.replace(microsecond=0))
 
     def boots(self, uuid: str) -> int:
         """How often a guest has been seen to boot again since the service started."""
@@ -289,8 +289,8 @@ class MachineSupervisor:
     def drain(self, uuid: str) -> None:
         """Let a machine's time be up now: its guest is asked to power off, and ended if it does not."""
         record = self.store.get(uuid)
-        if record.state in _LIVE and record.ends > self.now():
-            self.store.change(uuid, self.now(), ends=self.now())
+        if record.state in _LIVE and record.expires > self.now():
+            self.store.change(uuid, self.now(), expires=self.now())
 
     def end(self, uuid: str, reason: str) -> None:
         """End a machine now; its record stays and says why."""
@@ -320,7 +320,7 @@ class MachineSupervisor:
             self._forget(uuid)
 
     def tick(self) -> None:
-        """Look at every machine once: end those whose time has come, trim consoles, forget what ended long ago."""
+        """Look at every machine once: end those that have expired, trim consoles, forget what ended long ago."""
         now = self._clock()
         for record in self.store.all():
             try:
@@ -332,25 +332,23 @@ class MachineSupervisor:
     def _look(self, record: MachineRecord, now: datetime) -> None:
         if record.state in _LIVE:
             _trim(self.store.console(record.uuid))
-            if now >= record.ends:
+            if now >= record.expires:
                 self._expire(record, now)
-        elif record.state in _AT_REST and now >= record.ends:
-            self.happened(record.uuid, MachineEvent.EXPIRED, "its time has come")
+        elif record.state in _AT_REST and now >= record.expires:
+            self.happened(record.uuid, MachineEvent.EXPIRED, "it expired")
         elif record.state.final and not record.site and now >= record.changed + KEPT:
             self._forget(record.uuid)
 
     def _expire(self, record: MachineRecord, now: datetime) -> None:
         asked = self._asked.get(record.uuid)
-        if asked is None and record.state is MachineState.RUNNING and now < record.ends + self._grace:
+        if asked is None and record.state is MachineState.RUNNING and now < record.expires + self._grace:
             self._asked[record.uuid] = now
-            log.info("machine %s has reached the end of its time and is asked to power off", record.uuid)
+            log.info("machine %s has expired and is asked to power off", record.uuid)
             # An emulator that hangs does not answer: it must not hold up who looks after the other machines.
             threading.Thread(target=self._ask, args=(record.uuid,), name="shutdown", daemon=True).start()
         elif asked is None or now >= asked + self._grace:
             # First the record, so that the event of the end finds it said already.
-            self.happened(
-                record.uuid, MachineEvent.EXPIRED, "its time has come, and the guest did not power off by itself"
-            )
+            self.happened(record.uuid, MachineEvent.EXPIRED, "it expired, and the guest did not power off by itself")
             self.hypervisor.destroy(record.uuid)
 
     def _ask(self, uuid: str) -> None:

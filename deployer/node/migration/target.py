@@ -200,7 +200,7 @@ class MigrationTarget:
 
     def _contents(self, record: MachineRecord, manifest: Manifest, offer: MigrationManifest) -> "_Contents":
         """The image on this node, and which of the blanks have to come along since they are made differently here."""
-        ttl = max(0.0, (record.ends - self._keeper.now()).total_seconds()) + LEASE_MARGIN
+        ttl = max(0.0, (record.expires - self._keeper.now()).total_seconds()) + LEASE_MARGIN
         staged = self._stages.stage(manifest, record.holder, ttl, ignore_progress, extra=record.blanks)
         offered = {piece.name: piece for piece in offer.blanks}
         missing = []

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import Conflict, Malformed, Misused, TooLarge
 from catalog.web.problems import problem_responses
 from deployer.errors import ClusterNotFound, Forbidden, MachineConflict, MachineNotFound, NoCapacity, OverQuota, Refused
-from deployer.site.api.deployments import AUTH_ERRORS, OwnerQuery, VoQuery, redact_machine
+from deployer.site.api.deployments import AUTH_ERRORS, OwnerQuery, VoQuery
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
@@ -41,6 +41,7 @@ from deployer.site.schema.clusters import (
     ScaleRequest,
 )
 from deployer.site.schema.messages import ReasonRequest
+from deployer.site.schema.views import MachineView
 from deployer.site.service.site import Site
 
 ClusterParameter = Annotated[
@@ -268,11 +269,11 @@ def cluster_view(
         reason=state.reason,
         changed=state.changed,
         created=cluster.created,
-        ends=cluster.ends,
+        expires=cluster.expires,
         roles=state.counts,
         document=redact_cluster(cluster.document, private=who.identity != cluster.owner.identity),
         status={name: _role(cluster, name, status) for name in status},
-        members=tuple(redact_machine(one) for one in there),
+        members=tuple(MachineView.of(one) for one in there),
         failed=failed,
         new=new,
     )
@@ -304,7 +305,7 @@ def cluster_summary(cluster: Cluster) -> ClusterSummary:
         reason=state.reason,
         changed=state.changed,
         created=cluster.created,
-        ends=cluster.ends,
+        expires=cluster.expires,
         roles=state.counts,
     )
 

@@ -1,5 +1,6 @@
 """The routes of deployments: order machines, explain where they run, and end them."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -47,6 +48,7 @@ from deployer.site.schema.messages import (
     DeploymentPage,
     DryRunResult,
 )
+from deployer.site.schema.views import DeploymentView, MachineView
 from deployer.site.service.site import Site
 
 VoQuery = Annotated[str | None, Query(max_length=63, description="Only of members of this VO.", examples=["star"])]
@@ -72,13 +74,14 @@ def deployment_routes(site: Site) -> APIRouter:
     def found(who: Principal, uuid: str, action: SiteAction) -> Deployment:
         return permitted_deployment(site, who, uuid, action)
 
-    def whole(deployment: Deployment, who: Principal, *, new: bool = False) -> DeploymentCreated:
-        machines = store.read(machines_of, deployment.uuid)
-        return DeploymentCreated(
-            deployment=redact_deployment(deployment, who),
-            machines=tuple(redact_machine(one) for one in machines),
-            new=new,
-        )
+    def shown(
+        who: Principal, deployment: Deployment, machines: Sequence[SiteMachine], *, new: bool
+    ) -> DeploymentCreated:
+        views = tuple(MachineView.of(one) for one in machines)
+        return DeploymentCreated(deployment=DeploymentView.of(deployment, who), machines=views, new=new)
+
+    def whole(deployment: Deployment, who: Principal) -> DeploymentCreated:
+        return shown(who, deployment, store.read(machines_of, deployment.uuid), new=False)
 
     @routes.post(
         "",
@@ -129,13 +132,7 @@ def deployment_routes(site: Site) -> APIRouter:
         if dry_run:
             return answer(request, await run_in_threadpool(site.try_out, wanted, who))
         ordered = await run_in_threadpool(site.admit, wanted, who, key)
-        body = ordered.model_copy(
-            update={
-                "deployment": redact_deployment(ordered.deployment, who),
-                "machines": tuple(redact_machine(one) for one in ordered.machines),
-            }
-        )
-        made = answer(request, body)
+        made = answer(request, shown(who, ordered.deployment, ordered.machines, new=ordered.new))
         made.status_code = 201 if ordered.new else 200
         made.headers["Location"] = f"/v1/deployments/{ordered.deployment.uuid}"
         return made
@@ -164,7 +161,7 @@ def deployment_routes(site: Site) -> APIRouter:
             return answer(request, DeploymentPage(items=()))
         items, following = store.read(list_deployments, wanted, limit, after)
         return answer(
-            request, DeploymentPage(items=tuple(redact_deployment(one, who) for one in items), next=following)
+            request, DeploymentPage(items=tuple(DeploymentView.of(one, who) for one in items), next=following)
         )
 
     @routes.get(
@@ -245,16 +242,3 @@ def permitted_deployment(site: Site, who: Principal, text: str, action: SiteActi
         raise missing from exc  # only those who may see all learn that the beginning is ambiguous
     site.access.demand_of(who, action, deployment.owner, missing)
     return deployment
-
-
-def redact_deployment(deployment: Deployment, who: Principal) -> Deployment:
-    """A deployment as a principal may see it: user-data, which may contain passwords, is for its owner alone."""
-    if who.identity == deployment.owner.identity or deployment.request.user_data is None:
-        return deployment
-    request = deployment.request.model_copy(update={"user_data": None})
-    return deployment.model_copy(update={"request": request})
-
-
-def redact_machine(machine: SiteMachine) -> SiteMachine:
-    """A machine as people may see it: its secret for the context broker is for its guest alone."""
-    return machine if machine.context is None else machine.model_copy(update={"context": None})

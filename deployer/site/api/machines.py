@@ -26,7 +26,6 @@ from deployer.site.api.deployments import (
     OwnerQuery,
     StatesQuery,
     VoQuery,
-    redact_machine,
 )
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
@@ -48,6 +47,7 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.scheduling.placement import EC2
 from deployer.site.schema.messages import MachineChange, MachinePage, SaveRequest, VerbRequest
+from deployer.site.schema.views import MachineView
 from deployer.site.service.site import Site
 
 ACTIONS = {
@@ -106,22 +106,22 @@ def machine_routes(site: Site) -> APIRouter:
         if wanted is None:
             return answer(request, MachinePage(items=()))
         items, following = store.read(list_machines, wanted, limit, after)
-        return answer(request, MachinePage(items=tuple(redact_machine(one) for one in items), next=following))
+        return answer(request, MachinePage(items=tuple(MachineView.of(one) for one in items), next=following))
 
     @routes.get(
         "/{machine}",
-        response_model=SiteMachine,
+        response_model=MachineView,
         responses=problem_responses(Malformed, MachineNotFound, MachineConflict, *AUTH_ERRORS),
         openapi_extra=openapi_extra(SiteAction.READ),
         summary="Get a machine",
     )
     def machine(request: Request, who: who_asks, machine: MachineParameter) -> Response:
         """Its desired status (`want`), and its present state."""
-        return answer(request, redact_machine(found(who, machine, SiteAction.READ)))
+        return answer(request, MachineView.of(found(who, machine, SiteAction.READ)))
 
     @routes.post(
         "/{machine}/{verb}",
-        response_model=SiteMachine,
+        response_model=MachineView,
         responses=problem_responses(
             Malformed,
             Misused,
@@ -158,11 +158,11 @@ def machine_routes(site: Site) -> APIRouter:
             raise Misused("only reactivate takes a node: a running machine cannot migrate; suspend it first")
         if asked.node and asked.elsewhere:
             raise Misused("give either a node, or elsewhere")
-        return answer(request, redact_machine(await run_in_threadpool(work)))
+        return answer(request, MachineView.of(await run_in_threadpool(work)))
 
     @routes.patch(
         "/{machine}",
-        response_model=SiteMachine,
+        response_model=MachineView,
         responses=problem_responses(
             Malformed,
             TooLarge,
@@ -185,7 +185,7 @@ def machine_routes(site: Site) -> APIRouter:
             return site.changing.change(one.uuid, wanted, who)
 
         wanted = await read_document(request, MachineChange, "change")
-        return answer(request, redact_machine(await run_in_threadpool(work)))
+        return answer(request, MachineView.of(await run_in_threadpool(work)))
 
     return routes
 
@@ -196,7 +196,7 @@ def save_routes(site: Site) -> APIRouter:
 
     @routes.post(
         "/{machine}/save",
-        response_model=SiteMachine,
+        response_model=MachineView,
         responses=problem_responses(
             Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, Conflict, *AUTH_ERRORS
         ),
@@ -221,7 +221,7 @@ def save_routes(site: Site) -> APIRouter:
             return site.changing.save(found.uuid, wanted, key, who)
 
         wanted = await read_document(request, SaveRequest, "request to save")
-        return answer(request, redact_machine(await run_in_threadpool(work)))
+        return answer(request, MachineView.of(await run_in_threadpool(work)))
 
     return routes
 

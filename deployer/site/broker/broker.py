@@ -155,7 +155,7 @@ class Broker:
         secret = secret_digest(derive_secret(self._key, machine.uuid, generation))
         fresh = BrokerContact(machine.uuid, node, generation, secret)
         contexts.delete_values(connection, machine.uuid)
-        contexts.put_contact(connection, fresh, machine.ends + KEEP)
+        contexts.put_contact(connection, fresh, machine.expires + KEEP)
         return fresh
 
     def _context(self, contact: BrokerContact) -> BrokerAccess:
@@ -255,7 +255,7 @@ class Broker:
             cluster=cluster,
             addresses=assigned_addresses(machine),
             requires={role: need.count for role, need in needs.items()},
-            ends=machine.ends,
+            ends=machine.expires,
         )
 
     def publish(self, machine: SiteMachine, key: str, data: bytes) -> None:
@@ -321,7 +321,7 @@ class Broker:
         for uuid in past:
             try:
                 machine = self._store.read(get_machine, uuid)
-                until = now + KEEP if machine.ends <= now else machine.ends + KEEP
+                until = now + KEEP if machine.expires <= now else machine.expires + KEEP
             except MachineNotFound:
                 machine = None
             with self._database.writing() as connection:

@@ -26,7 +26,7 @@ def issue_guest_certificate(authority: CertificateAuthority, machine: SiteMachin
         Misused: not a certificate request, or its key is not P-256.
         MachineConflict: the machine has expired.
     """
-    left = machine.ends - now
+    left = machine.expires - now
     if left <= timedelta(0):
         raise MachineConflict(f"machine {machine.hostname} has expired; no certificate is issued")
     issued = authority.host(request, machine.uuid, certificate_names(machine), now, min(left, LIFE))

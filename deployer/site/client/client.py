@@ -23,7 +23,7 @@ from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.joining import JoinRequest, JoinResponse
 from deployer.site.client.endpoint import SiteEndpoint
-from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.site.model.records import AuditRecord, SiteEvent, SiteNode
 from deployer.site.schema.messages import (
     MAX_ANSWER,
     MAX_PAGE,
@@ -47,6 +47,7 @@ from deployer.site.schema.messages import (
     SwarmMap,
     VerbRequest,
 )
+from deployer.site.schema.views import DeploymentView, MachineView
 from signer.documents import Document, canonical, parse
 from signer.runtime.paging import walk_pages
 from signer.runtime.retry import RetryPolicy
@@ -130,7 +131,7 @@ class SiteClient:
         """Dry-run an order; nothing is done."""
         return self.ask(DryRunResult, "POST", "deployments", content=canonical(request), params={"dry_run": "true"})
 
-    def deployments(self, **wanted: str) -> Iterator[Deployment]:
+    def deployments(self, **wanted: str) -> Iterator[DeploymentView]:
         """Deployments that the caller may see, the newest first, read page by page; filters as in the API."""
         return self.items(DeploymentPage, "deployments", wanted)
 
@@ -150,28 +151,28 @@ class SiteClient:
         """End all machines of a deployment."""
         return self.ask(DeploymentCreated, "DELETE", f"deployments/{_part(uuid)}", again=True)
 
-    def machines(self, **wanted: str) -> Iterator[SiteMachine]:
+    def machines(self, **wanted: str) -> Iterator[MachineView]:
         """Machines that the caller may see, the newest first, read page by page; filters as in the API."""
         return self.items(MachinePage, "machines", wanted)
 
-    def machine(self, name: str) -> SiteMachine:
+    def machine(self, name: str) -> MachineView:
         """One machine, by UUID or the beginning of one."""
-        return self.ask(SiteMachine, "GET", f"machines/{_part(name)}")
+        return self.ask(MachineView, "GET", f"machines/{_part(name)}")
 
-    def do(self, name: str, verb: str, reason: str = "", *, node: str = "", elsewhere: bool = False) -> SiteMachine:
+    def do(self, name: str, verb: str, reason: str = "", *, node: str = "", elsewhere: bool = False) -> MachineView:
         """Pause, resume, suspend, reactivate, reboot, shutdown or destroy a machine; returns it with its desired state.
 
         Args:
             node, elsewhere: for "reactivate": the node to run on, or any other node, instead of the present one.
         """
         asked = VerbRequest(reason=reason, node=node, elsewhere=elsewhere)
-        return self.ask(SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(asked))
+        return self.ask(MachineView, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
-    def save(self, name: str, version: str, key: str, reason: str = "") -> SiteMachine:
+    def save(self, name: str, version: str, key: str, reason: str = "") -> MachineView:
         """Save a machine as a new version of its image; once for the same key, version and machine."""
         wanted, headers = SaveRequest(version=version, reason=reason), {"Idempotency-Key": key}
         path = f"machines/{_part(name)}/save"
-        return self.ask(SiteMachine, "POST", path, content=canonical(wanted), headers=headers, again=True)
+        return self.ask(MachineView, "POST", path, content=canonical(wanted), headers=headers, again=True)
 
     def console(self, name: str, most: int) -> bytes:
         """The last bytes of a machine's serial console; MachineConflict where it has none now."""
@@ -202,9 +203,9 @@ class SiteClient:
                     raise
             self._sleep(RETRIES.pause(2))
 
-    def change(self, name: str, change: MachineChange) -> SiteMachine:
+    def change(self, name: str, change: MachineChange) -> MachineView:
         """Change a machine's end, memory or cores."""
-        return self.ask(SiteMachine, "PATCH", f"machines/{_part(name)}", content=canonical(change))
+        return self.ask(MachineView, "PATCH", f"machines/{_part(name)}", content=canonical(change))
 
     def nodes(self) -> tuple[SiteNode, ...]:
         """All nodes, by name."""

@@ -37,7 +37,7 @@ from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, 
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, MachineTransition, SiteCluster, SiteMachine
 from deployer.site.operations.admission import ClusterMembership
-from deployer.site.schema.messages import DeploymentCreated
+from deployer.site.store.admission import AdmittedDeployment
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical
@@ -60,7 +60,7 @@ ADMISSION_ERRORS = (DeployerError, CatalogError, SignerError, StagerError)
 log = logging.getLogger("partita.site")
 
 
-Admit = Callable[[DeploymentRequest, Principal, str | None, ClusterMembership], DeploymentCreated]
+Admit = Callable[[DeploymentRequest, Principal, str | None, ClusterMembership], AdmittedDeployment]
 """`AdmissionService.admit`: by image, policy, rights, quotas and room; whatever refuses a request leaves nothing."""
 
 
@@ -249,7 +249,7 @@ class ClusterController:
         state = ClusterState(
             phase=ClusterPhase.ADMITTING,
             changed=now,
-            ends=now + timedelta(seconds=document.lifetime or self._lifetime),
+            expires=now + timedelta(seconds=document.lifetime or self._lifetime),
             reference=reference,
             key=key,
             counts={name: role.count for name, role in document.roles.items()},

@@ -39,7 +39,7 @@ class ClusterRoleStatus:
 
     @property
     def left(self) -> int:
-        """How many are wanted now: those whose time is over are wanted no more."""
+        """How many are wanted now: those that have expired are wanted no more."""
         return self.wanted - self.over
 
 
@@ -54,7 +54,7 @@ class MemberSlot:
         doubles: others that should not be there.
         ever: machines that it ever had.
         failures: why earlier ones failed, the oldest first.
-        over: the last one lived until its time was over.
+        over: the last one lived until it expired.
     """
 
     number: int
@@ -141,7 +141,10 @@ def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datet
         (*going[1:], *staying[1:]),
         len(machines),
         tuple(why for one in machines if (why := state.failed.get(one.uuid))),
-        last is not None and last.state is MachineState.ENDED and not state.failed.get(last.uuid) and now >= last.ends,
+        last is not None
+        and last.state is MachineState.ENDED
+        and not state.failed.get(last.uuid)
+        and now >= last.expires,
     )
 
 
@@ -176,6 +179,6 @@ def loss_reason(cluster: Cluster, role: str, slot: MemberSlot) -> str:
     """Why a slot gets no further machine."""
     host = cluster.document.hostname(role, slot.number)
     if not slot.failures:
-        return f"{host} has reached the end of its time"
+        return f"{host} has expired"
     times = "once" if len(slot.failures) == 1 else f"{len(slot.failures)} times"
     return f"{host} failed {times} and is not replaced any more; the last reason: {slot.failures[-1]}"

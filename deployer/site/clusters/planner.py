@@ -113,10 +113,10 @@ def plan_cluster(cluster: Cluster, members: Sequence[SiteMachine], now: datetime
             return ClusterPlan(state, tuple(_ends(living, state.reason or "its cluster was ended on request")))
         phase = ClusterPhase.FAILED if state.phase is ClusterPhase.FAILED else ClusterPhase.ENDED
         return ClusterPlan(_moved(state, phase, state.reason, now, over=True))
-    if now >= cluster.ends:  # the members' own time is over then, too
+    if now >= cluster.expires:  # its members expire then, too
         if not living:
-            return ClusterPlan(_moved(state, ClusterPhase.ENDED, "its time is over", now, over=True))
-        return ClusterPlan(state, tuple(_ends([one for one in living if one.held], "its cluster's time is over")))
+            return ClusterPlan(_moved(state, ClusterPhase.ENDED, "it has expired", now, over=True))
+        return ClusterPlan(state, tuple(_ends([one for one in living if one.held], "its cluster has expired")))
     failed = {
         one.uuid: why for one in members if (why := failure_reason(cluster, one, now)) or one.uuid in state.failed
     }

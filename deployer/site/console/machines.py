@@ -1,6 +1,6 @@
 """The console's pages of machines and deployments, and the overview."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -16,8 +16,6 @@ from deployer.site.api.deployments import (
     NodeQuery,
     StatesQuery,
     permitted_deployment,
-    redact_deployment,
-    redact_machine,
 )
 from deployer.site.api.machines import ACTIONS, permitted_machine
 from deployer.site.api.parameters import AfterQuery
@@ -39,6 +37,7 @@ from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, ListFilter, SiteMachine
 from deployer.site.schema.messages import MachineChange
+from deployer.site.schema.views import DeploymentView, MachineView
 from signer.documents import validate
 from signer.runtime.units import parse_duration
 
@@ -74,7 +73,7 @@ def _overview(console: Console) -> APIRouter:
             visit,
             "overview.html",
             status=status,
-            machines=site.store.read(list_machines, wanted.model_copy(update={"states": alive}), FEW)[0]
+            machines=views(site.store.read(list_machines, wanted.model_copy(update={"states": alive}), FEW)[0])
             if wanted
             else (),
             clusters=[cluster_summary(one) for one in clusters],
@@ -110,7 +109,7 @@ def _machines(console: Console) -> APIRouter:
         return console.show(
             visit,
             "machines.html",
-            machines=items,
+            machines=views(items),
             next=next_page_url(visit.request, following),
             everything=all or bool(state),
             nodes=node_names(console, visit),
@@ -126,7 +125,7 @@ def _machine(console: Console) -> APIRouter:
 
     @routes.get("/machines/{machine}")
     def machine(visit: visiting, machine: str) -> Response:
-        found = redact_machine(permitted_machine(site, visit.who, machine, SiteAction.READ))
+        found = permitted_machine(site, visit.who, machine, SiteAction.READ)
         owner = access.owner(found.deployment)
         extends = not found.state.final and not isinstance(
             authorize(access.rights(), visit.who, SiteAction.MODIFY, owner), Denied
@@ -134,7 +133,7 @@ def _machine(console: Console) -> APIRouter:
         return console.show(
             visit,
             "machine.html",
-            machine=found,
+            machine=MachineView.of(found),
             owner=owner,
             verbs=available_verbs(console, visit, found),
             extends=extends,
@@ -181,14 +180,14 @@ def _deployments(console: Console) -> APIRouter:
 
     @routes.get("/deployments/{deployment}")
     def deployment(visit: visiting, deployment: str) -> Response:
-        found = redact_deployment(permitted_deployment(site, visit.who, deployment, SiteAction.READ), visit.who)
+        found = DeploymentView.of(permitted_deployment(site, visit.who, deployment, SiteAction.READ), visit.who)
         ends = not isinstance(authorize(access.rights(), visit.who, SiteAction.CANCEL, found.owner), Denied)
         machines = site.store.read(machines_of, found.uuid)
         return console.show(
             visit,
             "deployment.html",
             deployment=found,
-            machines=machines,
+            machines=views(machines),
             ends=ends and not all(one.state.final for one in machines),
             nodes=node_names(console, visit),
             decision=parse_rules(found.decision),
@@ -235,3 +234,8 @@ def node_names(console: Console, visit: PageRequest) -> Mapping[str, str]:
     if not console.site.access.allows(visit.who, SiteAction.NODES):
         return {}
     return {one.uuid: one.name for one in console.site.store.read(list_nodes, contents=False)}
+
+
+def views(machines: Iterable[SiteMachine]) -> list[MachineView]:
+    """Machines as pages show them: as the API does."""
+    return [MachineView.of(one) for one in machines]

@@ -24,6 +24,7 @@ from deployer.site.db.nodes import find_node, list_nodes
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, NodeState, SiteMachine, SiteNode
 from deployer.site.model.swarm_map import draw_swarm, site_feeds
+from deployer.site.schema.views import MachineView
 
 ROWS = 50
 """Rows of a page."""
@@ -112,7 +113,7 @@ def node_pages(console: Console) -> APIRouter:
             parts=parts,
             held=cached_contents([found], parts),
             fault=fault,
-            machines=site.store.read(list_machines, wanted, ROWS)[0] if wanted else (),
+            machines=[MachineView.of(one) for one in site.store.read(list_machines, wanted, ROWS)[0]] if wanted else (),
             events=events_about(site, subject=found.uuid)[::-1][:ROWS],
             nodes={one.uuid: one.name for one in everyone},
         )

@@ -33,7 +33,7 @@ def machine_columns(machine: SiteMachine) -> dict[str, Any]:
         "hostname": machine.hostname,
         "state": machine.state.value,
         "want": machine.want.value,
-        "ends": machine.ends,
+        "expires": machine.expires,
         "warned": machine.warned,
         "holds": not machine.state.final,
         "told": machine.node is not None and not machine.gone,
@@ -114,8 +114,8 @@ def write_deployment(connection: Connection, changed: Deployment) -> None:
 
 def update_deployment_end(connection: Connection, uuid: str) -> None:
     """Let a deployment end with the last of its machines."""
-    last = connection.execute(select(func.max(machines.c.ends)).where(machines.c.deployment == uuid)).scalar_one()
-    write_deployment(connection, get_deployment(connection, uuid).model_copy(update={"ends": last}))
+    last = connection.execute(select(func.max(machines.c.expires)).where(machines.c.deployment == uuid)).scalar_one()
+    write_deployment(connection, get_deployment(connection, uuid).model_copy(update={"expires": last}))
 
 
 def placement_request_of(connection: Connection, machine: SiteMachine) -> tuple[PlacementRequest, int | None]:
@@ -282,11 +282,11 @@ def incoming_machines(connection: Connection, node: str) -> tuple[IncomingMigrat
 
 def due_machines(connection: Connection, now: datetime, warn: datetime) -> tuple[SiteMachine, ...]:
     """The machines whose time has come, or whose owners have to be told by now that it will."""
-    ends = machines.c.ends
-    wanted = or_(ends <= now, and_(ends <= warn, machines.c.warned.is_(False)))
+    expires = machines.c.expires
+    wanted = or_(expires <= now, and_(expires <= warn, machines.c.warned.is_(False)))
     # The outer bound is what the index answers; without it planners are tempted to read all machines in order.
     query = select(machines.c.sequence, machines.c.document)
-    return _machines(connection, query.where(machines.c.over.is_(False), ends <= max(now, warn), wanted))
+    return _machines(connection, query.where(machines.c.over.is_(False), expires <= max(now, warn), wanted))
 
 
 def machines_on_lost_nodes(connection: Connection) -> tuple[SiteMachine, ...]:

@@ -218,7 +218,7 @@ def list_reservations(connection: Connection, uuid: str) -> tuple[MachineReserva
     )
     found = (SiteMachine.model_validate_json(document) for document in connection.execute(query).scalars())
     return tuple(
-        MachineReservation(one.uuid, one.promise, one.created, one.ends) for one in found if one.promise is not None
+        MachineReservation(one.uuid, one.promise, one.created, one.expires) for one in found if one.promise is not None
     )
 
 

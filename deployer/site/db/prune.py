@@ -24,13 +24,15 @@ def old_machines(
     connection: Connection, before: datetime, after: PruneCursor | None, limit: int
 ) -> list[tuple[PruneCursor, str]]:
     """Machines that are over and whose time was over before that: where each stands, and its deployment."""
-    query = select(machines.c.ends, machines.c.sequence, machines.c.deployment)
-    query = query.where(machines.c.over.is_(True), machines.c.ends < before)
+    query = select(machines.c.expires, machines.c.sequence, machines.c.deployment)
+    query = query.where(machines.c.over.is_(True), machines.c.expires < before)
     if after is not None:
-        ends, sequence = after
-        query = query.where(machines.c.ends >= ends, or_(machines.c.ends > ends, machines.c.sequence > sequence))
-    rows = connection.execute(query.order_by(machines.c.ends, machines.c.sequence).limit(limit))
-    return [((row.ends, int(row.sequence)), str(row.deployment)) for row in rows]
+        expires, sequence = after
+        query = query.where(
+            machines.c.expires >= expires, or_(machines.c.expires > expires, machines.c.sequence > sequence)
+        )
+    rows = connection.execute(query.order_by(machines.c.expires, machines.c.sequence).limit(limit))
+    return [((row.expires, int(row.sequence)), str(row.deployment)) for row in rows]
 
 
 def removable_deployments(connection: Connection, found: Collection[str], before: datetime) -> list[str]:
@@ -41,7 +43,7 @@ def removable_deployments(connection: Connection, found: Collection[str], before
             machines.c.holds.is_(True),
             machines.c.told.is_(True),
             machines.c.beside.is_not(None),
-            machines.c.ends >= before,
+            machines.c.expires >= before,
         ),
     )
     belongs = exists().where(clusters.c.uuid == deployments.c.cluster, clusters.c.active.is_(True))

@@ -121,7 +121,7 @@ machines = Table(
     Column("hostname", Name, nullable=False),
     Column("state", String(16), nullable=False),
     Column("want", String(16), nullable=False),
-    Column("ends", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
     Column("warned", Boolean, nullable=False),
     Column("holds", Boolean, nullable=False),  # it counts against its owner's quotas
     Column("told", Boolean, nullable=False),  # its node has it, or should, or may: room is kept for it there
@@ -140,7 +140,7 @@ machines = Table(
     Index(None, "cluster", "sequence"),
     Index(None, "state", "sequence"),
     Index(None, "hostname"),
-    Index(None, "over", "ends"),
+    Index(None, "over", "expires"),
     Index(None, "told", "node", "max_cores", "max_memory", "disk"),
     Index(None, "holds", "owner", "max_cores", "max_memory"),
     Index(None, "holds", "vo", "max_cores", "max_memory"),

@@ -23,7 +23,7 @@ STARTING_STATES: Final = frozenset({MachineState.PENDING, MachineState.STAGING, 
 RESTING_STATES: Final = frozenset({MachineState.PAUSED, MachineState.SUSPENDED, MachineState.STOPPED})
 """States in which a machine has something that only its node has, and that its owner counts on."""
 
-EXPIRED = "its time has come"
+EXPIRED = "it expired"
 
 
 def apply_report(
@@ -112,7 +112,7 @@ def finish_machine(
 
 def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """The change of a machine that has expired; None if it has not, or is ending already."""
-    if machine.want is DesiredStatus.ENDED or machine.state.final or now < machine.ends:
+    if machine.want is DesiredStatus.ENDED or machine.state.final or now < machine.expires:
         return None
     if machine.node is None:
         return finish_machine(machine, MachineState.ENDED, EXPIRED, now, gone=True)
@@ -121,11 +121,11 @@ def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | N
 
 
 def warn_of_expiry(machine: SiteMachine) -> MachineTransition | None:
-    """Its owner is told, once, when it ends; prolonging it lets them be told again (`lifecycle`)."""
+    """Its owner is told, once, when it expires; extending it lets them be told again (`lifecycle`)."""
     if machine.warned or machine.want is DesiredStatus.ENDED or machine.state.final:
         return None
     return MachineTransition(
-        machine.model_copy(update={"warned": True}), (("warned", f"it ends at {write_instant(machine.ends)}"),)
+        machine.model_copy(update={"warned": True}), (("warned", f"it expires at {write_instant(machine.expires)}"),)
     )
 
 
@@ -147,7 +147,7 @@ def apply_node_loss(
     """
     if machine.state.final:
         return None
-    if not fenced and machine.role and now < machine.ends:
+    if not fenced and machine.role and now < machine.expires:
         return None
     if machine.want is DesiredStatus.ENDED:
         return finish_machine(

@@ -151,21 +151,21 @@ def _destroy(machine: SiteMachine, reason: str, now: datetime) -> MachineTransit
     )
 
 
-def change_expiry(machine: SiteMachine, ends: datetime, now: datetime, reason: str = "") -> MachineTransition | None:
-    """Let a machine's time end at another instant, later or earlier; None if it is that already.
+def change_expiry(machine: SiteMachine, expires: datetime, now: datetime, reason: str = "") -> MachineTransition | None:
+    """Change when a machine expires, to later or earlier; None if it is that already.
 
     Raises:
-        MachineConflict: its time is over already.
+        MachineConflict: it has expired already.
         Misused: the instant has passed.
     """
-    _demand_life(machine, "given another end")
-    if ends <= now:
-        raise Misused(f"{write_instant(ends)} has passed; destroy machine {machine.hostname} to end it now")
-    if ends == machine.ends:
+    _demand_life(machine, "extended")
+    if expires <= now:
+        raise Misused(f"{write_instant(expires)} has passed; destroy machine {machine.hostname} to end it now")
+    if expires == machine.expires:
         return None
-    what = "extended" if ends > machine.ends else "shortened"
-    told = f"it ends at {write_instant(ends)}" + (f": {reason}" if reason else "")
-    return MachineTransition(machine.model_copy(update={"ends": ends, "warned": False}), ((what, told),))
+    what = "extended" if expires > machine.expires else "shortened"
+    told = f"it expires at {write_instant(expires)}" + (f": {reason}" if reason else "")
+    return MachineTransition(machine.model_copy(update={"expires": expires, "warned": False}), ((what, told),))
 
 
 def resize_machine(

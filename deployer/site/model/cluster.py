@@ -255,7 +255,7 @@ class ClusterPhase(StrEnum):
 
     `admitting`: room is being taken for its members, none has started. `starting`: not of use yet. `ready`: all members
     are. `degraded`: each role's quorum is ready, or was, and something is lacking. `failed`: given up, the reason says
-    why. `ending` and `ended`: on request, or because its time is over.
+    why. `ending` and `ended`: on request, or because it has expired.
     """
 
     ADMITTING = "admitting"
@@ -283,7 +283,7 @@ class ClusterState(Document):
         counts: members wanted in each role: as the document says, until somebody scales.
         images: the very image that each role runs.
         was_ready: whether it has been of use once; before that a start of all or none is undone when it fails.
-        ends: nothing is started any more after that.
+        expires: nothing is started any more after that.
         reference: what was deployed, where that was published in a catalog: VO/NAME@VERSION.
         key: the idempotency key that it was asked for with, or empty.
         failed: members that failed, and why, or empty where that was forgiven; written before they are ended, so that none
@@ -296,7 +296,7 @@ class ClusterState(Document):
     phase: ClusterPhase
     reason: str = ""
     changed: Instant
-    ends: Instant
+    expires: Instant
     reference: str = ""
     key: str = ""
     counts: dict[str, int]
@@ -336,9 +336,9 @@ class Cluster(Document):
         )
 
     @property
-    def ends(self) -> datetime:
-        """When its time is over."""
-        return self.state.ends
+    def expires(self) -> datetime:
+        """When it expires."""
+        return self.state.expires
 
     @property
     def active(self) -> bool:
@@ -354,9 +354,9 @@ class Cluster(Document):
         return count if quorum is None else min(quorum, count)
 
     def remaining(self, role: str, now: datetime) -> int:
-        """Seconds that a member of that role which is made now may live, 0 or less when its time is over."""
+        """Seconds that a member of that role which is made now may live, 0 or less when it has expired."""
         lifetime = self.document.roles[role].lifetime
-        left = int((self.ends - now).total_seconds())
+        left = int((self.expires - now).total_seconds())
         return left if lifetime is None else min(left, lifetime)
 
 

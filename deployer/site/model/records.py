@@ -72,7 +72,7 @@ class Deployment(Document):
     Attributes:
         owner: who asked; their VO's administrators and the site's security may manage it too.
         request: as asked; `image_id` and `title` are what its reference meant then.
-        created, ends: instants.
+        created, expires: instants.
         policy: digest of the policy that admitted it.
         decision: of the policy, as JSON, rule by rule.
         placement: why machines run where they do, in sentences, node by node.
@@ -85,7 +85,7 @@ class Deployment(Document):
     image_id: ImageId
     title: str
     created: Instant
-    ends: Instant
+    expires: Instant
     policy: str
     decision: dict[str, Any]
     placement: tuple[str, ...] = ()
@@ -156,7 +156,7 @@ class SiteMachine(MachineProperties):
         number: within its deployment, from 1.
         state, reason, changed: as last reported; `pending` before that.
         addresses, from_network, from_cache, fetched, total, virt: as last reported.
-        warned: whether its owner was told that its end is near.
+        warned: whether its owner was told that it expires soon.
         ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
         said: addresses that the guest published: its own word, which counts where its node sees none.
@@ -184,7 +184,7 @@ class SiteMachine(MachineProperties):
     reason: str = ""
     created: Instant
     changed: Instant
-    ends: Instant
+    expires: Instant
     reboots: int = 0
     addresses: tuple[str, ...] = ()
     from_network: int = 0
@@ -207,11 +207,6 @@ class SiteMachine(MachineProperties):
     move: Migration | None = None
     moves: int = 0
     moved: int | None = None
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
-        return self.addresses or (self.said if self.state is MachineState.RUNNING else ())
 
     @property
     def saving(self) -> SaveProgress | None:
@@ -250,7 +245,7 @@ class SiteMachine(MachineProperties):
             hostname=self.hostname,
             user_data=request.user_data,
             public_keys=request.public_keys,
-            ends=self.ends,
+            expires=self.expires,
             reboots=self.reboots,
             role=self.role,
             context=self.context,

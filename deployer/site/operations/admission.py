@@ -32,8 +32,8 @@ from deployer.site.model.records import NodeState
 from deployer.site.scheduling.boot_estimate import estimate_boot
 from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer, place_machines
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.schema.messages import DeploymentCreated, DryRunResult
-from deployer.site.store.admission import admit_request, find_ordered, place_now
+from deployer.site.schema.messages import DryRunResult
+from deployer.site.store.admission import AdmittedDeployment, admit_request, find_ordered, place_now
 from deployer.site.store.store import SiteStore
 from signer.verification.signature_cache import SignatureCache
 
@@ -84,7 +84,7 @@ class AdmissionService:
 
     def admit(
         self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
-    ) -> DeploymentCreated:
+    ) -> AdmittedDeployment:
         """Admit a request.
 
         Args:
@@ -104,12 +104,11 @@ class AdmissionService:
         if key is not None:
             done = self._store.read(find_ordered, who, key, request, part.cluster, part.role)
             if done is not None:
-                return DeploymentCreated(deployment=done[0], machines=done[1], new=False)
+                return AdmittedDeployment(*done, new=False)
         proposal, decision = self._propose(request, who, part)
         if not decision.accepted:
             raise decision.refusal()
-        deployment, machines, new = self._store.write(admit_request, who, key, proposal, place_machines)
-        return DeploymentCreated(deployment=deployment, machines=machines, new=new)
+        return self._store.write(admit_request, who, key, proposal, place_machines)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
         """The result that a request would have now; nothing is stored or reserved. Errors as in `admit`, except refusals."""

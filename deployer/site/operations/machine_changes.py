@@ -134,16 +134,16 @@ class MachineService:
             OverQuota: the new end is later than its owner's quotas, or the policy, allow.
             OverBudget: the machine is at EC2, and until then it costs more than its account may spend.
         """
-        if wanted.ends is not None and wanted.lifetime is not None:
-            raise Misused("say when the machine should end either by `ends` or by `lifetime`")
+        if wanted.expires is not None and wanted.lifetime is not None:
+            raise Misused("say when the machine should end either by `expires` or by `lifetime`")
         if wanted == MachineChange():
-            raise Misused("nothing to change: give ends or lifetime, memory, or cores")
+            raise Misused("nothing to change: give expires or lifetime, memory, or cores")
         now = self._store.now()
-        ends = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.ends
+        expires = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.expires
         said = reason_with_actor(who, "")
 
         def rule(found: SiteMachine) -> MachineTransition | None:
-            moved = lifecycle.change_expiry(found, ends, now, said) if ends is not None else None
+            moved = lifecycle.change_expiry(found, expires, now, said) if expires is not None else None
             there = moved.machine if moved is not None else found
             sized = None
             if wanted.memory is not None or wanted.cores is not None:
@@ -154,17 +154,17 @@ class MachineService:
             )
 
         later = False
-        if ends is not None:
+        if expires is not None:
             found = self._store.read(get_machine, machine)
-            if later := ends > found.ends:
-                self._demand_time(found, ends, now, who)
+            if later := expires > found.expires:
+                self._demand_time(found, expires, now, who)
         return self._store.write(change_machine, machine, rule, self._afford if later else None)
 
-    def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
+    def _demand_time(self, machine: SiteMachine, expires: datetime, now: datetime, who: Principal) -> None:
         """Check an extension as an order: by the policy's lifetime and the quotas of the machine's owner."""
         if who.means == LOCAL_OPERATOR.means:
             return
-        seconds = math.ceil((ends - now).total_seconds())
+        seconds = math.ceil((expires - now).total_seconds())
         most = self._rules().policy.limits.lifetime
         if seconds > most:
             raise OverQuota(f"the site's policy lets machines run for at most {duration_text(most)} from now")

@@ -9,7 +9,7 @@ from deployer.machine.spec import Uuid
 from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.cluster import ClusterDocument, ClusterPhase, RoleName
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import SiteMachine
+from deployer.site.schema.views import MachineView
 from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
@@ -106,7 +106,7 @@ class ClusterSummary(Document):
     reason: str = ""
     changed: Instant
     created: Instant
-    ends: Instant
+    expires: Instant
     roles: dict[str, int]
 
 
@@ -123,7 +123,7 @@ class ClusterView(ClusterSummary):
 
     document: ClusterDocument
     status: dict[str, RoleView]
-    members: tuple[SiteMachine, ...] = ()
+    members: tuple[MachineView, ...] = ()
     failed: dict[Uuid, str] = Field(default_factory=dict)
     new: bool = False
 

@@ -1,7 +1,6 @@
 """What requesters, operators and nodes say to a site's service, and what it answers: one type per message, for both sides.
 
-The things themselves (deployments, machines, nodes, events) travel as they are remembered (`records`), less what is
-nobody else's: a machine's secret for the context broker, and user-data for anybody but the owner.
+Machines and deployments travel as views (`views`), apart from what the site stores.
 """
 
 from typing import Annotated, Any
@@ -13,7 +12,8 @@ from deployer.machine.shape import Cores, Memory
 from deployer.machine.spec import Uuid
 from deployer.machine.state import MachineState
 from deployer.protocol.swarm_report import Feed
-from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.site.model.records import AuditRecord, SiteEvent, SiteNode
+from deployer.site.schema.views import DeploymentView, MachineView
 from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
@@ -153,7 +153,7 @@ class MachineChange(Document):
     """What of a machine should be otherwise. What is None stays.
 
     Attributes:
-        ends: when its time is over.
+        expires: when it expires.
         lifetime: the same, in seconds from now.
         memory: bytes, whole MiB, within the machine's maximum.
         cores: within the machine's maximum.
@@ -161,7 +161,7 @@ class MachineChange(Document):
 
     model_config = example(lifetime=7200, memory=1073741824)
 
-    ends: Instant | None = None
+    expires: Instant | None = None
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
     memory: Memory | None = None
     cores: Cores | None = None
@@ -190,8 +190,8 @@ class DeploymentCreated(Document):
         new: false where the idempotency key had been used for the very same request.
     """
 
-    deployment: Deployment
-    machines: tuple[SiteMachine, ...]
+    deployment: DeploymentView
+    machines: tuple[MachineView, ...]
     new: bool = True
 
 
@@ -232,14 +232,14 @@ class DeploymentExplanation(Document):
 class DeploymentPage(Document):
     """Deployments, the newest first; `next` is `after` of the page that follows, if there is one."""
 
-    items: tuple[Deployment, ...]
+    items: tuple[DeploymentView, ...]
     next: str | None = None
 
 
 class MachinePage(Document):
     """Machines, the newest first; `next` as for deployments."""
 
-    items: tuple[SiteMachine, ...]
+    items: tuple[MachineView, ...]
     next: str | None = None
 
 

@@ -58,10 +58,11 @@ from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import MachineReservation, Placer, place_machines, place_on_site
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.clusters import ClusterDryRun
-from deployer.site.schema.messages import DeploymentCreated, DryRunResult, SiteAnchors, SiteStatus
+from deployer.site.schema.messages import DryRunResult, SiteAnchors, SiteStatus
 from deployer.site.service.background import BackgroundThreads, run_every
 from deployer.site.service.server_tls import ServerTls
 from deployer.site.settings import SiteSettings
+from deployer.site.store.admission import AdmittedDeployment
 from deployer.site.store.changes import secret
 from deployer.site.store.migration import give_up_migrations
 from deployer.site.store.reports import store_report
@@ -284,7 +285,7 @@ class Site:
         self.store.write(store_report, node, report)
         return ReportResponse(lease=self._fencing.lease)
 
-    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> DeploymentCreated:
+    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> AdmittedDeployment:
         """Order machines; errors as in `AdmissionService.admit`."""
         with acting_as(who):
             return self.admitting.admit(request, who, key)

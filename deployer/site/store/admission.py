@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from catalog.errors import Conflict
 from deployer.errors import NoCapacity, OverQuota
@@ -28,6 +29,14 @@ from deployer.site.store.unit_of_work import UnitOfWork
 from signer.documents import canonical
 
 WAITS = "no node has free capacity for it now; it waits"
+
+
+class AdmittedDeployment(NamedTuple):
+    """What came of a request: `new` is false where its idempotency key had been used for the very same request."""
+
+    deployment: Deployment
+    machines: tuple[SiteMachine, ...]
+    new: bool
 
 
 def find_ordered(
@@ -52,7 +61,7 @@ def find_ordered(
 
 def admit_request(
     work: UnitOfWork, owner: Principal, key: str | None, proposal: Proposal, place: Placer
-) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
+) -> AdmittedDeployment:
     """Admit a request: idempotency, quotas, room, machines with their nodes and the story, in one transaction.
 
     Args:
@@ -74,7 +83,7 @@ def admit_request(
     if key is not None:
         done = find_ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
         if done is not None:
-            return *done, False
+            return AdmittedDeployment(*done, new=False)
     whole = proposal.request.wishes.whole
     _check(connection, owner, proposal, proposal.ask.count if whole else 1)
     chosen = place_now(connection, work.overcommit, proposal.ask, place, proposal.most)
@@ -87,7 +96,7 @@ def admit_request(
         image_id=proposal.image_id,
         title=proposal.title,
         created=work.now,
-        ends=work.now + timedelta(seconds=proposal.lifetime),
+        expires=work.now + timedelta(seconds=proposal.lifetime),
         policy=proposal.policy,
         decision=dict(proposal.decision),
         placement=chosen.sentences,
@@ -104,7 +113,7 @@ def admit_request(
         store_machines.record_order(connection, owner.identity, key, digest, deployment.uuid)
     work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
     work.made(made)
-    return deployment, made, True
+    return AdmittedDeployment(deployment, made, new=True)
 
 
 def place_now(
@@ -186,7 +195,7 @@ def _machine(
         state=MachineState.PENDING,
         created=deployment.created,
         changed=deployment.created,
-        ends=deployment.ends,
+        expires=deployment.expires,
         disk=proposal.ask.disk,
         role=proposal.role,
         held=proposal.held,

@@ -81,7 +81,7 @@ class UnitOfWork:
                 self.touched |= {node for node in (before.node, after.node) if node is not None}
             if before.beside != after.beside or before.moves != after.moves:
                 self.touched |= {node for node in (before.beside, after.beside) if node is not None}
-            if before.ends != after.ends:
+            if before.expires != after.expires:
                 self.moved.add(after.deployment)
             changed.append(after)
         store_machines.write_machines(self.connection, changed)

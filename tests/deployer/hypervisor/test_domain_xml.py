@@ -68,6 +68,11 @@ def test_uefi_gets_variables_of_its_own() -> None:
     assert domain.find("os/nvram").get("template") == "/vars"
 
 
+def test_what_people_want_to_know_of_a_machine_stands_in_the_hypervisor_s_lists() -> None:
+    assert read(description="the head of <star> & co").findtext("description") == "the head of <star> & co"
+    assert read().find("description") is None
+
+
 def test_the_accelerator_chooses_type_and_processor() -> None:
     assert (read(virt="kvm").get("type"), read(virt="kvm").find("cpu").get("mode")) == ("kvm", "host-passthrough")
     assert (read().get("type"), read().find("cpu").get("mode")) == ("qemu", "maximum")
@@ -184,6 +189,7 @@ def test_libvirt_takes_it(tmp_path: Path) -> None:
         "alone": spec(network=Network.parse("none"), seed=None, disks=(), boot=direct),
         "many disks": spec(disks=many),
         "nasty": spec(disks=(DiskSpec(target="vda", source=RawFile(path=Path(NASTY)), serial="a.b-c_d"),)),
+        "described": spec(description="é € 東京 <b>&amp;</b> ]]>"),
         "arm": spec(architecture="aarch64", machine="virt", boot=direct),
     }
     texts = {name: build_domain_xml(value) for name, value in good.items()}

@@ -1,12 +1,32 @@
-"""What a request leaves open is settled by the image and the defaults."""
+"""What a request leaves open is settled by the image and the defaults; a property reaches everything that embeds it."""
 
 import pytest
+from pydantic import ValidationError
 
 from catalog.errors import Misused
 from catalog.image.manifest import Blank, Needs
-from deployer.machine.network import Network
-from deployer.machine.properties import FirstBootData, MachineProperties, RequestedProperties
+from deployer.machine.network import NO_NETWORK, Network
+from deployer.machine.properties import (
+    FirstBootData,
+    MachineOptions,
+    MachineProperties,
+    RequestedProperties,
+)
+from deployer.machine.spec import MachineSpec
+from deployer.policy.decision import Request
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import DesiredMachine
+from deployer.protocol.machine_order import MachineOrder
+from deployer.records.machine_store import MachineRecord
+from deployer.site.model.cluster import ClusterRole
+from deployer.site.model.records import SiteMachine
+from deployer.site.schema.views import MachineView
+from deployer.trials.request_log import LoggedRequest
+from signer.documents import canonical, parse
+from signer.errors import DocumentError
 
+MIB = 1 << 20
+SCRATCH = Blank(size=64 * MIB, filesystem="ext4")
 NEEDS = Needs(memory=(1 << 30) + 5, cores=2)
 
 
@@ -54,3 +74,64 @@ def test_user_data_is_base64() -> None:
     assert FirstBootData().user_data_bytes() is None
     with pytest.raises(ValueError, match="base64"):
         FirstBootData(user_data="#!/bin/sh")
+
+
+def test_options_are_taken_over_as_they_are() -> None:
+    """Whatever options there are."""
+    options = {"blanks": (SCRATCH,), "verify": "full", "description": "the head of the March campaign"}
+    assert set(options) == set(MachineOptions.model_fields)
+    settled = RequestedProperties.model_validate(options).settle(NEEDS, "user")
+    assert {name: getattr(settled, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    "embeds",
+    [MachineSpec, MachineRecord, DesiredMachine, SiteMachine, MachineView, LoggedRequest],
+    ids=lambda one: one.__name__,
+)
+def test_every_property_reaches_what_exists(embeds: type[MachineProperties]) -> None:
+    """So that a new one is added in one place."""
+    assert set(MachineProperties.model_fields) <= set(embeds.model_fields)
+
+
+@pytest.mark.parametrize("embeds", [MachineOrder, DeploymentRequest, ClusterRole], ids=lambda one: one.__name__)
+def test_every_property_can_be_asked_for(embeds: type[RequestedProperties]) -> None:
+    """At a node, at a site, and by a role of a cluster."""
+    assert set(MachineProperties.model_fields) | set(FirstBootData.model_fields) == set(
+        RequestedProperties.model_fields
+    )
+    assert set(RequestedProperties.model_fields) <= set(embeds.model_fields)
+
+
+def test_a_network_is_carried_as_people_write_it() -> None:
+    """And refused where it is misspelt, with what would be right."""
+    settled = RequestedProperties().settle(NEEDS, "network:grid")
+    assert settled.network == Network(kind="network", name="grid")
+    assert b'"network":"network:grid"' in canonical(settled)
+    assert parse(MachineProperties, canonical(settled), "machine") == settled
+    with pytest.raises(DocumentError, match=r"order: \$\.network: 'wifi' is no.* network; write none, user"):
+        parse(MachineOrder, b'{"image":"star/x","network":"wifi"}', "order")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("x" * 201, "200"),
+        ("two\nlines", "cannot be printed"),
+        ("\x1b[2J", "cannot be printed"),
+        ("\u202eevil", "printed"),
+    ],
+)
+def test_a_description_is_a_line_of_text(text: str, fault: str) -> None:
+    """It stands in the hypervisor's lists, on pages and in terminals."""
+    assert MachineOrder(image="star/x", description="é € 東京 <b>&amp;").description == "é € 東京 <b>&amp;"
+    with pytest.raises(ValidationError, match=fault):
+        MachineOrder(image="star/x", description=text)
+
+
+def test_a_request_that_is_only_supposed_may_ask_for_anything() -> None:
+    """A policy judges whether it can be had."""
+    request = Request.supposed(NEEDS, memory=3, cores=0)
+    assert (request.machine.memory, request.machine.max_memory, request.machine.max_cores) == (3, 3, 0)
+    assert (request.count, request.lifetime, request.machine.network) == (1, 3600, NO_NETWORK)
+    assert request.changed(blanks=(SCRATCH,)).machine.blanks == (SCRATCH,)

@@ -89,7 +89,7 @@ def test_what_ended_while_the_service_was_away_is_known_afterwards(node: NodePro
     assert record.reason == "it ended while the node's service was not running"
     assert SAID[-1] in node.console(machine.uuid)
     left = {path.name for path in (node.machines / machine.uuid).iterdir()}
-    assert {"machine.json", "console.log", "disk0.qcow2"} <= left  # until its time is over it may boot again
+    assert {"machine.json", "console.log", "disk0.qcow2"} <= left  # until it expires it may boot again
     assert holders(node) == {f"machine:{machine.uuid}"}
 
 
@@ -111,12 +111,12 @@ def test_half_made_machines_and_orphans_are_removed_at_the_start(node: NodeProce
 
 def test_a_machine_ends_when_its_time_has_come(node: NodeProcess) -> None:
     machine = node.deploy(lifetime=3).machines[0]
-    assert machine.ends - machine.changed <= timedelta(seconds=3)
+    assert machine.expires - machine.changed <= timedelta(seconds=3)
     node.said(machine.uuid, SAID[-1])
     wait_for(lambda: node.state(machine.uuid) is MachineState.ENDED, 20)
     assert GOODBYE in node.console(machine.uuid)  # it was asked before it was ended
     with node.client() as client:
-        assert "time has come" in client.machine(machine.uuid).reason
+        assert "it expired" in client.machine(machine.uuid).reason
     assert holders(node) == set()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from deployer.machine.state import MachineState
 from deployer.records.machine_store import RECORD, MachineStore
 from deployer.trials.request_log import RequestLog, read_requests
 
-BEFORE = Path(__file__).parents[2] / "vectors" / "state_before_max_memory" / "node"
+BEFORE = Path(__file__).parents[2] / "vectors" / "state_of_5e5eede" / "node"
 """Machines and requests of a node, as commit 5e5eede wrote them."""
 
 FIXED, GROWS, FAILED = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
 MIB, GIB = 1 << 20, 1 << 30
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def test_a_machine_that_could_grow_still_can(machines: Path) -> None:
     assert record.network == Network.parse("network:grid")
     assert record.blanks == (Blank(size=64 * MIB, filesystem="ext4", label="scratch"),)
     assert record.user_data == "cloud-config"
+    assert (record.created, record.expires) == (NOW, NOW + timedelta(hours=1))
     assert record.spec is not None
     assert (record.spec.memory, record.spec.max_memory, record.spec.max_cores) == (GIB, 4 * GIB, 4)
     assert record.spec.network == record.network

@@ -56,7 +56,7 @@ def test_a_cluster_of_real_guests(
 
     with site.client() as client:
         made = ClusterClient(client).create(ClusterRequest(document=star()), "k")
-    assert [one.withheld for one in made.members] == [False, True, True]
+    assert [one.held for one in made.members] == [False, True, True]
     first: ClusterView = site.wait(ready(2), LONG)
     assert len(node.guests()) == 3
     head, *workers = first.members

@@ -23,7 +23,7 @@ def test_an_admission_that_was_cut_off_is_undone(place: Place) -> None:
     """A service that ended while it took room: what it had taken is given back."""
     document = star()
     state = ClusterState(
-        phase=ClusterPhase.ADMITTING, changed=NOW, ends=NOW + timedelta(hours=1), counts={"head": 1, "worker": 2}
+        phase=ClusterPhase.ADMITTING, changed=NOW, expires=NOW + timedelta(hours=1), counts={"head": 1, "worker": 2}
     )
     kept = place.world.store.write(add_cluster, ALICE, "star", canonical(document).decode(), canonical(state).decode())
     request = document.roles["worker"].request("star/worker", 3600, ("star-worker-1", "star-worker-2"), whole=True)

@@ -85,8 +85,8 @@ def test_the_site_may_be_away_and_its_word_counts_when_it_is_back(
 ) -> None:
     image = community.hello.manifest.image_id
     kept = site.want(image_id=image)
-    ends = (datetime.now(UTC) + timedelta(seconds=15)).replace(microsecond=0)
-    short = site.want(image_id=image, ends=ends)
+    expires = (datetime.now(UTC) + timedelta(seconds=15)).replace(microsecond=0)
+    short = site.want(image_id=image, expires=expires)
     site.until(kept, MachineState.RUNNING)
     site.until(short, MachineState.RUNNING, MachineState.STOPPED, MachineState.ENDED)
     with member.client() as client:

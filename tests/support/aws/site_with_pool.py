@@ -256,7 +256,7 @@ class Ec2Site:
             "cores": needs.cores,
             "max_memory": needs.memory,
             "max_cores": needs.cores,
-            "ends": (self.clock() + timedelta(hours=1)).replace(microsecond=0).isoformat().replace("+00:00", "Z"),
+            "expires": (self.clock() + timedelta(hours=1)).replace(microsecond=0).isoformat().replace("+00:00", "Z"),
         }
         machine = validate(DesiredMachine, document | values, "machine")
         self._next((*self.desired.machines, machine))

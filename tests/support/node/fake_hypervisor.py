@@ -200,7 +200,7 @@ class LightNode:
         self.keeper.store.change(record.uuid, self.keeper.now(), spec=machine)
         self.hypervisor.start(machine)
         self.made.append(record.uuid)
-        last = self.keeper.started(record.uuid, self.keeper.store.get(record.uuid).ends)
+        last = self.keeper.started(record.uuid, self.keeper.store.get(record.uuid).expires)
         return DeploymentResult(
             image_id=record.image_id,
             title=record.title,

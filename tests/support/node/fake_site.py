@@ -155,7 +155,7 @@ class SiteDouble:
 
 def machine(uuid: str, **changes: Any) -> DesiredMachine:
     """A machine that is wanted to run for an hour."""
-    ends = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+    expires = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
     fields: dict[str, Any] = {
         "uuid": uuid,
         "deployment": DEPLOYMENT,
@@ -165,7 +165,7 @@ def machine(uuid: str, **changes: Any) -> DesiredMachine:
         "network": "none",
         "memory": 32 * MIB,
         "cores": 1,
-        "ends": ends,
+        "expires": expires,
     }
     fields |= changes
     return DesiredMachine(**{"max_memory": fields["memory"], "max_cores": fields["cores"]} | fields)

@@ -15,8 +15,7 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.operations.admission import NO_CLUSTER, ClusterMembership
 from deployer.site.scheduling.placement import place_machines as placed
-from deployer.site.schema.messages import DeploymentCreated
-from deployer.site.store.admission import admit_request
+from deployer.site.store.admission import AdmittedDeployment, admit_request
 from signer.documents import validate
 from tests.support.site.values import ALICE, GIB, World, observed, proposal
 
@@ -63,7 +62,7 @@ class Place:
 
     def admit(
         self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
-    ) -> DeploymentCreated:
+    ) -> AdmittedDeployment:
         """Admission without policy: quotas and room are the store's own."""
         if self.refuses is not None:
             raise self.refuses
@@ -78,7 +77,7 @@ class Place:
             hostnames=request.hostnames,
         )
         deployment, machines, new = self.world.store.write(admit_request, who, key, wanted, placed)
-        return DeploymentCreated(deployment=deployment, machines=machines, new=new)
+        return AdmittedDeployment(deployment=deployment, machines=machines, new=new)
 
     def obey(self) -> None:
         """The node does at once all that it is told, and reports it."""

@@ -34,7 +34,9 @@ def cluster(roles: dict[str, dict[str, Any]] | None = None, **values: Any) -> Cl
         name="c",
         document=document,
         created=START,
-        state=ClusterState(phase=ClusterPhase.STARTING, changed=START, ends=START + timedelta(hours=12), counts=counts),
+        state=ClusterState(
+            phase=ClusterPhase.STARTING, changed=START, expires=START + timedelta(hours=12), counts=counts
+        ),
     )
 
 
@@ -61,7 +63,7 @@ def member(
         state=state,
         created=START + timedelta(seconds=again),
         changed=START,
-        ends=START + timedelta(hours=12),
+        expires=START + timedelta(hours=12),
         memory=64 << 20,
         cores=1,
         max_memory=64 << 20,

@@ -109,7 +109,7 @@ class World:
         state = ClusterState(
             phase=ClusterPhase.STARTING,
             changed=self.store.now(),
-            ends=self.store.now() + timedelta(hours=12),
+            expires=self.store.now() + timedelta(hours=12),
             counts={name: role.count for name, role in found.roles.items()},
         )
         return self.store.write(add_cluster, ALICE, found.name, canonical(found).decode(), canonical(state).decode())

@@ -27,8 +27,8 @@ from deployer.site.client.discovery import operator_socket
 from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.client.node_join import join_site
 from deployer.site.daemon import serve_site
-from deployer.site.model.records import SiteMachine
 from deployer.site.schema.messages import DeploymentCreated, JoinTokenRequest
+from deployer.site.schema.views import MachineView
 from deployer.site.service.site import SiteExtension
 from deployer.site.settings import SiteSettings
 from signer.documents import validate
@@ -204,7 +204,7 @@ class SiteProcess:
         with self.client() as client:
             return client.create(request, key or str(uuid.uuid4()))
 
-    def machine(self, name: str) -> SiteMachine:
+    def machine(self, name: str) -> MachineView:
         """A machine as the site knows it."""
         with self.client() as client:
             return client.machine(name)
@@ -218,15 +218,15 @@ class SiteProcess:
                 print(self.log.read_text()[-4000:])  # noqa: T201 - why, for whoever reads of the failure
                 raise
 
-    def wait_state(self, machine: str, *states: str, seconds: float = PATIENCE) -> SiteMachine:
+    def wait_state(self, machine: str, *states: str, seconds: float = PATIENCE) -> MachineView:
         """A machine once it is in one of these states."""
 
-        def there(client: SiteClient) -> SiteMachine | None:
+        def there(client: SiteClient) -> MachineView | None:
             found = client.machine(machine)
             return found if found.state.value in states else None
 
         found = self.wait(there, seconds)
-        assert isinstance(found, SiteMachine)
+        assert isinstance(found, MachineView)
         return found
 
 

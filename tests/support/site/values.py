@@ -198,7 +198,7 @@ def machine(**changes: Any) -> SiteMachine:
         "state": MachineState.RUNNING,
         "created": NOW,
         "changed": NOW,
-        "ends": NOW + timedelta(hours=1),
+        "expires": NOW + timedelta(hours=1),
         "memory": GIB,
         "cores": 2,
         "max_memory": GIB,

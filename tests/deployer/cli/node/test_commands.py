@@ -135,7 +135,7 @@ def test_what_can_be_done_to_a_machine_in_commands(
     assert run("machine", "resize", name, "--memory", "48MiB", "--cores", "2").stdout == f"{name}: 48.0 MiB, 2 cores\n"
     with pytest.raises(Misused, match="give --memory, --cores, or both"):
         run("machine", "resize", name)
-    assert "ends at 20" in run("machine", "extend", name, "2h").stdout
+    assert "expires at 20" in run("machine", "extend", name, "2h").stdout
     assert run("machine", "addresses", name).stdout == "no addresses are known\n"
     assert run("machine", "pause", name).stdout == f"{name}: paused\n"
     saved = asked(run("machine", "save", name, str(tmp_path / "saved"), "--version", "1.1", "--json"))

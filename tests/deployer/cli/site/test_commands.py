@@ -19,6 +19,7 @@ from catalog.errors import Misused
 from deployer.errors import DeployerError, MachineConflict, NoCapacity, Refused
 from deployer.site.client.client import SiteClient
 from deployer.site.client.endpoint import SiteEndpoint
+from signer.errors import DocumentError
 from stager.settings import NodeSettings
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy, wait_for
@@ -107,9 +108,13 @@ def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Calla
     assert asked("deployment", "create", "star/hello@1.0", "-n", "2", "--key", "k1", "--hostname", "h", "--spread") == (
         ordered | {"new": False}
     )
-    other = asked("deploy", "star/hello@1.0", "--site", "here", "--lifetime", "20m", "--max-memory", "1GiB")
+    about = ("--description", "grows when it has to")
+    other = asked("deploy", "star/hello@1.0", "--site", "here", "--lifetime", "20m", "--max-memory", "1GiB", *about)
     (grows,) = other["machines"]
     assert grows["max_memory"] == 1 << 30 > grows["memory"]
+    assert grows["description"] == "grows when it has to"
+    assert "grows when it has to" in command("site", "machine", "show", grows["uuid"]).stdout
+    refused(command("deployment", "create", "star/hello", "--description", "two\nlines"), DocumentError)
     assert asked("site", "machine", "change", grows["uuid"], "--memory", "512MiB")["memory"] == 512 << 20
     refused(command("deployment", "create", "star/hello", "--memory", "64MiB", "--max-memory", "32MiB"), Misused)
     assert {one["uuid"] for one in asked("deployment", "list")} == {

@@ -48,7 +48,7 @@ def test_a_machine_is_made_of_what_was_endorsed_and_says_so(host: Ec2Site, image
         assert instance.tags[CATALOG_TAG] == "star/hello@1.0"
         assert instance.tags[IMAGE_TAG] == manifest.image_id
         assert instance.tags[DEPLOYMENT_TAG] == host.desired.machines[0].deployment
-        assert instance.tags[END_TAG] == end_tag_value(host.desired.machines[0].ends)
+        assert instance.tags[END_TAG] == end_tag_value(host.desired.machines[0].expires)
         assert instance.token == uuid
         described = site.opened.aws.ec2("describe_instances", InstanceIds=[instance.instance])
         options = described["Reservations"][0]["Instances"][0]["MetadataOptions"]
@@ -143,8 +143,8 @@ def test_every_verb(host: Ec2Site, images: Images) -> None:
         site.settle()
         assert site.seen(uuid).reboots == 2
         assert site.calls("RebootInstances")
-        later = host.desired.machines[0].ends + timedelta(hours=2)
-        host.change(uuid, ends=later)
+        later = host.desired.machines[0].expires + timedelta(hours=2)
+        host.change(uuid, expires=later)
         site.settle()
         assert site.instance(uuid).tags[END_TAG] == end_tag_value(later)
         host.change(uuid, memory=2048 * MIB, cores=2)
@@ -303,7 +303,7 @@ def test_a_machine_ends_when_its_time_is_over(host: Ec2Site, images: Images) -> 
         site.settle()
         host.clock.ahead += timedelta(hours=1)
         site.settle()
-        assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.ENDED, "its time has come")
+        assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.ENDED, "it expired")
         assert site.live() == []
 
 

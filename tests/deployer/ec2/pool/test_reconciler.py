@@ -35,7 +35,7 @@ def machine(uuid: str = UUID, **changes: object) -> DesiredMachine:
         "cores": 1,
         "max_memory": 64 * MIB,
         "max_cores": 8,
-        "ends": "2026-11-22T13:00:00Z",
+        "expires": "2026-11-22T13:00:00Z",
     }
     return validate(DesiredMachine, document, "machine").model_copy(update=changes)
 
@@ -43,7 +43,7 @@ def machine(uuid: str = UUID, **changes: object) -> DesiredMachine:
 def instance(wanted: DesiredMachine, state: str = "running", name: str = "i-1", **changes: str) -> Instance:
     tags = {
         MACHINE_TAG: wanted.uuid,
-        END_TAG: end_tag_value(wanted.ends),
+        END_TAG: end_tag_value(wanted.expires),
         SIZE_TAG: size_tag_value(wanted.cores, wanted.memory),
         REBOOTS_TAG: "0",
     }
@@ -93,7 +93,7 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
         ("it was stopped", RUNNING, [instance(RUNNING, "stopped")], None, [ActionKind.START]),
         ("it should rest, and was not made", machine(want=DesiredStatus.STOPPED), [], None, []),
         ("it should be ended, and was not made", machine(want=DesiredStatus.ENDED), [], None, []),
-        ("its time was over before it was made", machine(ends=NOW), [], None, []),
+        ("its time was over before it was made", machine(expires=NOW), [], None, []),
         (
             "it should be paused, and would lose its memory",
             machine(want=DesiredStatus.PAUSED),
@@ -126,8 +126,14 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
             None,
             [ActionKind.END],
         ),
-        ("its time is over", machine(ends=NOW), [instance(RUNNING)], None, [ActionKind.END]),
-        ("its end moved", machine(ends=ENDS_AT + timedelta(hours=1)), [instance(RUNNING)], None, [ActionKind.EXTEND]),
+        ("it has expired", machine(expires=NOW), [instance(RUNNING)], None, [ActionKind.END]),
+        (
+            "its end moved",
+            machine(expires=ENDS_AT + timedelta(hours=1)),
+            [instance(RUNNING)],
+            None,
+            [ActionKind.EXTEND],
+        ),
         ("its size changed", machine(cores=2), [instance(RUNNING)], None, [ActionKind.STOP]),
         (
             "its size changed, it is stopped",
@@ -259,13 +265,13 @@ class Model:
             case ActionKind.RESIZE if wanted is not None:
                 here = replace(here, tags=here.tags | {SIZE_TAG: size_tag_value(wanted.cores, wanted.memory)})
             case ActionKind.EXTEND if wanted is not None:
-                here = replace(here, tags=here.tags | {END_TAG: end_tag_value(wanted.ends)})
+                here = replace(here, tags=here.tags | {END_TAG: end_tag_value(wanted.expires)})
         self.instances[step.instance] = here
 
 
 WISHES = st.builds(
     lambda number, want, cores, reboots, hours: machine(
-        str(uuid.UUID(int=number)), want=want, cores=cores, reboots=reboots, ends=ENDS_AT + timedelta(hours=hours)
+        str(uuid.UUID(int=number)), want=want, cores=cores, reboots=reboots, expires=ENDS_AT + timedelta(hours=hours)
     ),
     st.integers(1, 4),
     st.sampled_from(DesiredStatus),

@@ -96,7 +96,7 @@ class Spending:
                 instance_type="t3.small",
                 gib=1,
                 began=self.site.clock(),
-                until=machine.ends,
+                until=machine.expires,
             )
         )
 
@@ -160,14 +160,14 @@ def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: 
 def test_an_end_is_moved_only_as_far_as_the_account_may_pay(spending: Spending) -> None:
     (machine, *_) = spending.order(8)
     act = MachineService(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None, spending.afford)  # type: ignore[arg-type, return-value]
-    later = MachineChange(ends=NOW + timedelta(hours=3))
-    assert act.change(machine.uuid, later, LOCAL_OPERATOR).ends == NOW + timedelta(hours=3)
+    later = MachineChange(expires=NOW + timedelta(hours=3))
+    assert act.change(machine.uuid, later, LOCAL_OPERATOR).expires == NOW + timedelta(hours=3)
     with pytest.raises(OverBudget, match="more than the 10 USD"):
-        act.change(machine.uuid, MachineChange(ends=NOW + timedelta(hours=3, minutes=1)), LOCAL_OPERATOR)
-    assert spending.site.store.read(get_machine, machine.uuid).ends == NOW + timedelta(hours=3)
+        act.change(machine.uuid, MachineChange(expires=NOW + timedelta(hours=3, minutes=1)), LOCAL_OPERATOR)
+    assert spending.site.store.read(get_machine, machine.uuid).expires == NOW + timedelta(hours=3)
     assert act.change(
-        machine.uuid, MachineChange(ends=NOW + timedelta(hours=2)), LOCAL_OPERATOR
-    ).ends < NOW + timedelta(hours=3)
+        machine.uuid, MachineChange(expires=NOW + timedelta(hours=2)), LOCAL_OPERATOR
+    ).expires < NOW + timedelta(hours=3)
 
 
 def test_who_may_also_run_at_home_does_so_when_the_money_is_gone(spending: Spending) -> None:

@@ -151,8 +151,8 @@ def test_what_comes_late_counts_no_more(world: World) -> None:
 
 
 def test_machines_go_on_while_the_site_is_away_and_end_at_their_time(world: World) -> None:
-    ends = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
-    short, long = world.want(ends=ends), world.want()
+    expires = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
+    short, long = world.want(expires=expires), world.want()
     world.until(short, MachineState.RUNNING)
     world.until(long, MachineState.RUNNING)
     world.site.away = True
@@ -243,11 +243,11 @@ def test_addresses_are_told_of_networks_where_they_mean_something(world: World) 
 def test_an_end_that_is_over_already_has_its_grace(world: World) -> None:
     world.node.hypervisor.deaf = True
     world.node.keeper._grace = timedelta(seconds=3)
-    ends = (datetime.now(UTC) + timedelta(seconds=1)).replace(microsecond=0)
-    uuid = world.want(ends=ends)
+    expires = (datetime.now(UTC) + timedelta(seconds=1)).replace(microsecond=0)
+    uuid = world.want(expires=expires)
     world.until(uuid, MachineState.RUNNING)
-    wait_for(lambda: datetime.now(UTC) > ends)
-    world.want(uuid, want=DesiredStatus.ENDED, reason="its time has come")
+    wait_for(lambda: datetime.now(UTC) > expires)
+    world.want(uuid, want=DesiredStatus.ENDED, reason="it expired")
     world.node.hypervisor.deaf = False
 
     def ended() -> bool:

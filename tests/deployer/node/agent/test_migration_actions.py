@@ -23,13 +23,15 @@ SUSPENDED = {"state": MachineState.SUSPENDED, "wanted": "suspended"}
 
 def incoming(number: int = 3, uuid: str = A) -> IncomingMigration:
     """What a site wants brought."""
-    return IncomingMigration(number=number, source=NODE, url="https://192.0.2.1:7444", machine=machine(uuid, ends=NOW))
+    return IncomingMigration(
+        number=number, source=NODE, url="https://192.0.2.1:7444", machine=machine(uuid, expires=NOW)
+    )
 
 
-WANTED = machine(A, ends=NOW)
+WANTED = machine(A, expires=NOW)
 
 
-RESTING = machine(A, ends=NOW, want=DesiredStatus.SUSPENDED)
+RESTING = machine(A, expires=NOW, want=DesiredStatus.SUSPENDED)
 
 
 Todo = tuple[str, dict[str, Any], list[Any], tuple[ActionKind, str] | None]

@@ -23,7 +23,7 @@ A, B, C = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abc")
 
 def record(uuid: str = A, state: MachineState = MachineState.RUNNING, **changes: Any) -> MachineRecord:
     """A machine that a site made, as its node knows it."""
-    wanted = machine(uuid, ends=NOW)
+    wanted = machine(uuid, expires=NOW)
     fields: dict[str, Any] = {
         "uuid": uuid,
         "name": uuid[:8],
@@ -33,7 +33,7 @@ def record(uuid: str = A, state: MachineState = MachineState.RUNNING, **changes:
         "state": state,
         "created": NOW,
         "changed": NOW,
-        "ends": NOW,
+        "expires": NOW,
         "memory": wanted.memory,
         "cores": wanted.cores,
         "network": "none",
@@ -47,7 +47,7 @@ def record(uuid: str = A, state: MachineState = MachineState.RUNNING, **changes:
 
 
 def wanted(uuid: str = A, **changes: Any) -> DesiredMachine:
-    return machine(uuid, **{"ends": NOW} | changes)
+    return machine(uuid, **{"expires": NOW} | changes)
 
 
 def do(machines: Sequence[DesiredMachine], here: Sequence[MachineRecord]) -> tuple[Action, ...]:
@@ -127,10 +127,10 @@ ENDS = NOW + timedelta(hours=1)
         ("that it runs is noted when it does", wanted(), record(wanted="stopped"), (ActionKind.REMEMBER,)),
         ("a reboot", wanted(reboots=2), record(reboots=1), (ActionKind.REBOOT,)),
         ("a reboot that was done", wanted(reboots=2), record(reboots=2), ()),
-        ("another end", wanted(ends=ENDS), record(), (ActionKind.EXTEND,)),
+        ("another end", wanted(expires=ENDS), record(), (ActionKind.EXTEND,)),
         (
             "another end of what is being made",
-            wanted(ends=ENDS),
+            wanted(expires=ENDS),
             record(state=MachineState.BOOTING),
             (ActionKind.EXTEND,),
         ),
@@ -189,7 +189,9 @@ class Model:
         match action.kind:
             case ActionKind.MAKE:
                 made = action.desired
-                fresh = record(uuid, MachineState.STAGING, ends=made.ends, memory=made.memory, reboots=made.reboots)
+                fresh = record(
+                    uuid, MachineState.STAGING, expires=made.expires, memory=made.memory, reboots=made.reboots
+                )
                 return [
                     lambda: self.records.update({uuid: fresh}),
                     lambda: self.happen(uuid, MachineEvent.STAGED),
@@ -241,7 +243,7 @@ def changed(action: Action) -> dict[str, Any]:
         case ActionKind.RESIZE:
             return {"memory": wanted.memory, "cores": wanted.cores}
         case ActionKind.EXTEND:
-            return {"ends": wanted.ends}
+            return {"expires": wanted.expires}
         case ActionKind.REMEMBER:
             return {"wanted": wanted.want.value}
     raise AssertionError(action)
@@ -253,7 +255,7 @@ wishes = st.builds(
     want=st.sampled_from(DesiredStatus),
     memory=st.sampled_from([16 * MIB, 32 * MIB]),
     reboots=st.integers(0, 2),
-    ends=st.sampled_from([NOW, ENDS]),
+    expires=st.sampled_from([NOW, ENDS]),
 )
 states = st.lists(wishes, max_size=3, unique_by=lambda one: one.uuid)
 
@@ -297,7 +299,7 @@ def assert_right(node: Model, desired: list[DesiredMachine]) -> None:
         elif not here.state.final:
             assert here.state.value == want.want.value
         if here is not None and not here.state.final:
-            assert here.ends == want.ends
+            assert here.expires == want.expires
             if here.state is MachineState.RUNNING:
                 assert (here.memory, here.reboots) == (want.memory, max(want.reboots, here.reboots))
 

@@ -127,8 +127,8 @@ def test_a_suspended_machine_is_ended_when_its_time_has_come(node: NodeProcess) 
     uuid = node.deploy(lifetime=600).machines[0].uuid
     with node.client() as client:
         client.do(uuid, "suspend")
-        ends = client.extend(uuid, 1).ends
-        assert ends - datetime.now(UTC) <= timedelta(seconds=1)
+        expires = client.extend(uuid, 1).expires
+        assert expires - datetime.now(UTC) <= timedelta(seconds=1)
         wait_for(lambda: client.machine(uuid).state is MachineState.ENDED)
     wait_for(lambda: holders(node) == set())
     assert {path.name for path in (node.machines / uuid).iterdir()} == {"machine.json", "console.log"}
@@ -137,11 +137,11 @@ def test_a_suspended_machine_is_ended_when_its_time_has_come(node: NodeProcess) 
 def test_a_life_is_as_long_as_the_policy_allows(node: NodeProcess) -> None:
     uuid = node.deploy(lifetime=600).machines[0].uuid
     with node.client() as client:
-        later = client.extend(uuid, 7200).ends
+        later = client.extend(uuid, 7200).expires
         assert later - datetime.now(UTC) > timedelta(seconds=7000)
         with pytest.raises(Refused, match=r"limits\.lifetime"):
             client.extend(uuid, 13 * 3600)
-        assert client.machine(uuid).ends == later
+        assert client.machine(uuid).expires == later
 
 
 @pytest.mark.slow

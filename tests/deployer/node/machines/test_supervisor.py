@@ -82,7 +82,7 @@ class Node:
             state=state,
             created=NOW,
             changed=NOW,
-            ends=NOW + timedelta(hours=1),
+            expires=NOW + timedelta(hours=1),
             **MachineShape.fixed(1 << 30, 1).model_dump(),
             network="none",
             virt="qemu",

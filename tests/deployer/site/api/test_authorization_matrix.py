@@ -183,7 +183,9 @@ class World:
         document = validate(ClusterDocument, DOCUMENT | {"name": name}, "cluster")
         now = utc_now()
         phase = ClusterPhase.ENDED if over else ClusterPhase.ADMITTING
-        state = ClusterState(phase=phase, changed=now, ends=now + timedelta(hours=1), counts={"worker": 1}, over=over)
+        state = ClusterState(
+            phase=phase, changed=now, expires=now + timedelta(hours=1), counts={"worker": 1}, over=over
+        )
         texts = (canonical(each).decode() for each in (document, state))
         return self.store.write(add_cluster, owner, document.name, *texts).uuid
 

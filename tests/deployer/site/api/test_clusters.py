@@ -146,7 +146,7 @@ def test_a_cluster_from_order_to_end(site: SiteProcess, node: PaperNode, people:
         made = order(ann)
         assert (made.phase, made.new, made.roles) == ("starting", True, {"head": 1, "worker": 2})
         assert [one.hostname for one in made.members] == ["star-head-1", "star-worker-1", "star-worker-2"]
-        assert [one.withheld for one in made.members] == [False, True, True]
+        assert [one.held for one in made.members] == [False, True, True]
         assert made.status["worker"].waits_for == ("head",)
         assert {one.hostname for one in node.step().machines} == {"star-head-1"}
         with busy(node):

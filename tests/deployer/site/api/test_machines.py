@@ -73,13 +73,13 @@ def test_quotas_and_what_was_granted_bound_changes(site: SiteProcess, node: Pape
         machine = ann.create(HELLO, key()).machines[0]
         node.step()
         later = ann.change(machine.uuid, MachineChange(lifetime=7200))
-        assert later.ends > machine.ends
-        assert ann.change(machine.uuid, MachineChange(lifetime=1800)).ends < machine.ends
+        assert later.expires > machine.expires
+        assert ann.change(machine.uuid, MachineChange(lifetime=1800)).expires < machine.expires
         for change, error in (
             (MachineChange(lifetime=7 * 3600), OverQuota),
             (MachineChange(lifetime=13 * 3600), OverQuota),
-            (MachineChange(lifetime=60, ends=machine.ends), Misused),
-            (MachineChange(ends=machine.created), Misused),
+            (MachineChange(lifetime=60, expires=machine.expires), Misused),
+            (MachineChange(expires=machine.created), Misused),
             (MachineChange(memory=machine.max_memory * 2), MachineConflict),
             (MachineChange(cores=machine.max_cores + 1), MachineConflict),
         ):
@@ -92,7 +92,7 @@ def test_quotas_and_what_was_granted_bound_changes(site: SiteProcess, node: Pape
         with pytest.raises(Misused):
             ann.change(machine.uuid, MachineChange())
         both = ann.change(machine.uuid, MachineChange(lifetime=1200, memory=16 << 20))
-        assert (both.memory, both.ends != before.ends) == (16 << 20, True)
+        assert (both.memory, both.expires != before.expires) == (16 << 20, True)
 
 
 def test_verbs_follow_each_other_as_lives_do(site: SiteProcess, node: PaperNode, people: People) -> None:

@@ -34,7 +34,7 @@ def test_machines_that_are_long_over_are_forgotten(own: tuple[World, Make]) -> N
     world.store.write(
         change_machine,
         other.uuid,
-        telling(lambda found: found.model_copy(update={"ends": found.ends + timedelta(days=9)}), "extended", ""),
+        telling(lambda found: found.model_copy(update={"expires": found.expires + timedelta(days=9)}), "extended", ""),
     )
     assert world.broker.tidy() == 0
     world.now += timedelta(hours=2) + KEEP

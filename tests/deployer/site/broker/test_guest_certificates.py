@@ -54,7 +54,7 @@ def test_a_host_certificate_is_for_what_the_site_gave_whatever_the_request_says(
     assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3"]
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert [str(one.value) for one in leaf.subject] == [HOST, lone.machine.uuid]
-    assert leaf.not_valid_after_utc <= world.store.read(get_machine, lone.machine.uuid).ends
+    assert leaf.not_valid_after_utc <= world.store.read(get_machine, lone.machine.uuid).expires
     # It is no node's: the site does not take a guest for one of its nodes.
     der = leaf.public_bytes(serialization.Encoding.DER)
     assert world.authority.issued(der, world.now)

@@ -22,7 +22,7 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
     """Room for all is taken at once; the node hears of the workers when the head runs."""
     made = place.create()
     assert made.state.phase is ClusterPhase.STARTING
-    assert made.ends == NOW + timedelta(hours=1)
+    assert made.expires == NOW + timedelta(hours=1)
     assert sorted(place.living()) == ["star-head-1", "star-worker-1", "star-worker-2"]
     assert place.told() == ["star-head-1"]
     place.keeper.look(NOW)
@@ -93,7 +93,7 @@ def test_a_failed_member_is_replaced(place: Place) -> None:
     after = place.living()["star-worker-2"]
     assert after.uuid != before.uuid
     assert after.image_id == before.image_id
-    assert after.ends <= made.ends
+    assert after.expires <= made.expires
     found = place.keeper.get(made.uuid)
     assert (found.state.phase, found.state.failed) == (ClusterPhase.READY, {before.uuid: "the emulator ended"})
 
@@ -200,8 +200,8 @@ def test_a_cluster_ends_with_its_time(place: Place) -> None:
     """Machines by the site's sweeping, the cluster when the last of them has."""
     made = place.create()
     place.settle()
-    place.world.clock.at = made.ends
-    look(place.world.store, made.ends, NOW, "wait")
+    place.world.clock.at = made.expires
+    look(place.world.store, made.expires, NOW, "wait")
     place.settle()
     state = place.keeper.get(made.uuid).state
     assert (state.phase, state.over) == (ClusterPhase.ENDED, True)

@@ -123,7 +123,7 @@ NONE = [
     ("it is still staged", {"state": MachineState.STAGING, "ready": None}, 10_000),
     ("somebody ended it", {"state": MachineState.ENDED, "want": DesiredStatus.ENDED}, 1),
     ("somebody is ending it", {"state": MachineState.RUNNING, "want": DesiredStatus.ENDED, "ready": None}, 1000),
-    ("its time was over", {"state": MachineState.ENDED, "want": DesiredStatus.ENDED, "ends": START}, 1),
+    ("its time was over", {"state": MachineState.ENDED, "want": DesiredStatus.ENDED, "expires": START}, 1),
 ]
 
 
@@ -263,13 +263,13 @@ def test_a_cluster_ends_on_request_and_with_its_time() -> None:
     assert (over.phase, over.reason, over.over) == (ClusterPhase.ENDED, "done", True)
     late = 12 * 3600
     assert steps(cluster(), *ALL[:3], after=late) == ()  # nobody is replaced any more; machines end by themselves
-    assert phase(cluster(), after=late) == (ClusterPhase.ENDED, "its time is over")
+    assert phase(cluster(), after=late) == (ClusterPhase.ENDED, "it has expired")
 
 
 def test_members_whose_time_is_over_are_not_failed() -> None:
     """A role may be shorter than its cluster; with all of them it ends."""
     one = with_state(cluster(), was_ready=True)
-    old = [machine.model_copy(update={"state": MachineState.ENDED, "ends": START}) for machine in ALL]
+    old = [machine.model_copy(update={"state": MachineState.ENDED, "expires": START}) for machine in ALL]
     assert phase(one, ALL[0], *old[1:]) == (ClusterPhase.READY, "")
     assert steps(one, ALL[0], *old[1:]) == ()
     assert phase(one, *old)[0] is ClusterPhase.ENDED

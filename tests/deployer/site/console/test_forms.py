@@ -22,7 +22,7 @@ def test_forms_do_what_the_api_does(site: SiteProcess, node: PaperNode, browser:
     node.step()
     page = f"/console/machines/{machine.uuid}"
     assert send(asked, page, f"{page}/extend", lifetime="2h").headers["location"] == page
-    assert site.machine(machine.uuid).ends > machine.ends
+    assert site.machine(machine.uuid).expires > machine.expires
     for text, status in (("2q", 400), ("", 400), ("0s", 400), ("600w", 400), ("30d", 403)):
         assert send(asked, page, f"{page}/extend", lifetime=text).status_code == status, text
     assert send(asked, page, f"{page}/pause").status_code == 303

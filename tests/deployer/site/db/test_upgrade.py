@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,23 @@ from sqlalchemy import Boolean, Connection, MetaData, text
 
 from catalog.image.manifest import Blank
 from deployer.machine.state import MachineState
+from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db import migrations
+from deployer.site.db.clusters import list_clusters
 from deployer.site.db.engine import SiteDatabase
-from deployer.site.db.machines import desired_state, get_machine, machines_of, usage_of
+from deployer.site.db.machines import desired_state, due_machines, get_deployment, get_machine, machines_of, usage_of
 from deployer.site.lifecycle.verb_rules import resize_machine
+from deployer.site.model.cluster import Cluster
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.admission import find_ordered
 from deployer.site.store.deadlines import place_waiting
+from signer.documents import validate
 from tests.deployer.site.db.test_engine import scripts
-from tests.support.site.values import ALICE, BOB, GIB, MIB, World
+from tests.support.site.values import ALICE, BOB, GIB, MIB, NOW, World
 from tests.support.site.values import world as make_world
 
-BEFORE = Path(__file__).parents[3] / "vectors" / "state_before_max_memory" / "site.json"
+BEFORE = Path(__file__).parents[3] / "vectors" / "state_of_5e5eede" / "site.json"
 """All rows of a site's database but its secrets, as commit 5e5eede wrote them (revision 0006)."""
 
 GROWS, GROWS_TOO, WAITS = (
@@ -88,6 +92,7 @@ def test_machines_are_as_they_were(old: Callable[[], World]) -> None:
     assert (other.uuid, other.memory, other.cores, other.max_memory) == (GROWS_TOO, GIB, 1, 4 * GIB)
     assert grown.blanks == (Blank(size=64 * MIB, filesystem="ext4", label="scratch"),)
     assert (grown.verify, str(grown.network)) == ("full", "user")
+    assert (grown.created, grown.expires) == (NOW, NOW + timedelta(hours=1))
     assert resize_machine(grown, 4 * GIB, 4) is not None
     told = {one.uuid: one for one in store.read(desired_state, grown.node or "").machines}[GROWS]
     assert (told.properties(), told.public_keys) == (grown.properties(), ("ssh-ed25519 AAAA alice",))
@@ -103,6 +108,22 @@ def test_quotas_and_keys_count_as_before(old: Callable[[], World]) -> None:
         request = store.read(find_ordered, who, key, _request(who.subject), None, "")
         assert request is not None
         assert len(request[1]) == number
+
+
+def test_deployments_and_clusters_expire_when_they_did(old: Callable[[], World]) -> None:
+    """And so do the machines of both, by the database's own index."""
+    store = old().store
+    deployment = store.read(get_deployment, store.read(get_machine, GROWS).deployment)
+    assert deployment.expires == NOW + timedelta(hours=1)
+    (kept,) = store.read(list_clusters)[0]
+    cluster = Cluster.of(kept)
+    assert (cluster.name, cluster.expires, cluster.document.roles["worker"].max_memory) == (
+        "star",
+        NOW + timedelta(hours=12),
+        2 * GIB,
+    )
+    due = store.read(due_machines, NOW + timedelta(hours=1), NOW + timedelta(hours=1))
+    assert [one.uuid for one in due] == [GROWS, GROWS_TOO]
 
 
 def test_what_waits_for_a_node_is_placed(old: Callable[[], World]) -> None:
@@ -124,15 +145,21 @@ def test_the_way_back(old: Callable[[], World]) -> None:
         assert {row[0]: (row[1], row[2], json.loads(row[3])) for row in found} == {
             row["uuid"]: (row["memory"], row["cores"], json.loads(row["document"])) for row in rows()["machines"]
         }
+        (cluster,) = connection.execute(text("SELECT document FROM clusters")).scalars()
+        (before,) = rows()["clusters"]
+        assert json.loads(cluster) == json.loads(before["document"])
+        documents = connection.execute(text("SELECT uuid, document FROM deployments")).all()
+        assert {row[0]: json.loads(row[1]) for row in documents} == {
+            row["uuid"]: json.loads(row["document"]) for row in rows()["deployments"]
+        }
         assert {uuid: json.loads(ask) for uuid, ask in asks.items()} == {
             row["uuid"]: json.loads(row["ask"]) for row in rows()["deployments"]
         }
         assert migrations.MIGRATOR.upgrade(connection)
 
 
-def _request(owner: str) -> Any:
-    """What somebody asked for, as the deployment has it."""
-    from deployer.site.model.records import Deployment
-
-    found = (Deployment.model_validate_json(row["document"]) for row in rows()["deployments"])
-    return next(one.request for one in found if one.owner.subject == owner)
+def _request(owner: str) -> DeploymentRequest:
+    """What somebody asked for, as the deployment had it then."""
+    found = [json.loads(row["document"]) for row in rows()["deployments"]]
+    asked = next(one["request"] for one in found if one["owner"]["subject"] == owner)
+    return validate(DeploymentRequest, asked, "request")

@@ -137,13 +137,13 @@ def test_a_report_that_does_not_tell_of_all_says_nothing_of_others(state: Machin
 def test_a_machine_ends_at_its_time_and_not_before() -> None:
     """Once."""
     one = machine()
-    assert expire_machine(one, one.ends - timedelta(seconds=1)) is None
-    change = expire_machine(one, one.ends)
+    assert expire_machine(one, one.expires - timedelta(seconds=1)) is None
+    change = expire_machine(one, one.expires)
     assert change is not None
     assert (change.machine.want, change.machine.state) == (DesiredStatus.ENDED, MachineState.RUNNING)
-    assert change.told == (("expired", "its time has come"),)
+    assert change.told == (("expired", "it expired"),)
     assert expire_machine(change.machine, LATER) is None
-    nowhere = expire_machine(machine(node=None, state=MachineState.PENDING), one.ends)
+    nowhere = expire_machine(machine(node=None, state=MachineState.PENDING), one.expires)
     assert nowhere is not None
     assert (nowhere.machine.state, nowhere.machine.gone) == (MachineState.ENDED, True)
 
@@ -152,7 +152,7 @@ def test_an_owner_is_warned_once_and_not_of_what_is_over() -> None:
     """With the instant."""
     change = warn_of_expiry(machine())
     assert change is not None
-    assert change.told == (("warned", "it ends at 2026-11-22T13:00:00Z"),)
+    assert change.told == (("warned", "it expires at 2026-11-22T13:00:00Z"),)
     assert warn_of_expiry(change.machine) is None
     assert warn_of_expiry(machine(want=DesiredStatus.ENDED)) is None
     assert warn_of_expiry(machine(state=MachineState.FAILED)) is None

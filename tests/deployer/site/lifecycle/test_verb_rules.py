@@ -92,9 +92,9 @@ def test_a_machine_that_no_node_has_heard_of_ends_at_once(unheard: dict[str, obj
         ({"state": MachineState.ENDED}, Verb.PAUSE, "machine worker-1 has ended and cannot be paused"),
         ({"state": MachineState.FAILED}, Verb.REBOOT, "machine worker-1 has failed and cannot be rebooted"),
         (
-            {"want": DesiredStatus.ENDED, "want_reason": "its time has come"},
+            {"want": DesiredStatus.ENDED, "want_reason": "it expired"},
             Verb.RESUME,
-            "machine worker-1 is being ended (its time has come) and cannot be resumed",
+            "machine worker-1 is being ended (it expired) and cannot be resumed",
         ),
         (
             {"state": MachineState.STAGING},
@@ -144,12 +144,12 @@ def test_an_end_moves_either_way() -> None:
     one = machine(warned=True)
     later = change_expiry(one, NOW + timedelta(hours=2), NOW, "more to do")
     assert later is not None
-    assert (later.machine.ends, later.machine.warned) == (NOW + timedelta(hours=2), False)
-    assert later.told == (("extended", "it ends at 2026-11-22T14:00:00Z: more to do"),)
+    assert (later.machine.expires, later.machine.warned) == (NOW + timedelta(hours=2), False)
+    assert later.told == (("extended", "it expires at 2026-11-22T14:00:00Z: more to do"),)
     sooner = change_expiry(one, NOW + timedelta(minutes=1), NOW)
     assert sooner is not None
-    assert sooner.told == (("shortened", "it ends at 2026-11-22T12:01:00Z"),)
-    assert change_expiry(one, one.ends, NOW) is None
+    assert sooner.told == (("shortened", "it expires at 2026-11-22T12:01:00Z"),)
+    assert change_expiry(one, one.expires, NOW) is None
 
 
 def test_an_end_that_has_passed_is_none() -> None:
@@ -163,7 +163,7 @@ def test_an_end_that_has_passed_is_none() -> None:
 )
 def test_what_is_over_gets_no_other_end_and_no_other_size(over: dict[str, object]) -> None:
     """Nobody brings back a machine by prolonging it."""
-    with pytest.raises(MachineConflict, match="cannot be given another end"):
+    with pytest.raises(MachineConflict, match="cannot be extended"):
         change_expiry(machine(**over), NOW + timedelta(days=1), NOW)
     with pytest.raises(MachineConflict, match="cannot be resized"):
         resize_machine(machine(**over), 512 * MIB, None)

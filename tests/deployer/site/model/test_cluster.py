@@ -82,6 +82,30 @@ def test_a_role_may_have_room_to_grow() -> None:
         document(worker=worker | {"memory": "2GiB"})
 
 
+def test_a_document_that_was_signed_before_keeps_its_digest() -> None:
+    """What a role may say since then is in it only where somebody says it."""
+    star = document(
+        head={"provides": ["batch"], "network": "network:grid", "user_data": "#cloud-config\n{}\n"},
+        worker={
+            "count": 4,
+            "quorum": 2,
+            "memory": "2GiB",
+            "max_memory": "4GiB",
+            "cores": 1,
+            "max_cores": 2,
+            "requires": ["batch"],
+            "public_keys": ["ssh-ed25519 AAAA alice"],
+            "blanks": [{"size": 67108864, "filesystem": "ext4", "label": "scratch"}],
+        },
+    )
+    assert star.digest == "c3654cbfb05e3643301ea68e5c516564e8222241d9a64252c3ad8b2278012854"  # by commit 5e5eede
+    said = document(worker={"description": "the workers", "verify": "full"})
+    request = said.roles["worker"].request("sha256:" + "1" * 64, 60, ("c-worker-1",), whole=True)
+    assert (request.description, request.verify) == ("the workers", "full")
+    assert parse_canonical(ClusterDocument, canonical(said), "cluster") == said
+    assert document(worker={"verify": "sample"}).digest == document(worker={}).digest != said.digest
+
+
 @pytest.mark.parametrize(
     "hostname", ["c-worker-", "c-worker-x", "c-head-1", "worker-1", "c-worker-٣", "c-worker-12345"]
 )

@@ -164,7 +164,7 @@ def test_what_is_left_out_is_what_the_image_needs(desk: Desk) -> None:
     ordered = desk.admitting.admit(asked(), ALICE)
     (machine,) = ordered.machines
     assert (machine.memory, machine.cores, str(machine.network)) == (128 * MIB, 1, "user")
-    assert machine.ends == desk.site.clock.at + timedelta(hours=1)
+    assert machine.expires == desk.site.clock.at + timedelta(hours=1)
     assert machine.disk == writable_bytes(WORKER) == 64 * MIB
     assert machine.hostname == f"worker-{machine.uuid[:8]}"
     deployment = ordered.deployment
@@ -184,7 +184,7 @@ def test_a_request_is_admitted_as_asked(desk: Desk) -> None:
     assert {(one.memory, one.cores, one.disk) for one in ordered.machines} == {(256 * MIB, 2, 576 * MIB)}
     assert {(one.role, one.held) for one in ordered.machines} == {("worker", True)}
     assert ordered.deployment.cluster == cluster
-    assert ordered.deployment.ends == desk.site.clock.at + timedelta(seconds=600)
+    assert ordered.deployment.expires == desk.site.clock.at + timedelta(seconds=600)
 
 
 def test_an_image_that_nobody_trusted_vouches_for_is_refused(desk: Desk) -> None:
@@ -320,7 +320,7 @@ def test_keys_of_before_there_was_room_to_grow_mean_what_they_meant(desk: Desk) 
     """What was remembered of a request then, it is still."""
     request = asked(count=2, hostname="wn")
     values = request.model_dump(mode="json")
-    assert (values.pop("max_memory"), values.pop("max_cores")) == (None, None)
+    assert [values.pop(name) for name in ("max_memory", "max_cores", "description")] == [None] * 3
     then = hashlib.sha256(canonical([values, "", ""])).hexdigest()
     first = desk.admitting.admit(request, ALICE, "k1")
     with desk.site.store.database.reading() as connection:

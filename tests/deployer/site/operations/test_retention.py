@@ -106,7 +106,7 @@ def _long_lived(world: World, node: str) -> None:
 
 def _cluster(world: World, name: str = "star") -> str:
     document = validate(ClusterDocument, {"name": name, "roles": {"a": {"image": "v/n"}}}, "cluster")
-    state = ClusterState(phase=ClusterPhase.READY, changed=world.clock.at, ends=world.clock.at, counts={"a": 1})
+    state = ClusterState(phase=ClusterPhase.READY, changed=world.clock.at, expires=world.clock.at, counts={"a": 1})
     return world.store.write(add_cluster, ALICE, name, canonical(document).decode(), canonical(state).decode()).uuid
 
 

@@ -57,7 +57,7 @@ def test_an_admitted_request_is_remembered_whole(world: World) -> None:
     uuid = world.join("n1")
     deployment, machines, new = world.admit(count=2, user_data="I2Nsb3VkLWNvbmZpZwo=")
     assert new
-    assert (deployment.owner, deployment.created, deployment.ends) == (ALICE, NOW, NOW + timedelta(hours=1))
+    assert (deployment.owner, deployment.created, deployment.expires) == (ALICE, NOW, NOW + timedelta(hours=1))
     assert deployment.placement
     assert [one.number for one in machines] == [1, 2]
     assert {one.node for one in machines} == {uuid}

@@ -106,18 +106,18 @@ def test_owners_are_warned_and_machines_end_at_their_time(world: World) -> None:
     node = world.join("n1")
     one = world.machine()
     assert look(world) == []
-    world.clock.at = one.ends - WARN
+    world.clock.at = one.expires - WARN
     world.report(node, observed(one, MachineState.RUNNING))
     assert look(world) == ["warned"]
     assert look(world) == []
-    world.clock.at = one.ends
+    world.clock.at = one.expires
     world.report(node, observed(one, MachineState.RUNNING))
     before = world.store.read(revision_of, node)
     assert look(world) == ["expired"]
     assert look(world) == []
     assert world.store.read(revision_of, node) == before + 1
     assert world.store.read(desired_state, node).machines[0].want is DesiredStatus.ENDED
-    assert world.report(node, observed(one, MachineState.ENDED)) == [("ended", "its time has come")]
+    assert world.report(node, observed(one, MachineState.ENDED)) == [("ended", "it expired")]
     assert world.store.read(desired_state, node).machines == ()
 
 
@@ -125,11 +125,11 @@ def test_who_extends_is_warned_again(world: World) -> None:
     """Before the new end."""
     node = world.join("n1")
     one = world.machine()
-    world.clock.at = one.ends - WARN
+    world.clock.at = one.expires - WARN
     world.report(node)
     assert look(world) == ["warned"]
     world.store.write(
-        change_machine, one.uuid, lambda it: change_expiry(it, it.ends + timedelta(hours=1), world.clock.at)
+        change_machine, one.uuid, lambda it: change_expiry(it, it.expires + timedelta(hours=1), world.clock.at)
     )
     assert look(world) == []
     world.clock.at += timedelta(hours=1)
@@ -143,11 +143,11 @@ def test_a_deployment_ends_with_the_last_of_its_machines(world: World) -> None:
     deployment, (one, two), _ = world.admit(count=2)
     later, sooner = NOW + timedelta(hours=5), NOW + timedelta(minutes=5)
     world.store.write(change_machine, one.uuid, lambda it: change_expiry(it, later, NOW))
-    assert world.store.read(get_deployment, deployment.uuid).ends == later
+    assert world.store.read(get_deployment, deployment.uuid).expires == later
     world.store.write(change_machine, two.uuid, lambda it: change_expiry(it, sooner, NOW))
-    assert world.store.read(get_deployment, deployment.uuid).ends == later
+    assert world.store.read(get_deployment, deployment.uuid).expires == later
     world.store.write(change_machine, one.uuid, lambda it: change_expiry(it, sooner, NOW))
-    assert world.store.read(get_deployment, deployment.uuid).ends == sooner
+    assert world.store.read(get_deployment, deployment.uuid).expires == sooner
 
 
 def test_a_silent_node_is_lost_and_its_machines_wait(world: World) -> None:
@@ -238,7 +238,7 @@ def test_a_machine_that_waits_for_room_ends_at_its_time(world: World) -> None:
     one = world.machine()
     world.clock.advance(minutes=3)
     look(world, "replace")
-    world.clock.at = one.ends
+    world.clock.at = one.expires
     assert "ended" in look(world)
     assert world.store.read(get_machine, one.uuid).state is MachineState.ENDED
 
@@ -249,7 +249,7 @@ def test_an_end_on_a_lost_node_is_an_end(world: World) -> None:
     one = world.machine()
     world.clock.advance(minutes=3)
     assert look(world) == ["lost"]
-    world.clock.at = one.ends
+    world.clock.at = one.expires
     assert look(world) == ["expired", "ended"]
     assert world.store.read(usage_of, owner=ALICE) == ResourceUsage()
     assert world.store.read(desired_state, node).machines[0].want is DesiredStatus.ENDED
