@@ -15,7 +15,8 @@ from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy
 from deployer.policy.revocations import RevocationState
 from deployer.policy.rules.endorsements import counted_endorsements
-from deployer.policy.rules.registry import CURRENT, judge_rules
+from deployer.policy.rules.registry import judge_rules
+from deployer.policy.rules.revocation import CURRENT
 from deployer.policy.rules.rule import PolicyCase, RevocationFacts
 from deployer.policy.store import RuleSet
 from signer.errors import PartitaError

@@ -6,7 +6,7 @@ What counts of a machine is how far it may grow.
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from catalog.image.manifest import BareDisk, Manifest
 from deployer.machine.shape import MEMORY_UNIT
@@ -31,7 +31,6 @@ class RequestPossible(PolicyRule):
     name = "request"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         request = case.request
         asked = (
             ("count", request.count),
@@ -49,7 +48,6 @@ class RequestPossible(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         yield from fitting_amounts(case)
         yield from raised_limits(case)
 
@@ -60,7 +58,6 @@ class EnoughMemory(PolicyRule):
     name = "enough-memory"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         had, needs = case.request.machine.max_memory, size_text(case.manifest.needs.memory)
         yield self.result(
             passed=had >= case.manifest.needs.memory,
@@ -70,7 +67,6 @@ class EnoughMemory(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         if (needs := case.manifest.needs.memory) > case.policy.limits.memory:
             yield _both("memory", _whole(needs), size_text)
             return
@@ -84,7 +80,6 @@ class EnoughCores(PolicyRule):
     name = "enough-cores"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         had, needs = case.request.machine.max_cores, counted(case.manifest.needs.cores, "core")
         yield self.result(
             passed=had >= case.manifest.needs.cores,
@@ -94,7 +89,6 @@ class EnoughCores(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         if (needs := case.manifest.needs.cores) > case.policy.limits.cores:
             yield _both("cores", needs, str)
             return
@@ -122,7 +116,6 @@ class Limit(PolicyRule):
         return str(amount)
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         most: int = getattr(case.policy.limits, self.limit)
         amount = self.amount(case)
         asked, allowed = self.text(amount), self.text(most)
@@ -134,7 +127,6 @@ class Limit(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         yield from fitting_amounts(case)
         yield from raised_limits(case)
 
@@ -145,11 +137,9 @@ class MemoryLimit(Limit):
     name, limit, instead = "limit-memory", "memory", "ask for at most {} of memory"
 
     def amount(self, case: PolicyCase) -> int:
-        """See Limit."""
         return case.request.machine.max_memory
 
     def text(self, amount: int) -> str:
-        """See Limit."""
         return size_text(amount)
 
 
@@ -159,7 +149,6 @@ class CoresLimit(Limit):
     name, limit, instead = "limit-cores", "cores", "ask for at most {} cores"
 
     def amount(self, case: PolicyCase) -> int:
-        """See Limit."""
         return case.request.machine.max_cores
 
 
@@ -169,15 +158,12 @@ class DiskLimit(Limit):
     name, limit, instead = "limit-disk", "disk", "choose an image whose disks have at most {} in all"
 
     def amount(self, case: PolicyCase) -> int:
-        """See Limit."""
         return total_disk_size(case.manifest) + _extra(case.request)
 
     def text(self, amount: int) -> str:
-        """See Limit."""
         return size_text(amount)
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         yield from fewer_things(case)
         yield from raised_limits(case)
 
@@ -188,7 +174,6 @@ class BlankLimit(DiskLimit):
     name, limit, instead = "limit-blank", "blank", "choose an image whose blanks have at most {} in all"
 
     def amount(self, case: PolicyCase) -> int:
-        """See Limit."""
         return total_blank_size(case.manifest) + _extra(case.request)
 
 
@@ -198,11 +183,9 @@ class LifetimeLimit(Limit):
     name, limit, instead = "limit-lifetime", "lifetime", "ask for at most {}"
 
     def amount(self, case: PolicyCase) -> int:
-        """See Limit."""
         return case.request.lifetime
 
     def text(self, amount: int) -> str:
-        """See Limit."""
         return duration_text(amount)
 
 
@@ -212,11 +195,9 @@ class MachinesLimit(Limit):
     name, limit, instead = "limit-machines", "machines", "ask again when others have ended"
 
     def amount(self, case: PolicyCase) -> int:
-        """See Limit."""
         return case.running + case.request.count
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         free = case.policy.limits.machines - case.running
         for result in super().judge(case):
             if result.passed or free <= 0:
@@ -225,7 +206,6 @@ class MachinesLimit(Limit):
                 yield result.model_copy(update={"change": f"ask for at most {counted(free, 'machine')}"})
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         yield from fewer_things(case)
         yield from raised_limits(case)
 
@@ -304,5 +284,12 @@ def _extra(request: Request) -> int:
     return sum(blank.size for blank in request.machine.blanks)
 
 
-LIMITS: tuple[Limit, ...] = (MemoryLimit(), CoresLimit(), DiskLimit(), BlankLimit(), LifetimeLimit(), MachinesLimit())
-"""In the order in which they are judged."""
+LIMITS: Final[tuple[Limit, ...]] = (
+    MemoryLimit(),
+    CoresLimit(),
+    DiskLimit(),
+    BlankLimit(),
+    LifetimeLimit(),
+    MachinesLimit(),
+)
+AMOUNTS: Final[tuple[PolicyRule, ...]] = (RequestPossible(), EnoughMemory(), EnoughCores(), *LIMITS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Final
 
 from catalog.image.manifest import Manifest
 from deployer.policy.anchors import TrustedKey
@@ -34,7 +35,6 @@ class EndorserTrusted(EndorsementRule):
     name = "anchors"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         vo = case.manifest.vo
         count = len({anchor.fingerprint for anchor in case.policy.trusted(vo)})
         yield self.result(
@@ -51,7 +51,6 @@ class ImageEndorsed(EndorsementRule):
     name = "endorsements"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         votes = _image_votes(case)
         yield _verdict(self.name, votes, votes.quorum.threshold, case.policy)
 
@@ -62,7 +61,6 @@ class ImageEndorsedInRoles(EndorsementRule):
     name, several, urgent = "endorsements", True, True
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         votes = _image_votes(case)
         for role, least in sorted(votes.quorum.roles.items()):
             yield _verdict(f"{self.name}-{role}", votes, least, case.policy, role)
@@ -74,7 +72,6 @@ class PartitionEndorsed(PolicyRule):
     name, several = "partition", True
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         for demand in case.policy.partition_rules(case.manifest):
             found = [
                 part for part in case.manifest.partitions() if part.content and fnmatchcase(part.label, demand.label)
@@ -114,6 +111,11 @@ class PartitionEndorsed(PolicyRule):
                             f"its partition {part.label!r} were endorsed by {text}",
                             partial(_with_endorsements, who=who, vo=demand.vo, address=str(part.content)),
                         )
+
+
+TRUSTED: Final[tuple[PolicyRule, ...]] = (EndorserTrusted(),)
+ENDORSED: Final[tuple[PolicyRule, ...]] = (ImageEndorsed(), ImageEndorsedInRoles(), PartitionEndorsed())
+"""The rules about endorsements alone, of the image and of its partitions."""
 
 
 def counted_endorsements(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from typing import Final
 
 from deployer.machine.network import Network
 from deployer.policy.decision import RuleResult
@@ -14,7 +15,6 @@ class UserDataAllowed(PolicyRule):
     name = "user-data"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         kind, manifest = case.request.user_data, case.manifest
         if kind is not None and manifest.contextualization == "none":
             yield RuleResult(
@@ -33,7 +33,6 @@ class UserDataAllowed(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         return plainer_guests(case)
 
 
@@ -43,7 +42,6 @@ class NetworkAllowed(PolicyRule):
     name = "network"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         wanted, allowed = str(case.request.machine.network), case.policy.networks.allow
         yield self.result(
             passed=wanted == "none" or any(fnmatchcase(wanted, pattern) for pattern in allowed),
@@ -53,7 +51,6 @@ class NetworkAllowed(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         return plainer_guests(case)
 
 
@@ -66,3 +63,6 @@ def plainer_guests(case: PolicyCase) -> Iterator[PolicyChange]:
         for text in (*plain, "none"):
             shown = "no network" if text == "none" else f"the network {text}"
             yield ask_machines(f"asked for {shown} instead of {had}", network=Network.parse(text))
+
+
+GUEST: Final[tuple[PolicyRule, ...]] = (UserDataAllowed(), NetworkAllowed())

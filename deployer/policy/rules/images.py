@@ -1,6 +1,7 @@
 """The rules about which VOs' images may run, and which images."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from deployer.policy.decision import RuleResult
 from deployer.policy.patterns import matches_image, matches_vo
@@ -13,7 +14,6 @@ class VoAllowed(PolicyRule):
     name = "vo-allowed"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         vo = case.manifest.vo
         found = matches_vo(case.policy.vos.allow, vo)
         yield self.result(
@@ -24,7 +24,6 @@ class VoAllowed(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         vo, vos = case.manifest.vo, case.policy.vos
         yield ask_site(f"added {vo!r} to vos.allow", vos=vos.model_copy(update={"allow": (*vos.allow, vo)}))
 
@@ -35,7 +34,6 @@ class VoNotDenied(PolicyRule):
     name = "vo-not-denied"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         found = matches_vo(case.policy.vos.deny, case.manifest.vo)
         yield self.result(
             passed=found is None,
@@ -45,7 +43,6 @@ class VoNotDenied(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         vo, vos = case.manifest.vo, case.policy.vos
         kept = tuple(one for one in vos.deny if not matches_vo((one,), vo))
         yield ask_site(f"took {vo!r} out of vos.deny", vos=vos.model_copy(update={"deny": kept}))
@@ -57,7 +54,6 @@ class ImageAllowed(PolicyRule):
     name = "image-allowed"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         manifest = case.manifest
         found = matches_image(case.policy.images.allow, manifest)
         yield self.result(
@@ -68,7 +64,6 @@ class ImageAllowed(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         name, images = f"{case.manifest.vo}/{case.manifest.name}", case.policy.images
         allow = (*images.allow, name)
         yield ask_site(f"added {name!r} to images.allow", images=images.model_copy(update={"allow": allow}))
@@ -80,7 +75,6 @@ class ImageNotDenied(PolicyRule):
     name = "image-not-denied"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         found = matches_image(case.policy.images.deny, case.manifest)
         yield self.result(
             passed=found is None,
@@ -90,8 +84,10 @@ class ImageNotDenied(PolicyRule):
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        """See PolicyRule."""
         images = case.policy.images
         kept = tuple(one for one in images.deny if not matches_image((one,), case.manifest))
         found = matches_image(images.deny, case.manifest)
         yield ask_site(f"took {found!r} out of images.deny", images=images.model_copy(update={"deny": kept}))
+
+
+LISTED: Final[tuple[PolicyRule, ...]] = (VoAllowed(), VoNotDenied(), ImageAllowed(), ImageNotDenied())

@@ -12,48 +12,15 @@ from typing import Final
 from catalog.image.manifest import Manifest
 from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy
-from deployer.policy.rules.amounts import (
-    LIMITS,
-    EnoughCores,
-    EnoughMemory,
-    RequestPossible,
-    fewer_things,
-    fitting_amounts,
-)
-from deployer.policy.rules.endorsements import (
-    EndorserTrusted,
-    ImageEndorsed,
-    ImageEndorsedInRoles,
-    PartitionEndorsed,
-    more_endorsements,
-)
-from deployer.policy.rules.guests import NetworkAllowed, UserDataAllowed, plainer_guests
-from deployer.policy.rules.images import ImageAllowed, ImageNotDenied, VoAllowed, VoNotDenied
-from deployer.policy.rules.revocation import NotBlocked, NotRevoked
+from deployer.policy.rules.amounts import AMOUNTS, fewer_things, fitting_amounts
+from deployer.policy.rules.endorsements import ENDORSED, TRUSTED, more_endorsements
+from deployer.policy.rules.guests import GUEST, plainer_guests
+from deployer.policy.rules.images import LISTED
+from deployer.policy.rules.revocation import CURRENT
 from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule
 from signer.verification.trust import EndorsementCheck
 
-ENDORSED: Final[tuple[PolicyRule, ...]] = (ImageEndorsed(), ImageEndorsedInRoles(), PartitionEndorsed())
-"""The rules about endorsements alone, of the image and of its partitions."""
-
-CURRENT: Final[tuple[PolicyRule, ...]] = (NotBlocked(), NotRevoked())
-"""The rules that come before those of the policy."""
-
-RULES: Final[tuple[PolicyRule, ...]] = (
-    *CURRENT,
-    EndorserTrusted(),
-    VoAllowed(),
-    VoNotDenied(),
-    ImageAllowed(),
-    ImageNotDenied(),
-    *ENDORSED,
-    RequestPossible(),
-    EnoughMemory(),
-    EnoughCores(),
-    *LIMITS,
-    UserDataAllowed(),
-    NetworkAllowed(),
-)
+RULES: Final[tuple[PolicyRule, ...]] = (*CURRENT, *TRUSTED, *LISTED, *ENDORSED, *AMOUNTS, *GUEST)
 """All rules, in the order of every decision. Those in Cedar, which a policy's author writes, come after them."""
 
 

@@ -1,6 +1,7 @@
 """The rules that come before all others: the site's block list, and what security officers have revoked."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from deployer.policy.decision import RuleResult
 from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule
@@ -12,7 +13,6 @@ class NotBlocked(PolicyRule):
     name = "not-blocked"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         if case.revocation is not None:
             entry = case.revocation.blocked
             yield self.result(
@@ -33,7 +33,6 @@ class NotRevoked(PolicyRule):
     name = "not-revoked"
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        """See PolicyRule."""
         if case.revocation is not None:
             by = case.revocation.revoked
             yield self.result(
@@ -46,3 +45,7 @@ class NotRevoked(PolicyRule):
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:  # noqa: ARG002 - see there
         """None: what is revoked stays so."""
         return iter(())
+
+
+CURRENT: Final[tuple[PolicyRule, ...]] = (NotBlocked(), NotRevoked())
+"""In the order in which they are judged, and so in the other modules."""
