@@ -13,7 +13,9 @@ import pytest
 from catalog.errors import Conflict, Malformed, NotFound
 from catalog.service.backup import dump_sqlite, restore_backup, write_backup
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.nodes import list_nodes
 from deployer.site.settings import SiteSettings
+from deployer.site.store.changes import add_node
 from deployer.site.store.store import SiteStore
 from tests.support import commands
 from tests.support.catalog.service_process import Service, now
@@ -81,14 +83,14 @@ def test_a_site_on_postgresql_is_restored(postgresql: Postgresql, tmp_path: Path
     postgresql.execute(f"CREATE DATABASE {names[1]}")
     first, second = (postgresql.url(name) for name in names)
     database = SiteDatabase(first)
-    SiteStore(database, now, lambda: "6a5a3292-f9ef-4511-9fe7-d9f569d4d547").add_node("worker", {})
+    SiteStore(database, now, lambda: "6a5a3292-f9ef-4511-9fe7-d9f569d4d547").write(add_node, "worker", {})
     database.close()
     file = tmp_path / "site.tar.gz"
     place = f"site.directory={tmp_path / 's'}"
     partita("--set", place, "--set", f"site.database={first}", "site", "backup", str(file))
     partita("--set", place, "--set", f"site.database={second}", "site", "restore", str(file))
     database = SiteDatabase(second)
-    assert [one.name for one in SiteStore(database, now, str).nodes()] == ["worker"]
+    assert [one.name for one in SiteStore(database, now, str).read(list_nodes)] == ["worker"]
     database.close()
     assert "not empty" in partita(
         "--set", place, "--set", f"site.database={second}", "site", "restore", str(file), expect=1
