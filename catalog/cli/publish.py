@@ -177,7 +177,7 @@ def _open_verified(context: typer.Context, url: str | None) -> "AbstractContextM
     from catalog.client.trusted import TrustedCatalog, read_pin  # loads the TUF library
 
     if (root := read_pin(settings.tuf_root)) is None:
-        raise Misused(f"{settings.tuf_root}: the pinned root cannot be read (there is no such file)")
+        raise Misused(f"{settings.tuf_root}: the pinned root cannot be read (no such file)")
     urls, credential = [url or settings.url], read_credential(settings.credential)
     directory = state_directory("commands") / "freshness" / hashlib.sha256(root).hexdigest()[:16]
     return TrustedCatalog(directory, lambda: root, urls, utc_now, credential=credential)

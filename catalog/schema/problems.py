@@ -34,7 +34,7 @@ class Problem(Document):
         type="urn:partita:problem:not-found",
         title="Not found",
         status=404,
-        detail="there is no image star/worker@7 here",
+        detail="unknown image star/worker@7",
     )
 
     type: str

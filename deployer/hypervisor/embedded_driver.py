@@ -18,7 +18,7 @@ user = "{user}"
 group = "{group}"
 dynamic_ownership = 0
 remember_owner = 0
-# There is no virtlogd beside an embedded driver; QEMU writes its own log.
+# An embedded driver runs without virtlogd: QEMU writes its own log.
 stdio_handler = "file"
 """
 

@@ -39,7 +39,7 @@ def actions(
     wanted = {machine.uuid: machine for machine in desired.machines}
     decided: list[Action] = []
     for uuid in sorted(found.keys() - wanted.keys()):
-        decided += [_end(each, "the machine is no longer desired") for each in _oldest_first(found[uuid])]
+        decided += [_end(each, "the machine should not exist any longer") for each in _oldest_first(found[uuid])]
     for machine in desired.machines:
         live = _oldest_first(found.get(machine.uuid, ()))
         decided += [

@@ -231,7 +231,7 @@ class AccountAgents:
         account = next((one for one in accounts.account if one.name == name), None)
         if account is None:
             raise NoAccount(
-                f"the account of machine {machine.hostname} is no longer in the site's file; the machine cannot be extended"
+                f"the account of machine {machine.hostname} was removed from the site's file; the machine cannot be extended"
             )
         spends = promised_charges(promised)
         after = self._committed(account, spends)

@@ -182,7 +182,7 @@ class SnapshotUploader:
     def _explain(self, snapshot_id: str, failed: BaseException) -> None:
         """Raise the first worker's error, or SnapshotGone if that is its cause."""
         if isinstance(failed, AwsFailed) and self.state(snapshot_id) != "pending":
-            raise SnapshotGone(f"{snapshot_id}: is no longer being written ({failed})") from failed
+            raise SnapshotGone(f"{snapshot_id}: can no longer be written ({failed})") from failed
         raise failed
 
     def _complete(self, snapshot_id: str, count: int, checksum: str) -> None:

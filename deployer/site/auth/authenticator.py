@@ -118,7 +118,7 @@ class Authenticator:
         if who is None or who.means == LOCAL_OPERATOR.means:
             return
         if who.means == TOKEN_MEANS and self._issuers().find(who.issuer) is None:
-            raise NotAuthenticated("your token's issuer is no longer trusted")
+            raise NotAuthenticated("your token's issuer was removed from the trusted issuers")
         self._rates.check_person(who.identity)
 
     def _verify(self, authorization: Sequence[str], chain: Sequence[bytes], *, local: bool) -> Principal:
