@@ -146,7 +146,7 @@ def find_difference(descriptor: int, entry: CacheEntry) -> str | None:
     if found.st_mtime_ns != entry.mtime_ns:
         return "has been written to"
     if sample(descriptor, entry.key, entry.size) != entry.sample:
-        return "has other bytes than when it was verified"
+        return "has other bytes"
     return None
 
 

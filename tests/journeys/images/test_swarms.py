@@ -269,7 +269,7 @@ def test_only_poisoners_and_a_dead_origin_end_in_an_error_and_never_in_wrong_byt
     node = swarm.node("node", source=False, patience=12.0).ready()
     said = node.hears()
     assert said["failed"] == "SourceUnavailable"
-    assert "stage again to go on" in said["reason"]
+    assert "partial data kept: stage again to resume" in said["reason"]
 
 
 @pytest.mark.parametrize("filler", ["a peer", "the origin"])

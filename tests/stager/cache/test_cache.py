@@ -252,7 +252,7 @@ def become_directory(path: Path) -> None:
     ("harm", "reason"),
     [
         (rewrite, "has been written to"),
-        (flip, "has other bytes than when it was verified"),
+        (flip, "has other bytes"),
         (replace, "has been replaced by another file"),
         (truncate, f"has {LEAF} bytes instead of {3 * LEAF}"),
         (link, "cannot be opened"),

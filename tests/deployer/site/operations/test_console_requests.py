@@ -34,7 +34,7 @@ def test_questions_are_answered_by_the_node_that_was_asked(monkeypatch: pytest.M
         serials.answered("n1", ConsoleResponse(id=asked.id, state=MachineState.RUNNING, data="b2s="))
         serials.answered("n1", ConsoleResponse(id=asked.id, state=MachineState.RUNNING, data="YWdhaW4="))
         assert (await question).data == "b2s="
-        with pytest.raises(SiteUnavailable, match="does not tell"):
+        with pytest.raises(SiteUnavailable, match="does not answer for its console"):
             await serials.ask("n1", machine, 10)
         assert serials.taken("n1") == ()  # nobody waits for that any more
         many = [asyncio.ensure_future(serials.ask("n1", machine, 10, wait=60)) for _ in range(PER_NODE)]
