@@ -111,7 +111,7 @@ def requested_key(request: str) -> PublicKey:
     try:
         asked = x509.load_pem_x509_csr(request[:MAX_SIGNING_REQUEST].encode())
         public, signed = asked.public_key(), asked.is_signature_valid
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as exc:
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise ValueError("not a certificate request (expected PKCS #10 in PEM)") from exc
     if not (isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1) and signed):
         raise ValueError("the certificate request is not for a P-256 key, or not signed with that key")

@@ -140,7 +140,7 @@ def read_certificate(data: bytes) -> Certificate:
         pem = b"-----BEGIN" in data
         found = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
         return _certificate(found)
-    except (ValueError, UnsupportedAlgorithm, SignatureError, x509.DuplicateExtension) as exc:
+    except (ValueError, UnsupportedAlgorithm, SignatureError, x509.DuplicateExtension, x509.InvalidVersion) as exc:
         raise KeyUnusable("not a readable X.509 certificate in PEM or DER") from exc
 
 
@@ -153,7 +153,14 @@ def read_revocation_list(data: bytes) -> RevocationList:
         # version (optional), signature, issuer, ...
         issuer = fields[2 if fields[0].tag == 0x02 else 1].whole
         oids = {extension.oid for extension in found.extensions}
-    except (ValueError, UnsupportedAlgorithm, SignatureError, IndexError, x509.DuplicateExtension) as exc:
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        SignatureError,
+        IndexError,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,
+    ) as exc:
         raise KeyUnusable("not a readable revocation list in PEM or DER") from exc
     partial = bool(oids & {ExtensionOID.DELTA_CRL_INDICATOR, ExtensionOID.ISSUING_DISTRIBUTION_POINT})
     der = found.public_bytes(serialization.Encoding.DER)
