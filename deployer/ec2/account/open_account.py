@@ -55,7 +55,7 @@ def open_account(
     aws: AwsClient | None = None,
     buffers: BufferPool | None = None,
 ) -> Iterator[OpenAccount]:
-    """Open an account, without a request to AWS yet; LedgerUnusable if the site's books cannot be used.
+    """Open an account, without a request to AWS yet; Ec2RecordsUnusable if the site's books cannot be used.
 
     Args:
         settings: of the site.
@@ -93,7 +93,7 @@ def open_account(
 
 
 def site_id(directory: Path) -> str:
-    """The UUID of a site at EC2, made at the first call; LedgerUnusable if it cannot be stored."""
+    """The UUID of a site at EC2, made at the first call; Ec2RecordsUnusable if it cannot be stored."""
     path = directory / "site-id"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -132,7 +132,7 @@ class Ec2Pool:
             desired: a state that is older than the last one is ignored.
 
         Raises:
-            AwsFailed, LedgerUnusable: the state of the machines is unknown now; look again later.
+            AwsFailed, Ec2RecordsUnusable: the state of the machines is unknown now; look again later.
         """
         if desired.revision < self._revision:
             return self._report(desired, self._machines.all(), complete=False)

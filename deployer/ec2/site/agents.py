@@ -165,7 +165,7 @@ class AccountAgents:
             clock: the present, UTC.
 
         Raises:
-            LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
+            Ec2RecordsUnusable, StagerError: the site's directory for EC2 cannot be used.
         """
         with ExitStack() as undo:
             stager, catalog = undo.enter_context(

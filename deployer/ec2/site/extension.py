@@ -52,7 +52,7 @@ class AccountSupervisor(SiteExtension):
 
         Raises:
             PolicyUnusable: the file is unusable at the start.
-            LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
+            Ec2RecordsUnusable, StagerError: the site's directory for EC2 cannot be used.
         """
         thread = threading.Thread(target=self._work, args=(site,), name="ec2-accounts", daemon=True)
         try:

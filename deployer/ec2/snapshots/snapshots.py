@@ -104,7 +104,7 @@ class Snapshots:
             advance: called with the number of processed bytes, from any thread.
 
         Raises:
-            SnapshotFailed, LedgerUnusable, AwsFailed: the next call resumes the upload.
+            SnapshotFailed, Ec2RecordsUnusable, AwsFailed: the next call resumes the upload.
         """
         content = disk.layout.key
         place = self._ledger.journal(content)

@@ -54,7 +54,7 @@ class UploadJournal:
         """Open or create a journal; waits while another process has it.
 
         Raises:
-            LedgerUnusable: it cannot be read or written.
+            Ec2RecordsUnusable: it cannot be read or written.
         """
         self.path = path
         self.heading: JournalHeader | None = None

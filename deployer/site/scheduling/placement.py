@@ -137,7 +137,7 @@ def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Plac
     """Choose a node for each machine.
 
     Raises:
-        NoRoom: the machines do not fit; says how many would, what is lacking, and which node comes nearest.
+        NoCapacity: the machines do not fit; says how many would, what is lacking, and which node comes nearest.
     """
     near = _near(rooms, ask.addresses)
     fitting, left = list[_Fitting](), list[tuple[NodeCapacity, str, str]]()
@@ -341,7 +341,7 @@ def _enumerate(parts: Sequence[str]) -> str:
 
 
 Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
-"""Chooses a node for each machine, or raises NoRoom; `placement.place` is one. Pure: it is called within a transaction."""
+"""Chooses a node for each machine, or raises NoCapacity, as `place_machines` does. Pure: called within a transaction."""
 
 
 def place_on_site(place: Placer) -> Placer:

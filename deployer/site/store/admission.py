@@ -77,7 +77,7 @@ def admit_request(
     Raises:
         Conflict: the key asked for something else.
         OverQuota: see `Proposal.limit`.
-        NoRoom: as `place` says.
+        NoCapacity: as `place_machines` says.
     """
     connection = work.connection
     if key is not None:
@@ -119,7 +119,7 @@ def admit_request(
 def place_now(
     connection: Transaction, overcommit: Overcommit, ask: PlacementRequest, place: Placer, most: int | None = None
 ) -> Placement:
-    """Where machines would run by the room that there is now; nothing is kept. NoRoom as `place` says."""
+    """Where machines would run with the capacity free now; nothing is kept. NoCapacity as `place_machines` says."""
     rooms = store_nodes.node_capacities(connection, ask.addresses.keys(), overcommit)
     return place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
 

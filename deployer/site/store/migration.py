@@ -29,7 +29,7 @@ def migrate(work: UnitOfWork, uuid: str, to: str, then: DesiredStatus, reason: s
 
     Raises:
         MachineConflict: it does not rest, or its node gives nothing away.
-        NoRoom: no node may take it; says why of each.
+        NoCapacity: no node may take it; says why of each.
     """
     machine = store_machines.get_machine(work.connection, uuid)
     moving.check_at_rest(machine)
