@@ -117,7 +117,7 @@ def test_a_machine_ends_when_its_time_has_come(node: NodeProcess) -> None:
     assert GOODBYE in node.console(machine.uuid)  # it was asked before it was ended
     with node.client() as client:
         assert "it expired" in client.machine(machine.uuid).reason
-    assert holders(node) == set()
+    wait_for(lambda: holders(node) == set())  # released right after the state was written
 
 
 def test_a_guest_that_does_not_listen_is_ended_after_its_grace(
@@ -137,7 +137,7 @@ def test_a_machine_that_is_killed_from_outside_has_failed(node: NodeProcess) -> 
     (guest,) = node.guests()
     os.kill(guest, signal.SIGKILL)
     wait_for(lambda: node.state(machine.uuid) is MachineState.FAILED)
-    assert holders(node) == set()
+    wait_for(lambda: holders(node) == set())  # released right after the state was written
     with node.client() as client, pytest.raises(MachineConflict, match="is failed and cannot be asked"):
         client.shutdown(machine.uuid)
 

@@ -166,7 +166,7 @@ class World:
         self.site.say(DesiredState(revision=1, machines=(machine(self.uuid),)))
         self.start()
         self.until(MachineState.RUNNING)
-        wait_for(lambda: self.site.reports[-1].lease == 60)
+        wait_for(lambda: self.site.reports and self.site.reports[-1].lease == 60)
 
     def start(self) -> None:
         """The agent begins."""
