@@ -157,36 +157,44 @@ class DesiredState(Document):
     incoming: tuple[IncomingMigration, ...] | None = None
 
 
-class ObservedMachine(Document):
-    """One machine as a node has it.
+class MachineStatus(Document):
+    """The status of a machine as its node reports it.
 
     Attributes:
         state, reason: as in the node's record.
         changed: when that began.
         addresses: as the hypervisor or the guest's agent reports them.
-        memory, cores: that it has now.
-        reboots: that were done.
         fetched, total: bytes of its contents that are here, and in all, while it is staged.
         from_network, from_cache: bytes that were transferred, and were here.
         virt: the accelerator.
         suspends: whether it can rest with its memory: paused, or suspended.
-        saved: how far the last save of it is; None before the first.
     """
 
-    uuid: Uuid
     state: MachineState
     reason: str = ""
     changed: Instant
     addresses: tuple[str, ...] = ()
-    memory: int = 0
-    cores: int = 0
-    reboots: int = 0
     fetched: int = 0
     total: int = 0
     from_network: int = 0
     from_cache: int = 0
     virt: str = ""
     suspends: bool = True
+
+
+class ObservedMachine(MachineStatus):
+    """One machine as a node has it.
+
+    Attributes:
+        memory, cores: that it has now.
+        reboots: that were done.
+        saved: how far the last save of it is; None before the first.
+    """
+
+    uuid: Uuid
+    memory: int = 0
+    cores: int = 0
+    reboots: int = 0
     saved: SaveStatus | None = None
 
 

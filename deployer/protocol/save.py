@@ -20,12 +20,11 @@ class DesiredSave(Document):
     version: Version
 
 
-class SaveStatus(Document):
-    """How far a save is.
+class SaveDetails(Document):
+    """How far a save is, whatever its state is called.
 
     Attributes:
         number: which one.
-        state: its disks are being read, or sent; it is a candidate in the catalog; or it could not be made one.
         reason: why it failed, or has not got on.
         image_id, title: what it is in the catalog, once it is.
         changed: labels of the partitions that hold other content than its parent's.
@@ -33,13 +32,22 @@ class SaveStatus(Document):
     """
 
     number: int
-    state: Literal["reading", "sending", "saved", "failed"]
     reason: Annotated[str, Field(max_length=500)] = ""
     image_id: ImageId | None = None
     title: str = ""
     changed: tuple[str, ...] = ()
     done: int = 0
     total: int = 0
+
+
+class SaveStatus(SaveDetails):
+    """How far a save is on its node.
+
+    Attributes:
+        state: its disks are being read, or sent; it is a candidate in the catalog; or it could not be made one.
+    """
+
+    state: Literal["reading", "sending", "saved", "failed"]
 
     @property
     def over(self) -> bool:

@@ -25,7 +25,8 @@ from signer.runtime.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from deployer.site.client.client import SiteClient
-    from deployer.site.schema.views import MachineView, SaveView
+    from deployer.site.model.records import MachineSave
+    from deployer.site.schema.views import MachineView
 
 site_machine_app = typer.Typer(no_args_is_help=True, help="Manage a site's machines: show, change and end them.")
 
@@ -185,7 +186,7 @@ def site_machine_save(
     terminal.show(to_json(last), text, as_json=json)
 
 
-def _wait_saved(client: "SiteClient", machine: str, last: "SaveView") -> "SaveView":
+def _wait_saved(client: "SiteClient", machine: str, last: "MachineSave") -> "MachineSave":
     """Wait until a save has ended, and show its progress."""
     with terminal.progress("saving", None) as advance:
         done = 0

@@ -6,10 +6,10 @@ And a guest that powered itself off is not started again by the wish that it run
 """
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from deployer.machine.state import MachineState
-from deployer.protocol.desired_state import DesiredStatus, ObservedMachine
+from deployer.protocol.desired_state import DesiredStatus, MachineStatus, ObservedMachine
 from deployer.site.lifecycle.save_rules import apply_save_report
 from deployer.site.model.records import MachineTransition, SiteMachine
 from signer.statements.endorsement import write_instant
@@ -43,18 +43,7 @@ def apply_report(
         return _missing(machine, now) if complete else None
     if machine.state.final:
         return _gone(machine) if observed.state.final and not machine.gone else None
-    seen = {
-        "state": observed.state,
-        "reason": observed.reason,
-        "changed": observed.changed,
-        "addresses": observed.addresses,
-        "fetched": observed.fetched,
-        "total": observed.total,
-        "from_network": observed.from_network,
-        "from_cache": observed.from_cache,
-        "virt": observed.virt,
-        "suspends": observed.suspends,
-    }
+    seen: dict[str, Any] = {name: getattr(observed, name) for name in MachineStatus.model_fields}
     if machine.move is not None and machine.move.phase == "dropping":
         seen["move"] = machine.move.model_copy(update={"seen": True})
     if observed.state.final:
@@ -166,18 +155,8 @@ def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMac
     A copy that an earlier node still has to drop is remembered: no machine that is made anew may find it there.
     """
     dropping = machine.move if machine.move is not None and machine.move.phase == "dropping" else None
-    anew = {
+    anew = dict(MachineStatus(state=MachineState.PENDING, reason=reason, changed=now)) | {
         "node": None,
-        "state": MachineState.PENDING,
-        "reason": reason,
-        "changed": now,
-        "addresses": (),
-        "fetched": 0,
-        "total": 0,
-        "from_network": 0,
-        "from_cache": 0,
-        "virt": "",
-        "suspends": True,
         "promise": None,
         "ready": None,
         "host_keys": (),

@@ -30,8 +30,6 @@ EventTexts = tuple[tuple[str, str], ...]
 _TOLD: Final = {"sending": "sending", "saved": "saved", "failed": "not-saved"}
 """What events call the states of a save; that it began is told by whoever asked for it."""
 
-_SAID: Final = ("state", "reason", "image_id", "title", "changed", "done", "total")
-
 
 def request_save(machine: SiteMachine, version: str, key: str, reason: str, now: datetime) -> MachineTransition | None:
     """Let a machine be saved; None if that was asked for before.
@@ -80,7 +78,7 @@ def apply_save_report(machine: SiteMachine, said: SaveStatus | None) -> tuple[Si
     known = machine.saving
     if known is None or said is None or said.number != known.number:
         return machine, ()
-    fresh = known.model_copy(update={name: getattr(said, name) for name in _SAID})
+    fresh = known.model_copy(update=dict(said))
     if fresh.state == known.state or fresh.state not in _TOLD:
         return _with(machine, fresh), ()
     return _with(machine, fresh), ((_TOLD[fresh.state], fresh.reason or f"{fresh.title} ({fresh.image_id})"),)

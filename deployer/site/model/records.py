@@ -11,9 +11,9 @@ from deployer.machine.properties import MachineProperties
 from deployer.machine.spec import Uuid
 from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest, NodeLabel
-from deployer.protocol.desired_state import BrokerAccess, Capacity, DesiredMachine, DesiredStatus
+from deployer.protocol.desired_state import BrokerAccess, Capacity, DesiredMachine, DesiredStatus, MachineStatus
 from deployer.protocol.migration import MigrationNumber, MigrationSupport, OutgoingMigration
-from deployer.protocol.save import DesiredSave
+from deployer.protocol.save import DesiredSave, SaveDetails
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.site.model.principal import Principal
 from signer.documents import Document
@@ -100,75 +100,80 @@ class CostReservation(Document):
     gib: int
 
 
-class SaveProgress(Document):
-    """That somebody wants a machine saved as a new version of its image, and how far that is.
+class MachineSave(SaveDetails):
+    """A requested save of a machine as a new version of its image, as people see it.
 
     Attributes:
         number: of the machine's saves, from 1.
         version: of the new image.
-        key: the idempotency key that it was asked for with, or empty.
-        asked: when.
-        state, reason, image_id, title, changed, done, total: as its node last said (`deployer.protocol.save.SaveStatus`); "asked" before.
+        asked: when it was requested.
+        state: "asked", and then as its node last reported it (`deployer.protocol.save.SaveStatus`).
     """
 
-    number: int
     version: Version
-    key: str = ""
     asked: Instant
-    state: Literal["asked", "reading", "sending", "saved", "failed"] = "asked"
-    reason: str = ""
-    image_id: ImageId | None = None
-    title: str = ""
-    changed: tuple[str, ...] = ()
-    done: int = 0
-    total: int = 0
+    state: str = "asked"
 
 
-class Migration(Document):
-    """That a machine goes from one node to another.
+class SaveProgress(MachineSave):
+    """A save as the site keeps it.
 
     Attributes:
-        number: grows with each attempt to move the machine.
+        key: the idempotency key that it was requested with, or empty.
+    """
+
+    key: str = ""
+    state: Literal["asked", "reading", "sending", "saved", "failed"] = "asked"
+
+
+class MachineMigration(Document):
+    """That a machine goes from one node to another, as people see it.
+
+    Attributes:
         source, target: the nodes.
         then: how it should be when it is there.
         phase: "moving" while it is the source's; "dropping" once it is the target's and the source still has a copy.
-        seen: whether the target has reported it since it is the target's.
-        done, total: bytes that the target has of its own files, and in all.
-        reason: why, for the event.
+        done, total: bytes that the target has of the machine's own files, and in all.
+        reason: why it is migrated.
     """
 
-    number: MigrationNumber
     source: Uuid
     target: Uuid
     then: DesiredStatus
-    phase: Literal["moving", "dropping"] = "moving"
-    seen: bool = False
+    phase: str = "moving"
     done: int = 0
     total: int = 0
     reason: str = ""
 
 
-class SiteMachine(MachineProperties):
-    """One machine of a deployment: how it should be (`want` and what stands beside it), and how it is.
+class Migration(MachineMigration):
+    """A migration as the site keeps it.
 
     Attributes:
-        node: where; None while no node is chosen (it was on a node that was lost, say).
+        number: grows with each attempt to move the machine.
+        seen: whether the target has reported the machine since it is the target's.
+    """
+
+    number: MigrationNumber
+    phase: Literal["moving", "dropping"] = "moving"
+    seen: bool = False
+
+
+class DeployedMachine(MachineProperties, MachineStatus):
+    """One machine of a deployment: what the site keeps of it and shows to people.
+
+    Attributes:
+        node: where it is; None while no node is chosen (it was on a node that was lost, say).
         number: within its deployment, from 1.
-        state, reason, changed: as last reported; `pending` before that.
-        addresses, from_network, from_cache, fetched, total, virt: as last reported.
-        warned: whether its owner was told that it expires soon.
-        ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
+        want, want_reason: how it should be, and why.
+        state, reason, changed: how it is, why, and since when, as its node last reported.
+        ready: reported by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
         said: addresses that the guest published: its own word, which counts where its node sees none.
-        held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
+        held: its capacity is reserved, and its node does not know of it yet: it starts later, with its cluster.
         disk: bytes that it may come to take of its node's disk.
         gone: its node has nothing of it any more.
-        saves: the last ones, the oldest first.
         promise: what is set aside for it of an account's cap at EC2; None elsewhere.
-        suspends: whether it can rest with its memory, as last reported.
-        move: how it goes, or went last, to another node; None where no other node has anything of it.
-        moves: how often that was tried.
-        moved: the number of the move that brought it where it is, if one did.
     """
 
     uuid: Uuid
@@ -180,30 +185,35 @@ class SiteMachine(MachineProperties):
     title: str
     want: DesiredStatus
     want_reason: str = ""
-    state: MachineState = MachineState.PENDING
-    reason: str = ""
     created: Instant
-    changed: Instant
     expires: Instant
     reboots: int = 0
-    addresses: tuple[str, ...] = ()
-    from_network: int = 0
-    from_cache: int = 0
-    fetched: int = 0
-    total: int = 0
-    virt: str = ""
-    warned: bool = False
     role: str = ""
     ready: str | None = None
     host_keys: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
-    context: BrokerAccess | None = None
     held: bool = False
     disk: int = 0
     gone: bool = False
-    saves: tuple[SaveProgress, ...] = ()
     promise: CostReservation | None = None
-    suspends: bool = True
+
+
+class SiteMachine(DeployedMachine):
+    """One machine of a deployment as the site keeps it; its state is `pending` until its node reports it.
+
+    Attributes:
+        warned: whether its owner was told that it expires soon.
+        context: its access to the context broker.
+        saves: the last ones, the oldest first.
+        move: its last migration; None where no other node has anything of it.
+        moves: how often that was tried.
+        moved: the number of the migration that brought it where it is, if one did.
+    """
+
+    state: MachineState = MachineState.PENDING
+    warned: bool = False
+    context: BrokerAccess | None = None
+    saves: tuple[SaveProgress, ...] = ()
     move: Migration | None = None
     moves: int = 0
     moved: int | None = None
