@@ -24,8 +24,8 @@ from signer.runtime import terminal
 from signer.runtime.clock import current_second, utc_now
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
-from signer.statements.endorsement import write_instant
-from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse, endorse_partition
+from signer.statements.endorsement import SubjectKind, write_instant
+from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse
 
 if TYPE_CHECKING:
     from catalog.client.client import CatalogClient
@@ -78,14 +78,15 @@ def endorse_command(
     bundle, now = Bundle.open(image), current_second()
     manifest = bundle.manifest
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
-    terms = {"role": role, "lifetime": timedelta(days=days), "comment": comment}
-    if partition is None:
-        statement, signature = endorse(signer, manifest.image_id, manifest.title, now, **terms)  # type: ignore[arg-type]
-    else:
-        address = _partition(bundle, partition)
-        statement, signature = endorse_partition(signer, address, title or manifest.title, now, **terms)  # type: ignore[arg-type]
+    kind: SubjectKind = "image" if partition is None else "partition"
+    subject = manifest.image_id if partition is None else _partition(bundle, partition)
+    named = manifest.title if partition is None else title or manifest.title
+    lifetime = timedelta(days=days)
+    statement, signature = endorse(
+        signer, subject, named, now, kind=kind, role=role, lifetime=lifetime, comment=comment
+    )
     path = bundle.add_endorsement(statement, signature)
-    until = now + timedelta(days=days)
+    until = now + lifetime
     value = {
         "image_id": manifest.image_id,
         "title": manifest.title,

@@ -16,7 +16,7 @@ from signer.openpgp.keys import normalize_fingerprint
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
-from signer.statements.endorsement import EndorsementStatement, PartitionStatement, parse_any_endorsement
+from signer.statements.endorsement import VouchingStatement, parse_endorsement
 from signer.statements.revocation import SECURITY_OFFICER, RevocationReason, RevokedObject
 from signer.verification.revocations import revoke
 from signer.x509.certificates import read_certificate
@@ -149,9 +149,9 @@ def revoke_key(
     terminal.show(value, f"{name} no longer counts for {vo} ({reason})", as_json=as_json)
 
 
-def _said(data: bytes) -> EndorsementStatement | PartitionStatement | None:
+def _said(data: bytes) -> VouchingStatement | None:
     try:
-        return parse_any_endorsement(data)
+        return parse_endorsement(data, "image", "partition")
     except DocumentError:
         return None
 

@@ -13,7 +13,7 @@ from signer.runtime.progress import Advance, ignore_progress
 from signer.verification.endorsements import verify_endorsements
 from signer.verification.signers import CertificateSigner
 from signer.verification.smime import sign_message
-from signer.verification.trust import Anchor, EndorsedImage
+from signer.verification.trust import Anchor, EndorsedSubject
 from signer.x509.cms_verifier import X509Rules
 
 LIFETIME = timedelta(days=28)
@@ -87,7 +87,7 @@ def export_list(
     for image_id in entries.values():
         manifest = client.manifest(image_id)
         checks = verify_endorsements(
-            EndorsedImage(image_id, manifest.title), client.endorsements(image_id), anchors, now, x509=x509
+            EndorsedSubject(image_id, manifest.title), client.endorsements(image_id), anchors, now, x509=x509
         )
         counting = [check for check in checks if check.counts and check.vo == wanted.vo]
         until = max((check.expires for check in counting if check.expires is not None), default=None)

@@ -21,8 +21,9 @@ from catalog.schema.clusters import MAX_CLUSTER, ClusterEntry, ClusterPublicatio
 from catalog.schema.images import SignedStatement
 from signer.documents import canonical, read_json
 from signer.errors import DocumentError
-from signer.statements.endorsement import ClusterStatement, parse_cluster_endorsement
-from signer.verification.endorsements import MAX_ENDORSEMENTS, verify_cluster
+from signer.statements.endorsement import VouchingStatement, parse_endorsement
+from signer.verification.endorsements import MAX_ENDORSEMENTS, verify_endorsements
+from signer.verification.trust import EndorsedSubject
 
 
 def publish_cluster(publishing: PublicationService, wanted: ClusterPublication, now: datetime) -> ClusterEntry:
@@ -93,7 +94,8 @@ def _accepted(
     with publishing.database.reading() as connection:
         anchors = registered_anchors(connection, row.vo)
     pairs = [one.pair() for one in offered]
-    checks = verify_cluster(row.digest, row.title, pairs, anchors, now, x509=publishing.x509)
+    subject = EndorsedSubject(row.digest, row.title, kind="cluster")
+    checks = verify_endorsements(subject, pairs, anchors, now, x509=publishing.x509)
     if refused := [check.reason for check in checks if not check.counts]:
         why = " ".join(dict.fromkeys(refused))
         raise NotEntitled(f"{row.title}: an endorsement does not count: {why}")
@@ -115,14 +117,14 @@ def _keep(
         publishing.repository.list_cluster(connection, row, now)
     if publishing.history is not None:
         for one in fresh:
-            said = parse_cluster_endorsement(one.statement)
+            said = parse_endorsement(one.statement, "cluster")
             facts = {"cluster": row.digest, "title": row.title, "endorser": said.predicate.endorser}
             facts |= {"role": said.predicate.role, "statement": hashlib.sha256(one.statement).hexdigest()}
             publishing.history.record(ENDORSE, facts, now)
 
 
-def _statement(offered: SignedStatement) -> ClusterStatement:
+def _statement(offered: SignedStatement) -> VouchingStatement:
     try:
-        return parse_cluster_endorsement(offered.pair()[0])
+        return parse_endorsement(offered.pair()[0], "cluster")
     except DocumentError as exc:
         raise Malformed(f"not a valid endorsement of a cluster: {exc}") from exc

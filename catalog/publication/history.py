@@ -17,7 +17,7 @@ from catalog.errors import Unavailable
 from catalog.image.manifest import Manifest
 from signer.audit_log import AuditLog, AuditLogEntry
 from signer.errors import AuditBroken, AuditUnwritable
-from signer.statements.endorsement import parse_any_endorsement, write_instant
+from signer.statements.endorsement import parse_endorsement, write_instant
 
 FILE = "audit.jsonl"
 PUBLISH, ENDORSE, REVOKE, VO, REPAIRED = "publish", "endorse", "revoke", "vo", "repaired"
@@ -44,7 +44,7 @@ class History:
     def record_endorsements(self, found: Sequence[StoredEndorsement], now: datetime) -> None:
         """Record newly accepted endorsements."""
         for one in found:
-            statement = parse_any_endorsement(one.statement)
+            statement = parse_endorsement(one.statement, "image", "partition")
             self.record(
                 ENDORSE,
                 {

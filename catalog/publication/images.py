@@ -25,9 +25,9 @@ from catalog.settings import CatalogSettings
 from catalog.tuf_repository.repository import TufRepository
 from catalog.tuf_repository.status import list_warnings
 from signer.errors import DocumentError
-from signer.statements.endorsement import PartitionStatement, parse_any_endorsement
+from signer.statements.endorsement import VouchingStatement, parse_endorsement
 from signer.verification.endorsements import MAX_ENDORSEMENTS, verify_endorsements
-from signer.verification.trust import Anchor, EndorsedImage
+from signer.verification.trust import Anchor, EndorsedSubject
 from signer.x509.cms_verifier import X509Rules
 
 
@@ -61,7 +61,7 @@ class PublicationService:
         manifest = Manifest.parse(manifest_text.encode("utf-8"))
         self.check_size(manifest)
         accepted, reasons = self._endorsed(manifest, offered, now)
-        if not any(parse_any_endorsement(one.statement).image_id for one in accepted):
+        if not any(parse_endorsement(one.statement, "image", "partition").image_id for one in accepted):
             raise NotEntitled(_refusal(manifest.title, manifest.vo, reasons))
         with self.database.writing() as connection:
             _check_name(connection, manifest)
@@ -224,7 +224,7 @@ class PublicationService:
             others = {found.vo for pair in pairs if (found := _partition(pair[0])) is not None} - {vo}
             foreign = [anchor for other in sorted(others) for anchor in images.list_anchors(connection, other)]
         checks = verify_endorsements(
-            EndorsedImage(manifest.image_id, manifest.title, {str(address) for address in manifest.contents()}),
+            EndorsedSubject(manifest.image_id, manifest.title, {str(address) for address in manifest.contents()}),
             pairs,
             [*anchors, *foreign],
             now,
@@ -284,10 +284,9 @@ def _received(connection: Transaction, image_id: str, address: Address) -> Uploa
     return UploadStatus(address=address, received=publications.received_ranges(connection, image_id, address))
 
 
-def _partition(statement: bytes) -> PartitionStatement | None:
+def _partition(statement: bytes) -> VouchingStatement | None:
     """The statement, if it endorses a partition."""
     try:
-        found = parse_any_endorsement(statement)
+        return parse_endorsement(statement, "partition")
     except DocumentError:
         return None  # verification reports the fault
-    return found if isinstance(found, PartitionStatement) else None

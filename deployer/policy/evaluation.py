@@ -23,7 +23,7 @@ from signer.errors import PartitaError
 from signer.verification.endorsements import verify_endorsements
 from signer.verification.revocations import EffectiveRevocation, apply_revocations, verify_revocations
 from signer.verification.signature_cache import SignatureCache
-from signer.verification.trust import EndorsedImage, EndorsementCheck
+from signer.verification.trust import EndorsedSubject, EndorsementCheck
 
 log = logging.getLogger("partita.node")
 
@@ -105,7 +105,7 @@ def _verified(
 ) -> list[EndorsementCheck]:
     manifest = case.manifest
     checks = verify_endorsements(
-        EndorsedImage(
+        EndorsedSubject(
             manifest.image_id, manifest.title, {str(part.content) for part in manifest.partitions() if part.content}
         ),
         case.pairs,

@@ -14,9 +14,6 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, mod
 from signer.documents import Document, canonical, parse_canonical, read_json, validate
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-ENDORSEMENT_TYPE = "urn:partita:endorsement:v1"
-PARTITION_TYPE = "urn:partita:partition-endorsement:v1"
-CLUSTER_TYPE = "urn:partita:cluster-endorsement:v1"
 MAX_STATEMENT = 64 << 10
 """Bytes. An endorsement has some 500; its comment is the only free text."""
 
@@ -198,92 +195,72 @@ class PartitionStatement(VouchingStatement):
         return f"{self.subject[0].digest.pieces_root}-{self.predicate.size}"
 
 
+SubjectKind = Literal["image", "partition", "cluster"]
+"""The kinds of subjects that are endorsed: an image, one partition in any image that uses it, a cluster document."""
+
+_FORMS: dict[SubjectKind, tuple[type[VouchingStatement], str, str]] = {
+    "image": (EndorsementStatement, "urn:partita:endorsement:v1", "endorsement"),
+    "partition": (PartitionStatement, "urn:partita:partition-endorsement:v1", "endorsement of a partition"),
+    "cluster": (ClusterStatement, "urn:partita:cluster-endorsement:v1", "endorsement of a cluster"),
+}
+"""The statements about each kind of subject: their class, their type, their name in errors."""
+
+
 def endorsement_statement(
-    image_id: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
+    subject: str,
+    title: str,
+    endorser: str,
+    role: str,
+    issued: datetime,
+    expires: datetime,
+    comment: str = "",
+    kind: SubjectKind = "image",
 ) -> bytes:
     """Make the canonical bytes of an endorsement, ready to be signed.
 
     Args:
-        image_id: `sha256:` and 64 hex digits.
-        title: VO/name@version.
+        subject: `sha256:` and 64 hex digits, the image ID or the digest of the canonical cluster document; of a partition
+            its address, ROOT-SIZE.
+        title: VO/name@version; of a partition the endorser's name for it, in whose VO the endorser vouches.
         endorser: `openpgp:` and the 40 upper-case hex digits of the primary key's fingerprint; or `x509:` and a subject.
         role: the function in which the endorser vouches.
         issued, expires: timezone-aware; fractions of a second are dropped.
         comment: free text, at most 1024 characters, no control characters.
+        kind: of the subject.
 
     Raises:
         DocumentError: an argument is malformed; says which.
     """
-    subject = _subject(title, "sha256", image_id.removeprefix("sha256:"))
-    predicate = _predicate(endorser, role, issued, expires, comment)
-    return _written(EndorsementStatement, "endorsement", ENDORSEMENT_TYPE, subject, predicate)
-
-
-def partition_statement(
-    address: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
-) -> bytes:
-    """Make the canonical bytes of a partition's endorsement, ready to be signed.
-
-    Args:
-        address: ROOT-SIZE.
-        title: the endorser's name for the partition, VO/name@version; the endorser vouches in the name of that VO.
-        endorser, role, issued, expires, comment: as for an image.
-
-    Raises:
-        DocumentError: an argument is malformed; says which.
-    """
-    root, _, size = address.partition("-")
-    subject = _subject(title, "piecesRoot", root)
-    predicate = _predicate(endorser, role, issued, expires, comment)
-    predicate["size"] = int(size) if size.isdecimal() and len(size) < 16 else -1
-    return _written(PartitionStatement, "endorsement of a partition", PARTITION_TYPE, subject, predicate)
-
-
-def cluster_statement(
-    digest: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
-) -> bytes:
-    """As :func:`endorsement_statement`, for a cluster document: `digest` is `sha256:` and 64 hex digits, of its canonical
-    form."""
-    subject = _subject(title, "sha256", digest.removeprefix("sha256:"))
-    predicate = _predicate(endorser, role, issued, expires, comment)
-    return _written(ClusterStatement, "endorsement of a cluster", CLUSTER_TYPE, subject, predicate)
-
-
-def _subject(title: str, algorithm: str, digest: str) -> dict[str, Any]:
-    return {"name": title, "digest": {algorithm: digest}}
-
-
-def _predicate(endorser: str, role: str, issued: datetime, expires: datetime, comment: str) -> dict[str, Any]:
-    return {
+    model, predicate_type, what = _FORMS[kind]
+    predicate: dict[str, Any] = {
         "endorser": endorser,
         "issued": write_instant(issued),
         "expires": write_instant(expires),
         "role": role,
         "comment": comment,
     }
+    digest = {"sha256": subject.removeprefix("sha256:")}
+    if kind == "partition":
+        root, _, size = subject.partition("-")
+        digest = {"piecesRoot": root}
+        predicate["size"] = int(size) if size.isdecimal() and len(size) < 16 else -1
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "predicateType": predicate_type,
+        "subject": [{"name": title, "digest": digest}],
+        "predicate": predicate,
+    }
+    return canonical(validate(model, statement, what))
 
 
-def _written(
-    kind: type[VouchingStatement], what: str, predicate_type: str, subject: dict[str, Any], predicate: dict[str, Any]
-) -> bytes:
-    """Make the canonical bytes of one kind of statement; `what` is its name in errors."""
-    statement = {"_type": STATEMENT_TYPE, "predicateType": predicate_type, "subject": [subject], "predicate": predicate}
-    return canonical(validate(kind, statement, what))
+def parse_endorsement(data: bytes, *kinds: SubjectKind) -> VouchingStatement:
+    """Read an endorsement of one of these kinds of subjects (by default an image) from its canonical bytes.
 
-
-def parse_cluster_endorsement(data: bytes) -> ClusterStatement:
-    """Read a cluster document's endorsement from its canonical bytes; anything else raises DocumentError."""
-    return parse_canonical(ClusterStatement, data, "endorsement of a cluster", limit=MAX_STATEMENT)
-
-
-def parse_any_endorsement(data: bytes) -> EndorsementStatement | PartitionStatement:
-    """Read an endorsement of either kind, of an image or a partition; anything else raises DocumentError."""
-    value = read_json(data, "endorsement", limit=MAX_STATEMENT)
-    if isinstance(value, dict) and value.get("predicateType") == PARTITION_TYPE:
-        return parse_canonical(PartitionStatement, data, "endorsement of a partition", limit=MAX_STATEMENT)
-    return parse_endorsement(data)
-
-
-def parse_endorsement(data: bytes) -> EndorsementStatement:
-    """Read an endorsement from its canonical bytes; anything else, other predicates too, raises DocumentError."""
-    return parse_canonical(EndorsementStatement, data, "endorsement", limit=MAX_STATEMENT)
+    Raises:
+        DocumentError: anything else, endorsements of other kinds included.
+    """
+    forms = [_FORMS[kind] for kind in kinds or ("image",)]
+    value = read_json(data, forms[0][2], limit=MAX_STATEMENT)
+    stated = value.get("predicateType") if isinstance(value, dict) else None
+    model, _, what = next((form for form in forms if form[1] == stated), forms[0])
+    return parse_canonical(model, data, what, limit=MAX_STATEMENT)

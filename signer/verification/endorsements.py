@@ -4,19 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from signer.errors import SignatureError
-from signer.statements.endorsement import MAX_STATEMENT, cluster_statement, endorsement_statement, partition_statement
+from signer.statements.endorsement import MAX_STATEMENT, SubjectKind, endorsement_statement
 from signer.verification.batch import SCHEMES, examine_all
 from signer.verification.signature_cache import SignatureCache, anchors_digest
 from signer.verification.signers import Signer
-from signer.verification.trust import (
-    Anchor,
-    Claim,
-    EndorsedImage,
-    EndorsementCheck,
-    evaluate_claim,
-    read_claim,
-    read_cluster_claim,
-)
+from signer.verification.trust import Anchor, Claim, EndorsedSubject, EndorsementCheck, evaluate_claim, read_claim
 from signer.x509.cms_verifier import X509Rules
 
 MAX_ENDORSEMENTS = 64
@@ -28,20 +20,20 @@ DEFAULT_ROLE = "image-administrator"
 
 def endorse(
     signer: Signer,
-    image_id: str,
+    subject: str,
     title: str,
     now: datetime,
     *,
+    kind: SubjectKind = "image",
     role: str = DEFAULT_ROLE,
     lifetime: timedelta = ENDORSEMENT_LIFETIME,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
-    """Endorse an image; returns the statement's bytes and the detached signature over them.
+    """Endorse an image, a partition or a cluster document; returns the statement's bytes and the detached signature over them.
 
     Args:
         signer: the endorser.
-        image_id: `sha256:` and 64 hex digits.
-        title: VO/name@version.
+        subject, title, kind: as in :func:`signer.statements.endorsement.endorsement_statement`.
         now: the time of issue.
         role: the endorser's function; a site trusts a key for named roles.
         lifetime: how long the endorsement is valid.
@@ -51,56 +43,12 @@ def endorse(
         DocumentError: an argument is malformed.
         KeyUnusable, SignatureError: as `Signer.sign`.
     """
-    statement = endorsement_statement(image_id, title, signer.endorser, role, now, now + lifetime, comment)
-    return statement, signer.sign(statement, now)
-
-
-def endorse_partition(
-    signer: Signer,
-    address: str,
-    title: str,
-    now: datetime,
-    *,
-    role: str = DEFAULT_ROLE,
-    lifetime: timedelta = ENDORSEMENT_LIFETIME,
-    comment: str = "",
-) -> tuple[bytes, bytes]:
-    """Endorse one partition, in any image that uses it.
-
-    Args:
-        signer: the endorser.
-        address: of the partition, ROOT-SIZE.
-        title: the endorser's name for it, VO/name@version; the endorser vouches in the name of that VO (or site).
-        now, role, lifetime, comment: as in :func:`endorse`.
-    """
-    statement = partition_statement(address, title, signer.endorser, role, now, now + lifetime, comment)
-    return statement, signer.sign(statement, now)
-
-
-def endorse_cluster(
-    signer: Signer,
-    cluster: str,
-    title: str,
-    now: datetime,
-    *,
-    role: str = DEFAULT_ROLE,
-    lifetime: timedelta = ENDORSEMENT_LIFETIME,
-    comment: str = "",
-) -> tuple[bytes, bytes]:
-    """Endorse a cluster document.
-
-    Args:
-        signer: the endorser.
-        cluster: `sha256:` and 64 hex digits, of the canonical document.
-        title: VO/name@version under which it is published.
-        now, role, lifetime, comment: as in :func:`endorse`.
-    """
-    statement = cluster_statement(cluster, title, signer.endorser, role, now, now + lifetime, comment)
+    statement = endorsement_statement(subject, title, signer.endorser, role, now, now + lifetime, comment, kind)
     return statement, signer.sign(statement, now)
 
 
 def verify_endorsements(
-    image: EndorsedImage,
+    subject: EndorsedSubject,
     pairs: Sequence[tuple[bytes, bytes]],
     anchors: Sequence[Anchor],
     now: datetime,
@@ -112,7 +60,7 @@ def verify_endorsements(
     """Verify endorsements; returns a check of each, in the order given. One that does not count is not an error.
 
     Args:
-        image: the image in question.
+        subject: the image or cluster document in question.
         pairs: (statement, detached signature).
         anchors: the endorsers that the site trusts, by VO and role.
         now: the time of the decision.
@@ -127,48 +75,12 @@ def verify_endorsements(
     # 1. Sizes come first: nothing oversized is parsed, hashed or passed on.
     if len(pairs) > MAX_ENDORSEMENTS:
         raise SignatureError(
-            f"{image.image_id} has {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed"
+            f"{subject.digest} has {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed"
         )
     # 2 to 4. The claims; the parser limits the size of statements.
-    claims = [read_claim(image, statement[: MAX_STATEMENT + 1], anchors) for statement, _ in pairs]
-    return _evaluate(claims, pairs, anchors, now, max_age, cache, x509)
-
-
-def verify_cluster(
-    cluster: str,
-    title: str,
-    pairs: Sequence[tuple[bytes, bytes]],
-    anchors: Sequence[Anchor],
-    now: datetime,
-    *,
-    max_age: timedelta | None = None,
-    cache: SignatureCache | None = None,
-    x509: X509Rules | None = None,
-) -> list[EndorsementCheck]:
-    """Verify endorsements of a cluster document; otherwise as :func:`verify_endorsements`.
-
-    Args:
-        cluster: `sha256:` and 64 hex digits, of the canonical document.
-        title: VO/name@version under which it is published.
-    """
-    if len(pairs) > MAX_ENDORSEMENTS:
-        raise SignatureError(f"{title} has {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed")
-    capped = [statement[: MAX_STATEMENT + 1] for statement, _ in pairs]
-    claims = [read_cluster_claim(cluster, statement, anchors, title=title) for statement in capped]
-    return _evaluate(claims, pairs, anchors, now, max_age, cache, x509)
-
-
-def _evaluate(
-    claims: Sequence[Claim | EndorsementCheck],
-    pairs: Sequence[tuple[bytes, bytes]],
-    anchors: Sequence[Anchor],
-    now: datetime,
-    max_age: timedelta | None,
-    cache: SignatureCache | None,
-    x509: X509Rules | None,
-) -> list[EndorsementCheck]:
-    """Steps 5 to 9, for the statements that claim something."""
+    claims = [read_claim(subject, statement[: MAX_STATEMENT + 1], anchors) for statement, _ in pairs]
     checks: list[EndorsementCheck | None] = [None if isinstance(claim, Claim) else claim for claim in claims]
+    # 5 to 9, for the statements that claim something.
     digest = b"" if cache is None else anchors_digest(anchors)
     found = {at: claim for at, claim in enumerate(claims) if isinstance(claim, Claim)}
     for scheme in SCHEMES:

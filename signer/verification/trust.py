@@ -9,16 +9,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from signer.errors import DocumentError, KeyUnusable
 from signer.openpgp.keys import normalize_fingerprint
 from signer.openpgp.status_lines import SKEW, SignatureCheck
-from signer.statements.endorsement import (
-    PartitionStatement,
-    VouchingStatement,
-    parse_any_endorsement,
-    parse_cluster_endorsement,
-)
+from signer.statements.endorsement import SubjectKind, VouchingStatement, parse_endorsement
 from signer.x509.certificates import read_certificate
 
 
@@ -110,68 +106,48 @@ class ExaminedStatement:
 
 
 @dataclass(frozen=True)
-class EndorsedImage:
-    """The image that endorsements are verified for.
+class EndorsedSubject:
+    """The image or cluster document that endorsements are verified for.
 
     Attributes:
-        image_id: `sha256:` and 64 hex digits.
-        title: VO/name@version from its manifest; an endorsement of another title does not count. Without it, compare the
-            `vo` of each check with the manifest's.
-        addresses: of its partitions; endorsements of these are accepted as well, and their checks say so.
+        digest: `sha256:` and 64 hex digits: the image ID, or of the canonical cluster document.
+        title: VO/name@version, from an image's manifest or under which a cluster document is published; an endorsement of
+            another title does not count. Without it, compare the `vo` of each check with the manifest's.
+        addresses: of an image's partitions; endorsements of these are accepted as well, and their checks say so.
+        kind: image or cluster document.
     """
 
-    image_id: str
+    digest: str
     title: str | None = None
     addresses: Collection[str] = ()
+    kind: Literal["image", "cluster"] = "image"
 
 
-def read_claim(image: EndorsedImage, data: bytes, anchors: Sequence[Anchor]) -> Claim | EndorsementCheck:
+def read_claim(subject: EndorsedSubject, data: bytes, anchors: Sequence[Anchor]) -> Claim | EndorsementCheck:
     """Read what a statement claims (steps 2 to 4), or why it cannot count by any signature.
 
     Args:
-        image: the image in question; a statement may be about one of its partitions instead.
+        subject: the image or cluster document in question; a statement may be about a partition of the image instead.
         data: the statement's bytes, exactly those that are signed.
         anchors: the endorsers that the site trusts.
     """
-    digest = hashlib.sha256(data).hexdigest()
+    kinds: tuple[SubjectKind, ...] = ("image", "partition") if subject.kind == "image" else ("cluster",)
+    noun, known_by = (
+        ("image", "its manifest says") if subject.kind == "image" else ("cluster document", "it is published as")
+    )
     # 2. The statement is an endorsement, strictly parsed from its canonical bytes.
     try:
-        statement = parse_any_endorsement(data)
+        statement = parse_endorsement(data, *kinds)
     except DocumentError as exc:
         return EndorsementCheck(counts=False, reason=f"{exc}.")
-    # 3. Its only subject is this image.
-    partition = isinstance(statement, PartitionStatement)
-    if partition and statement.address not in image.addresses:
-        return _refused(statement, f"It is about a partition that the image does not have, {statement.address}.")
-    if not partition and statement.image_id != image.image_id:
-        return _refused(statement, f"It is about another image, {statement.image_id}.")
-    if not partition and image.title is not None and statement.title != image.title:
-        return _refused(statement, f"It calls the image {statement.title}, but its manifest says {image.title}.")
-    return _anchored(statement, anchors, digest)
-
-
-def read_cluster_claim(
-    cluster: str, data: bytes, anchors: Sequence[Anchor], *, title: str | None = None
-) -> Claim | EndorsementCheck:
-    """As :func:`read_claim`, for a cluster document and a statement of that kind.
-
-    Args:
-        cluster: `sha256:` and 64 hex digits, of the canonical document.
-        data, anchors: as in :func:`read_claim`.
-        title: VO/name@version under which the document is published; the statement must then name the same.
-    """
-    try:
-        statement = parse_cluster_endorsement(data)
-    except DocumentError as exc:
-        return EndorsementCheck(counts=False, reason=f"{exc}.")
-    if statement.image_id != cluster:
-        return _refused(statement, f"It is about another cluster document, {statement.image_id}.")
-    if title is not None and statement.title != title:
-        return _refused(statement, f"It calls the cluster {statement.title}, and it is published as {title}.")
-    return _anchored(statement, anchors, hashlib.sha256(data).hexdigest())
-
-
-def _anchored(statement: VouchingStatement, anchors: Sequence[Anchor], digest: str) -> Claim | EndorsementCheck:
+    # 3. Its only subject is this image or document.
+    if statement.address:
+        if statement.address not in subject.addresses:
+            return _refused(statement, f"It is about a partition that the image does not have, {statement.address}.")
+    elif statement.image_id != subject.digest:
+        return _refused(statement, f"It is about another {noun}, {statement.image_id}.")
+    elif subject.title is not None and statement.title != subject.title:
+        return _refused(statement, f"It calls the {noun} {statement.title}, but {known_by} {subject.title}.")
     # 4. Its endorser is an anchor, for that VO and in that role.
     who = f"{statement.fingerprint} is not trusted"
     named = [anchor for anchor in anchors if (anchor.scheme, anchor.fingerprint) == _endorser(statement)]
@@ -186,7 +162,7 @@ def _anchored(statement: VouchingStatement, anchors: Sequence[Anchor], digest: s
     if not fitting:
         roles = _list(anchor.role for anchor in of_vo)
         return _refused(statement, f"{who} in the role {statement.predicate.role}, only as {roles}.")
-    return Claim(statement, tuple(fitting), digest)
+    return Claim(statement, tuple(fitting), hashlib.sha256(data).hexdigest())
 
 
 def evaluate_claim(

@@ -33,7 +33,7 @@ from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from signer.verification.smime import sign_message
-from signer.verification.trust import EndorsedImage, EndorsementCheck
+from signer.verification.trust import EndorsedSubject, EndorsementCheck
 from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached
 from stager.staging import Stager
@@ -78,7 +78,7 @@ class Scene:
     def weigh(self, pair: tuple[bytes, bytes], *trusted: str, image: str = IMAGE) -> EndorsementCheck:
         """What an endorsement is worth to a site that trusts these people."""
         anchors = [self.people.anchor(name) for name in trusted or ("ann", "bob")]
-        (check,) = verify_endorsements(EndorsedImage(image), [pair], anchors, self.people.now)
+        (check,) = verify_endorsements(EndorsedSubject(image), [pair], anchors, self.people.now)
         return check
 
     def policy(self, threshold: int, *trusted: str) -> Policy:
@@ -98,7 +98,7 @@ class Scene:
     def decided(self, manifest: Manifest, policy: Policy, *pairs: tuple[bytes, bytes]) -> dict[str, str]:
         """The rules that refuse an image, with their reasons; empty where it is accepted."""
         checks = verify_endorsements(
-            EndorsedImage(manifest.image_id, manifest.title), pairs, policy.anchors, self.people.now
+            EndorsedSubject(manifest.image_id, manifest.title), pairs, policy.anchors, self.people.now
         )
         decision = decide(policy, ORDER, manifest, checks, self.people.now)
         return {rule.name: rule.reason for rule in decision.failed}
@@ -310,7 +310,7 @@ def _(scene: Scene) -> None:
     grid, ann, namesake = _grid(scene)
     for who, counts in ((ann, True), (namesake, False)):
         pair = endorse(who.signer(), IMAGE, TITLE, grid.now)
-        (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], [ann.anchor()], grid.now, x509=grid.rules)
+        (check,) = verify_endorsements(EndorsedSubject(IMAGE), [pair], [ann.anchor()], grid.now, x509=grid.rules)
         assert check.counts is counts, check.reason
 
 
@@ -318,7 +318,7 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     grid, ann, _ = _grid(scene, crl=False)
     pair = endorse(ann.signer(), IMAGE, TITLE, grid.now)
-    (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], [ann.anchor()], grid.now, x509=grid.rules)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE), [pair], [ann.anchor()], grid.now, x509=grid.rules)
     assert not check.counts
     assert "revocation list" in check.reason
 

@@ -15,7 +15,7 @@ from signer.documents import canonical
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
-from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_cluster
+from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse
 from signer.verification.signers import Signer
 
 ClusterFile = Annotated[Path, typer.Argument(help="The cluster document: TOML, or JSON where its name ends in .json.")]
@@ -93,8 +93,8 @@ def _read(file: Path, title: str) -> tuple[bytes, str]:
 
 
 def _endorsed(signer: Signer, digest: str, title: str, role: str, days: int, comment: str) -> tuple[bytes, bytes]:
-    now = current_second()
-    return endorse_cluster(signer, digest, title, now, role=role, lifetime=timedelta(days=days), comment=comment)
+    now, lifetime = current_second(), timedelta(days=days)
+    return endorse(signer, digest, title, now, kind="cluster", role=role, lifetime=lifetime, comment=comment)
 
 
 def _catalog(context: typer.Context, url: str | None) -> CatalogClient:

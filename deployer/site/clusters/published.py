@@ -19,10 +19,10 @@ from deployer.policy.revocations import RevocationState
 from deployer.site.model.cluster import MAX_CLUSTER, ClusterDocument
 from signer.documents import parse_canonical
 from signer.errors import DocumentError
-from signer.verification.endorsements import verify_cluster
+from signer.verification.endorsements import verify_endorsements
 from signer.verification.revocations import apply_revocations
 from signer.verification.signature_cache import SignatureCache
-from signer.verification.trust import EndorsementCheck
+from signer.verification.trust import EndorsedSubject, EndorsementCheck
 
 
 def resolve_published(
@@ -55,9 +55,8 @@ def resolve_published(
     title, data = catalog.cluster(reference)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     vo = title.partition("/")[0]
-    checks = verify_cluster(
-        digest,
-        title,
+    checks = verify_endorsements(
+        EndorsedSubject(digest, title, kind="cluster"),
         catalog.cluster_endorsements(digest),
         [anchor for anchor in policy.anchors if anchor.vo == vo],
         now,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from catalog.client import transfer
-from signer.statements.endorsement import PartitionStatement, parse_any_endorsement
+from signer.statements.endorsement import PartitionStatement, parse_endorsement
 from tests.support import commands
 from tests.support.catalog.service_process import Service
 from tests.support.factories import bundle
@@ -38,7 +38,7 @@ def test_from_endorsement_to_revocation(tmp_path: Path, grid: Grid) -> None:
     label = next(part.label for part in image.manifest.partitions() if part.content)
     partita("endorse", image.root, "--certificate", certificate)
     partita("endorse", image.root, "--certificate", certificate, "--partition", label, "--as", "star/base@12")
-    kinds = {type(parse_any_endorsement(statement)) for statement, _ in image.endorsements()}
+    kinds = {type(parse_endorsement(statement, "image", "partition")) for statement, _ in image.endorsements()}
     assert len(kinds) == 2
     assert PartitionStatement in kinds
     said = partita("endorse", image.root, "--certificate", certificate, "--partition", "none", code=2)

@@ -16,10 +16,10 @@ from catalog.service.mirror import Mirror
 from catalog.settings import CatalogSettings
 from signer.documents import canonical
 from signer.errors import DocumentError
-from signer.statements.endorsement import parse_cluster_endorsement, parse_endorsement
-from signer.verification.endorsements import endorse, endorse_cluster, verify_cluster, verify_endorsements
+from signer.statements.endorsement import parse_endorsement
+from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.signers import KeySigner
-from signer.verification.trust import EndorsedImage
+from signer.verification.trust import EndorsedSubject
 from tests.support.catalog.service_process import Service, Vo, first_root, now
 
 TITLE = "star/batch@1.0"
@@ -42,7 +42,7 @@ def signer(vo: Vo) -> KeySigner:
 
 def vouched(vo: Vo, data: bytes, title: str = TITLE) -> tuple[bytes, bytes]:
     """A VO's endorsement of a document."""
-    return endorse_cluster(signer(vo), digest(data), title, now())
+    return endorse(signer(vo), digest(data), title, now(), kind="cluster")
 
 
 def trusted(place: Path, *urls: str) -> TrustedCatalog:
@@ -83,7 +83,7 @@ def test_endorsements_are_added(service: Service, star: Vo, tmp_path: Path) -> N
     data = document()
     with service.client() as client, trusted(tmp_path / "site", client.url) as site:
         client.publish_cluster(data, [vouched(star, data)])
-        again = endorse_cluster(signer(star), digest(data), TITLE, now(), comment="looked at twice")
+        again = endorse(signer(star), digest(data), TITLE, now(), kind="cluster", comment="looked at twice")
         client.endorse_cluster(digest(data), [again])
         client.endorse_cluster(digest(data), [again])
         site.refresh()
@@ -149,16 +149,17 @@ def test_a_clusters_endorsement_vouches_for_no_image(star: Vo) -> None:
     """Nor the other way round, though digest, name and signer are the same."""
     data = document()
     pair, image = vouched(star, data), endorse(signer(star), digest(data), TITLE, now())
-    (check,) = verify_endorsements(EndorsedImage(digest(data), TITLE), [pair], [star.anchor()], now())
+    (check,) = verify_endorsements(EndorsedSubject(digest(data), TITLE), [pair], [star.anchor()], now())
     assert not check.counts
-    (check,) = verify_cluster(digest(data), TITLE, [image], [star.anchor()], now())
+    cluster = EndorsedSubject(digest(data), TITLE, kind="cluster")
+    (check,) = verify_endorsements(cluster, [image], [star.anchor()], now())
     assert not check.counts
-    (check,) = verify_cluster(digest(data), TITLE, [pair], [star.anchor()], now())
+    (check,) = verify_endorsements(cluster, [pair], [star.anchor()], now())
     assert check.counts
     with pytest.raises(DocumentError):
         parse_endorsement(pair[0])
     with pytest.raises(DocumentError):
-        parse_cluster_endorsement(image[0])
+        parse_endorsement(image[0], "cluster")
 
 
 @pytest.mark.parametrize("data", [b"[]", b'{"name": "a"}', b'{"b":1,"a":2}', b'{"a"', b"\xff\xff"])

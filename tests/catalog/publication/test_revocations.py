@@ -14,7 +14,7 @@ from catalog.errors import NotEntitled
 from catalog.publication.state_directory import open_database
 from signer.errors import DocumentError
 from signer.statements.revocation import SECURITY_OFFICER, RevokedObject, parse_revocation
-from signer.verification.endorsements import endorse, endorse_partition
+from signer.verification.endorsements import endorse
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from tests.support.catalog.service_process import Service, Vo, now
@@ -106,7 +106,7 @@ def test_certificates_publish_and_partitions_are_vouched_for(tmp_path: Path, sta
     image = bundle(tmp_path / "image")
     address = next(str(part.content) for part in image.manifest.partitions() if part.content)
     image.add_endorsement(*endorse(ann.signer(), image.manifest.image_id, image.manifest.title, now()))
-    image.add_endorsement(*endorse_partition(rob.signer(), address, "site/base@1", now(), role="site-reviewer"))
+    image.add_endorsement(*endorse(rob.signer(), address, "site/base@1", now(), kind="partition", role="site-reviewer"))
     with Service(tmp_path, ca_directory=grid.path) as service, service.client() as client:
         service.register(star.anchor(), ann.anchor("star"), rob.anchor("site", "site-reviewer"))
         transfer.publish_image(client, image)
@@ -121,7 +121,9 @@ def test_certificates_publish_and_partitions_are_vouched_for(tmp_path: Path, sta
         client.revoke(*pair)
         assert client.revocations() == [pair]
         other = bundle(tmp_path / "other", seed=7, version="2")
-        other.add_endorsement(*endorse_partition(rob.signer(), address, "site/base@1", now(), role="site-reviewer"))
+        other.add_endorsement(
+            *endorse(rob.signer(), address, "site/base@1", now(), kind="partition", role="site-reviewer")
+        )
         with pytest.raises(NotEntitled):
             transfer.publish_image(client, other)
 

@@ -7,7 +7,7 @@ import pytest
 from catalog.image.address import Address
 from deployer.policy.anchors import certificate_anchor
 from deployer.policy.model import Policy
-from signer.verification.endorsements import endorse_partition
+from signer.verification.endorsements import endorse
 from signer.verification.signers import Signer
 from tests.support.grid_ca import DAY
 from tests.support.node.policy_site import ADMIN, BASE, IMAGE, MIB, OFFICER, REST, Site, failing
@@ -68,7 +68,7 @@ def test_the_base_is_endorsed_by_the_site_and_the_rest_by_the_vo(site: Site) -> 
     def base(
         signer: Signer, address: Address = BASE, title: str = "site/debian@12", role: str = "site-reviewer"
     ) -> tuple[bytes, bytes]:
-        return endorse_partition(signer, str(address), title, site.now, role=role)
+        return endorse(signer, str(address), title, site.now, kind="partition", role=role)
 
     rule = f"partition-{label}"
     other = Address(bytes([9]) * 32, 4 * MIB)
@@ -105,7 +105,7 @@ def test_the_base_is_endorsed_by_the_site_and_the_rest_by_the_vo(site: Site) -> 
 
 def test_partitions_do_not_vouch_for_images(site: Site) -> None:
     policy = site.policy("", site.ann.anchor())
-    pair = endorse_partition(site.ann.signer(), str(BASE), IMAGE.title, site.now, role=ADMIN)
+    pair = endorse(site.ann.signer(), str(BASE), IMAGE.title, site.now, kind="partition", role=ADMIN)
     assert failing(site.decide(policy, [pair])) == {"endorsements"}
 
 

@@ -27,7 +27,7 @@ VECTOR = (
 
 def make(**changes: object) -> bytes:
     values: dict[str, object] = {
-        "image_id": "sha256:" + "ab" * 32,
+        "subject": "sha256:" + "ab" * 32,
         "title": "star/worker@1.0",
         "endorser": ENDORSER,
         "role": "image-administrator",
@@ -66,8 +66,8 @@ def test_times_are_written_in_utc_with_whole_seconds() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("image_id", "sha256:" + "AB" * 32),
-        ("image_id", "sha512:" + "ab" * 32),
+        ("subject", "sha256:" + "AB" * 32),
+        ("subject", "sha512:" + "ab" * 32),
         ("title", "worker"),
         ("title", "star/worker@1.0\n"),
         ("title", "star/../x@1"),

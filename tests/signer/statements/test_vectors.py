@@ -4,7 +4,7 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from signer.statements.endorsement import parse_any_endorsement, partition_statement
+from signer.statements.endorsement import endorsement_statement, parse_endorsement
 from signer.statements.revocation import RevokedObject, parse_revocation, revocation_statement
 
 TEXT = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
@@ -21,9 +21,10 @@ def stands(data: bytes) -> bool:
 
 def test_the_endorsement_of_a_partition() -> None:
     address = "60aae9c7b428f87e0713e88229e18f0adf12cd7b22a0dd8a92bb2485eb7af242-65536"
-    data = partition_statement(address, "site/base@12", "x509:/DC=org/DC=example/CN=Ann", "site-reviewer", AT, UNTIL)
+    who = "x509:/DC=org/DC=example/CN=Ann"
+    data = endorsement_statement(address, "site/base@12", who, "site-reviewer", AT, UNTIL, kind="partition")
     assert stands(data)
-    assert parse_any_endorsement(data).address == address
+    assert parse_endorsement(data, "partition").address == address
 
 
 def test_a_revocation() -> None:

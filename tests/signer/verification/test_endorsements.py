@@ -16,7 +16,7 @@ from signer.openpgp.keyring import Keyring
 from signer.statements.endorsement import MAX_STATEMENT, endorsement_statement, parse_endorsement
 from signer.verification.endorsements import MAX_ENDORSEMENTS, endorse, verify_endorsements
 from signer.verification.signers import KeySigner
-from signer.verification.trust import Anchor, EndorsedImage
+from signer.verification.trust import Anchor, EndorsedSubject
 from tests.support.openpgp_people import IMAGE, ROLE, TITLE, People
 
 OTHER = "sha256:" + "cd" * 32
@@ -25,7 +25,7 @@ OTHER = "sha256:" + "cd" * 32
 def stated(people: People, name: str, **changes: object) -> bytes:
     """A statement in somebody's name, yet unsigned."""
     values: dict[str, object] = {
-        "image_id": IMAGE,
+        "subject": IMAGE,
         "title": TITLE,
         "endorser": f"openpgp:{people.fingerprints[name]}",
         "role": ROLE,
@@ -37,7 +37,7 @@ def stated(people: People, name: str, **changes: object) -> bytes:
 
 def test_what_is_endorsed_verifies(people: People) -> None:
     pair = people.endorse("ann")
-    (check,) = verify_endorsements(EndorsedImage(IMAGE, TITLE), [pair], [people.anchor("ann")], people.now)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE, TITLE), [pair], [people.anchor("ann")], people.now)
     assert check.counts, check.reason
     assert (check.fingerprint, check.vo, check.role) == (people.fingerprints["ann"], "star", ROLE)
     assert (check.issued, check.expires) == (people.now, people.now + timedelta(days=365))
@@ -95,7 +95,7 @@ def test_every_other_endorsement_is_named_and_does_not_count(people: People) -> 
     anchors = [people.anchor("ann"), people.anchor("bob", vo="atlas")]
     rows = forged_pairs(people)
     pairs = [pair for _, pair, _ in rows] + [people.endorse("ann")]
-    checks = verify_endorsements(EndorsedImage(IMAGE, TITLE), pairs, anchors, people.now, max_age=timedelta(days=90))
+    checks = verify_endorsements(EndorsedSubject(IMAGE, TITLE), pairs, anchors, people.now, max_age=timedelta(days=90))
     assert len(checks) == len(rows) + 1
     for check, (what, _, says) in zip(checks, rows, strict=False):
         assert not check.counts, what
@@ -107,7 +107,7 @@ def test_the_forger_in_the_keyring_still_is_not_ann(people: People) -> None:
     ours = stated(people, "ann")
     pairs = [(ours, people.sign("forger", ours)), (theirs := stated(people, "forger"), people.sign("forger", theirs))]
     anchors = [people.anchor("ann"), people.anchor("forger")]
-    first, second = verify_endorsements(EndorsedImage(IMAGE), pairs, anchors, people.now)
+    first, second = verify_endorsements(EndorsedSubject(IMAGE), pairs, anchors, people.now)
     assert not first.counts
     assert first.reason.startswith(f"It names {people.fingerprints['ann']} but was signed by")
     assert second.counts
@@ -116,7 +116,7 @@ def test_the_forger_in_the_keyring_still_is_not_ann(people: People) -> None:
 def test_an_anchor_whose_key_expired_does_not_count(people: People) -> None:
     statement = stated(people, "expired")
     pair = statement, people.sign("expired", statement, at=people.now - timedelta(days=800))
-    (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], [people.anchor("expired")], people.now)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE), [pair], [people.anchor("expired")], people.now)
     assert check.reason == "The signature does not count: its key has expired."
 
 
@@ -126,7 +126,7 @@ def test_two_subkeys_of_one_primary_are_one_endorser(people: People) -> None:
         (first, people.sign(people.fingerprints["first"] + "!", first)),
         (second, people.sign(people.fingerprints["second"] + "!", second)),
     ]
-    checks = verify_endorsements(EndorsedImage(IMAGE), pairs, [people.anchor("subkeys")], people.now)
+    checks = verify_endorsements(EndorsedSubject(IMAGE), pairs, [people.anchor("subkeys")], people.now)
     assert all(check.counts for check in checks)
     assert len(checks) == 2
     assert len({check.fingerprint for check in checks}) == 1
@@ -135,27 +135,27 @@ def test_two_subkeys_of_one_primary_are_one_endorser(people: People) -> None:
 def test_two_of_two(people: People) -> None:
     anchors = [people.anchor("ann"), people.anchor("rsa", role="site-reviewer")]
     pairs = [people.endorse("ann"), people.endorse("rsa", role="site-reviewer")]
-    checks = verify_endorsements(EndorsedImage(IMAGE, TITLE), pairs, anchors, people.now)
+    checks = verify_endorsements(EndorsedSubject(IMAGE, TITLE), pairs, anchors, people.now)
     assert all(check.counts for check in checks)
     assert len({check.fingerprint for check in checks}) == 2
 
 
 def test_no_anchors_means_no(people: People) -> None:
-    (check,) = verify_endorsements(EndorsedImage(IMAGE), [people.endorse("ann")], [], people.now)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE), [people.endorse("ann")], [], people.now)
     assert not check.counts
     assert "No endorser is trusted here" in check.reason
 
 
 def test_an_anchor_with_somebody_elses_key_does_not_count(people: People) -> None:
     wrong = Anchor("star", ROLE, people.fingerprints["ann"], people.public["bob"])
-    (check,) = verify_endorsements(EndorsedImage(IMAGE), [people.endorse("ann")], [wrong], people.now)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE), [people.endorse("ann")], [wrong], people.now)
     assert not check.counts
 
 
 def test_an_anchor_without_a_key_is_an_error(people: People) -> None:
     wrong = Anchor("star", ROLE, people.fingerprints["ann"], b"not a key")
     with pytest.raises(KeyUnusable, match="no OpenPGP public key"):
-        verify_endorsements(EndorsedImage(IMAGE), [people.endorse("ann")], [wrong], people.now)
+        verify_endorsements(EndorsedSubject(IMAGE), [people.endorse("ann")], [wrong], people.now)
 
 
 def test_many_threads_endorse_and_verify_at_once(people: People) -> None:
@@ -163,7 +163,9 @@ def test_many_threads_endorse_and_verify_at_once(people: People) -> None:
     with ThreadPoolExecutor(6) as pool:
         pairs = list(pool.map(lambda _: people.endorse("ann"), range(6)))
         found = list(
-            pool.map(lambda pair: verify_endorsements(EndorsedImage(IMAGE), [pair], anchors, people.now)[0], pairs * 4)
+            pool.map(
+                lambda pair: verify_endorsements(EndorsedSubject(IMAGE), [pair], anchors, people.now)[0], pairs * 4
+            )
         )
     assert [check.reason for check in found if not check.counts] == []
     assert len(found) == 24
@@ -183,7 +185,7 @@ def test_the_steps_stand_in_the_code_as_in_the_documentation() -> None:
 def test_a_flood_of_endorsements_is_refused(people: People) -> None:
     with pytest.raises(SignatureError, match="more than the 64 allowed"):
         verify_endorsements(
-            EndorsedImage(IMAGE), [(b"", b"")] * (MAX_ENDORSEMENTS + 1), [people.anchor("ann")], people.now
+            EndorsedSubject(IMAGE), [(b"", b"")] * (MAX_ENDORSEMENTS + 1), [people.anchor("ann")], people.now
         )
 
 
@@ -205,4 +207,4 @@ def test_a_key_made_after_the_clock_was_read_may_endorse(people: People, tmp_pat
     fingerprint = keyring.generate("Ada", now=people.now + timedelta(seconds=30))
     statement, signature = endorse(KeySigner(keyring, fingerprint), IMAGE, TITLE, people.now)
     anchor = Anchor("star", ROLE, fingerprint, keyring.export(fingerprint))
-    assert verify_endorsements(EndorsedImage(IMAGE), [(statement, signature)], [anchor], people.now)[0].counts
+    assert verify_endorsements(EndorsedSubject(IMAGE), [(statement, signature)], [anchor], people.now)[0].counts

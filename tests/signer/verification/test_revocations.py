@@ -20,7 +20,7 @@ from signer.verification.revocations import (
 )
 from signer.verification.signature_cache import SignatureCache
 from signer.verification.signers import KeySigner, Signer
-from signer.verification.trust import EndorsedImage, EndorsementCheck
+from signer.verification.trust import EndorsedSubject, EndorsementCheck
 from tests.support.grid_ca import DAY, Grid, utc_now
 
 IMAGE, OTHER, TITLE = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, "star/worker@1.0"
@@ -60,7 +60,7 @@ class Vo:
     def checks(self) -> list[EndorsementCheck]:
         """Ann's and Ben's endorsements of the image, both good."""
         found = verify_endorsements(
-            EndorsedImage(IMAGE), list(self.by.values()), self.anchors, self.now, x509=self.grid.rules
+            EndorsedSubject(IMAGE), list(self.by.values()), self.anchors, self.now, x509=self.grid.rules
         )
         assert all(check.counts for check in found), found
         return found
@@ -157,7 +157,7 @@ def test_who_may_withdraw_what(vo: Vo) -> None:
 
 def test_a_revocation_is_no_endorsement(vo: Vo) -> None:
     pair = revoked(vo, vo.ann, "image", digest=IMAGE)
-    (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], vo.anchors, vo.now, x509=vo.grid.rules)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE), [pair], vo.anchors, vo.now, x509=vo.grid.rules)
     assert not check.counts
     assert "$.predicateType" in check.reason
 

@@ -9,7 +9,7 @@ from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.signature_cache import SignatureCache
 from signer.verification.signers import KeySigner
-from signer.verification.trust import Anchor, EndorsedImage
+from signer.verification.trust import Anchor, EndorsedSubject
 
 IMAGE = "sha256:" + "ab" * 32
 TITLE = "star/worker@1.0"
@@ -37,7 +37,9 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
 def counts(
     signed: Signed, memory: SignatureCache, now: datetime, pairs: list[tuple[bytes, bytes]] | None = None
 ) -> list[bool]:
-    checks = verify_endorsements(EndorsedImage(IMAGE, TITLE), pairs or signed.pairs, signed.anchors, now, cache=memory)
+    checks = verify_endorsements(
+        EndorsedSubject(IMAGE, TITLE), pairs or signed.pairs, signed.anchors, now, cache=memory
+    )
     return [check.counts for check in checks]
 
 
@@ -53,8 +55,8 @@ def test_what_is_remembered_is_what_would_be_found(signed: Signed) -> None:
     counts(signed, memory, now)
     for days in (0, 1, 3, 400):
         then = now + timedelta(days=days)
-        fresh = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs, signed.anchors, then)
-        known = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs, signed.anchors, then, cache=memory)
+        fresh = verify_endorsements(EndorsedSubject(IMAGE, TITLE), signed.pairs, signed.anchors, then)
+        known = verify_endorsements(EndorsedSubject(IMAGE, TITLE), signed.pairs, signed.anchors, then, cache=memory)
         assert [check.counts for check in known] == [check.counts for check in fresh], days
 
 
@@ -83,10 +85,10 @@ def test_bad_signatures_are_remembered_too(signed: Signed) -> None:
 def test_one_byte_or_another_anchor_is_another_question(signed: Signed) -> None:
     memory, now = SignatureCache(), datetime.now(UTC)
     counts(signed, memory, now)
-    fewer = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs[:1], signed.anchors[:1], now, cache=memory)
+    fewer = verify_endorsements(EndorsedSubject(IMAGE, TITLE), signed.pairs[:1], signed.anchors[:1], now, cache=memory)
     assert fewer[0].counts
     assert memory.examined == 3
-    other = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs[1:], signed.anchors[:1], now, cache=memory)
+    other = verify_endorsements(EndorsedSubject(IMAGE, TITLE), signed.pairs[1:], signed.anchors[:1], now, cache=memory)
     assert not other[0].counts
     signature = bytearray(signed.pairs[0][1])
     signature[-1] ^= 1

@@ -11,7 +11,7 @@ from signer.statements.endorsement import endorsement_statement
 from signer.verification.trust import (
     Anchor,
     Claim,
-    EndorsedImage,
+    EndorsedSubject,
     EndorsementCheck,
     ExaminedStatement,
     evaluate_claim,
@@ -53,7 +53,7 @@ def check(
     title: str | None = None,
 ) -> EndorsementCheck:
     """Steps 2 to 9 for one statement whose signatures have been examined."""
-    claim = read_claim(EndorsedImage(IMAGE, title), examined.statement, anchors)
+    claim = read_claim(EndorsedSubject(IMAGE, title), examined.statement, anchors)
     return evaluate_claim(claim, examined, NOW, max_age=max_age) if isinstance(claim, Claim) else claim
 
 

@@ -17,7 +17,7 @@ from signer.errors import KeyUnusable, SignatureError
 from signer.statements.endorsement import endorsement_statement
 from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.signature_cache import SignatureCache
-from signer.verification.trust import Anchor, EndorsedImage, EndorsementCheck
+from signer.verification.trust import Anchor, EndorsedSubject, EndorsementCheck
 from signer.x509.certificates import Credential
 from signer.x509.cms_verifier import X509Rules
 from tests.support.grid_ca import DAY, Authority, Grid, Holder, ec_key, name, utc_now
@@ -39,7 +39,7 @@ class World:
     def stated(self, subject: str = f"{PEOPLE}/CN=Ann", **changes: object) -> bytes:
         """A statement in somebody's name, unsigned."""
         values: dict[str, object] = {
-            "image_id": IMAGE,
+            "subject": IMAGE,
             "title": TITLE,
             "endorser": f"x509:{subject}",
             "role": ROLE,
@@ -59,7 +59,7 @@ class World:
         """What the verifier says, by default with Ann trusted and the directory as it is."""
         trusted = anchors or (self.ann.anchor(),)
         (check,) = verify_endorsements(
-            EndorsedImage(IMAGE, TITLE),
+            EndorsedSubject(IMAGE, TITLE),
             [pair],
             trusted,
             now or self.grid.now,
@@ -358,7 +358,7 @@ def test_what_was_remembered_is_forgotten_when_the_directory_changes(world: Worl
 
 def test_without_a_directory_no_certificate_counts(world: World) -> None:
     pair = endorse(world.ann.signer(), IMAGE, TITLE, world.grid.now)
-    (check,) = verify_endorsements(EndorsedImage(IMAGE, TITLE), [pair], [world.ann.anchor()], world.grid.now)
+    (check,) = verify_endorsements(EndorsedSubject(IMAGE, TITLE), [pair], [world.ann.anchor()], world.grid.now)
     assert not check.counts
     assert "o directory of CAs" in check.reason
 

@@ -20,7 +20,7 @@ from deployer.site.model.cluster import ClusterDocument
 from partita import app
 from signer.documents import canonical, validate
 from signer.statements.revocation import RevokedObject
-from signer.verification.endorsements import DEFAULT_ROLE, endorse, endorse_cluster
+from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from signer.verification.trust import Anchor
@@ -62,7 +62,7 @@ class Shelf:
 def vouched(vo: Vo, *, role: str = DEFAULT_ROLE, data: bytes = DOCUMENT) -> tuple[bytes, bytes]:
     """A VO's endorsement."""
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    return endorse_cluster(KeySigner(vo.keyring, vo.fingerprint), digest, TITLE, now(), role=role)
+    return endorse(KeySigner(vo.keyring, vo.fingerprint), digest, TITLE, now(), kind="cluster", role=role)
 
 
 def rules(*anchors: Anchor, threshold: int = 1, more: str = "") -> Policy:
