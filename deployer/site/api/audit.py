@@ -12,7 +12,8 @@ from deployer.site.api.deployments import AUTH_ERRORS
 from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, answer, openapi_extra
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.audit import list_audit_entries
-from deployer.site.db.machines import find_machine, parse_cursor
+from deployer.site.db.documents import parse_cursor
+from deployer.site.db.machines import find_machine
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import AuditFilter
 from deployer.site.schema.messages import AuditPage

@@ -2,15 +2,18 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, update
 
-from catalog.errors import Misused
 from deployer.errors import ClusterNotFound
-from deployer.site.db.machines import parse_cursor
-from deployer.site.db.nodes import prefix_condition
+from deployer.site.db.documents import DocumentTable, equalities, prefix_condition
 from deployer.site.db.tables import clusters
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteCluster
+
+CLUSTERS = DocumentTable(clusters, SiteCluster, ClusterNotFound)
+
+get_cluster = CLUSTERS.get
+"""The cluster of a UUID; ClusterNotFound."""
 
 
 def insert_cluster(connection: Connection, cluster: SiteCluster) -> None:
@@ -27,14 +30,6 @@ def write_cluster(connection: Connection, cluster: SiteCluster) -> None:
     connection.execute(update(clusters).where(clusters.c.uuid == cluster.uuid).values(_changing(cluster)))
 
 
-def get_cluster(connection: Connection, uuid: str) -> SiteCluster:
-    """A cluster; ClusterNotFound."""
-    found = connection.execute(select(clusters.c.document).where(clusters.c.uuid == uuid)).scalar()
-    if found is None:
-        raise ClusterNotFound(f"no such cluster at this site: {uuid[:80]!r}")
-    return SiteCluster.model_validate_json(found)
-
-
 def find_cluster(connection: Connection, text: str, owner: Principal | None = None) -> SiteCluster:
     """The cluster that a UUID, the beginning of one, or the name of an active cluster means.
 
@@ -43,13 +38,8 @@ def find_cluster(connection: Connection, text: str, owner: Principal | None = No
         Misused: several.
     """
     whose = () if owner is None else (clusters.c.owner == owner.identity,)
-    for condition in ((clusters.c.name == text, clusters.c.active.is_(True)), prefix_condition(clusters.c.uuid, text)):
-        uuids = list(connection.execute(select(clusters.c.uuid).where(*condition, *whose).limit(2)).scalars())
-        if len(uuids) > 1:
-            raise Misused(f"{text[:80]!r} means several clusters; write a UUID, or more of one")
-        if uuids:
-            return get_cluster(connection, uuids[0])
-    raise ClusterNotFound(f"no such cluster at this site: {text[:80]!r}")
+    by_name = (clusters.c.name == text, clusters.c.active.is_(True), *whose)
+    return CLUSTERS.find(connection, text, by_name, (*prefix_condition(clusters.c.uuid, text), *whose))
 
 
 def list_clusters(
@@ -61,21 +51,12 @@ def list_clusters(
     active: bool | None = None,
 ) -> tuple[tuple[SiteCluster, ...], str | None]:
     """Up to `limit` clusters (by owner, VO, cluster), the last made first; and, if there are more, what to go on from."""
-    query = select(clusters.c.sequence, clusters.c.document)
-    if which.owner is not None:
-        query = query.where(clusters.c.owner == which.owner)
-    if which.vo is not None:
-        query = query.where(clusters.c.vo == which.vo)
+    conditions = equalities(clusters, which, "owner", "vo")
     if which.cluster is not None:
-        query = query.where(clusters.c.uuid == which.cluster)
+        conditions.append(clusters.c.uuid == which.cluster)
     if active is not None:
-        query = query.where(clusters.c.active.is_(active))
-    if after is not None:
-        query = query.where(clusters.c.sequence < parse_cursor(after))
-    rows = connection.execute(query.order_by(clusters.c.sequence.desc()).limit(limit + 1)).all()
-    shown = rows[:limit]
-    found = tuple(SiteCluster.model_validate_json(row.document) for row in shown)
-    return found, str(shown[-1].sequence) if len(rows) > limit and shown else None
+        conditions.append(clusters.c.active.is_(active))
+    return CLUSTERS.page(connection, conditions, limit, after)
 
 
 def _changing(cluster: SiteCluster) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 Each function takes the connection of an open transaction. Of secrets and sessions there are only digests.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from deployer.site.db.documents import chunks
 from deployer.site.db.tables import contexts, published
 from deployer.site.model.contact import BrokerContact
 
-AT_ONCE = 500
-"""UUIDs in one query: below what the oldest SQLite takes as parameters."""
+COLUMNS = tuple(field.name for field in fields(BrokerContact))
 
 
 def get_contact(connection: Connection, machine: str) -> BrokerContact | None:
@@ -24,7 +25,7 @@ def get_contact(connection: Connection, machine: str) -> BrokerContact | None:
 def get_contacts(connection: Connection, machines: Sequence[str]) -> dict[str, BrokerContact]:
     """The same for many, by UUID."""
     found = {}
-    for some in _pieces(machines):
+    for some in chunks(machines):
         for row in connection.execute(select(contexts).where(contexts.c.machine.in_(some))):
             found[row.machine] = _contact(row)
     return found
@@ -32,35 +33,15 @@ def get_contacts(connection: Connection, machines: Sequence[str]) -> dict[str, B
 
 def put_contact(connection: Connection, contact: BrokerContact, ends: datetime) -> None:
     """Remember this of a machine, instead of what was; `ends` is when it may be forgotten."""
-    row = {
-        "node": contact.node,
-        "generation": contact.generation,
-        "secret": contact.secret,
-        "used": contact.used,
-        "nonce": contact.nonce,
-        "session": contact.session,
-        "expires": contact.expires,
-        "alarmed": contact.alarmed,
-        "ends": ends,
-    }
+    row = asdict(contact) | {"ends": ends}
     changed = connection.execute(update(contexts).where(contexts.c.machine == contact.machine).values(row))
     if not changed.rowcount:
-        connection.execute(insert(contexts).values(row | {"machine": contact.machine}))
+        connection.execute(insert(contexts).values(row))
 
 
 def update_contact(connection: Connection, contact: BrokerContact) -> None:
     """Remember this of a machine that is remembered already."""
-    connection.execute(
-        update(contexts)
-        .where(contexts.c.machine == contact.machine)
-        .values(
-            used=contact.used,
-            nonce=contact.nonce,
-            session=contact.session,
-            expires=contact.expires,
-            alarmed=contact.alarmed,
-        )
-    )
+    connection.execute(update(contexts).where(contexts.c.machine == contact.machine).values(asdict(contact)))
 
 
 def reassign_contact(connection: Connection, machine: str, node: str) -> None:
@@ -83,7 +64,7 @@ def delete_values(connection: Connection, machine: str, key: str | None = None) 
 def published_sizes(connection: Connection, machines: Sequence[str]) -> dict[str, dict[str, int]]:
     """What machines published: by UUID, key to size in bytes. Those that published nothing are not in it."""
     found: dict[str, dict[str, int]] = {}
-    for some in _pieces(machines):
+    for some in chunks(machines):
         query = select(published.c.machine, published.c.key, func.length(published.c.value)).where(
             published.c.machine.in_(some)
         )
@@ -95,7 +76,7 @@ def published_sizes(connection: Connection, machines: Sequence[str]) -> dict[str
 def published_values(connection: Connection, machines: Sequence[str], key: str) -> Mapping[str, bytes]:
     """What machines published under one key, by UUID."""
     found = {}
-    for some in _pieces(machines):
+    for some in chunks(machines):
         query = select(published.c.machine, published.c.value).where(
             published.c.machine.in_(some), published.c.key == key
         )
@@ -105,13 +86,8 @@ def published_values(connection: Connection, machines: Sequence[str], key: str) 
 
 def expired_contacts(connection: Connection, now: datetime, most: int) -> list[str]:
     """Machines that may be forgotten."""
-    return list(
-        connection.execute(
-            select(contexts.c.machine).where(contexts.c.ends < now).order_by(contexts.c.ends).limit(most)
-        )
-        .scalars()
-        .all()
-    )
+    query = select(contexts.c.machine).where(contexts.c.ends < now).order_by(contexts.c.ends).limit(most)
+    return list(connection.execute(query).scalars())
 
 
 def postpone_expiry(connection: Connection, machine: str, ends: datetime) -> None:
@@ -126,19 +102,4 @@ def delete_contact(connection: Connection, machine: str) -> None:
 
 
 def _contact(row: Row[tuple[object, ...]]) -> BrokerContact:
-    return BrokerContact(
-        machine=row.machine,
-        node=row.node,
-        generation=row.generation,
-        secret=row.secret,
-        used=row.used,
-        nonce=row.nonce,
-        session=row.session,
-        expires=row.expires,
-        alarmed=row.alarmed,
-    )
-
-
-def _pieces(machines: Sequence[str]) -> Iterable[Sequence[str]]:
-    for start in range(0, len(machines), AT_ONCE):
-        yield machines[start : start + AT_ONCE]
+    return BrokerContact(**{name: getattr(row, name) for name in COLUMNS})

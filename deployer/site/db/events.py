@@ -53,16 +53,16 @@ def list_events(
 ) -> tuple[SiteEvent, ...]:
     """Up to `limit` events with numbers above `after`, in order: of one deployment, owner (identity), VO or subject if given."""
     query = select(events).where(events.c.number > after)
-    if deployment is not None:
-        query = query.where(events.c.deployment == deployment)
-    if subject is not None:
-        query = query.where(events.c.subject == subject)
     if owner is not None or vo is not None:
         query = query.join(deployments, deployments.c.uuid == events.c.deployment)
-        if owner is not None:
-            query = query.where(deployments.c.owner == owner)
-        if vo is not None:
-            query = query.where(deployments.c.vo == vo)
+    for column, value in (
+        (events.c.deployment, deployment),
+        (events.c.subject, subject),
+        (deployments.c.owner, owner),
+        (deployments.c.vo, vo),
+    ):
+        if value is not None:
+            query = query.where(column == value)
     return tuple(event_from_row(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
 
 

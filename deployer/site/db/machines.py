@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
 
-from catalog.errors import Misused
 from deployer.errors import DeploymentNotFound, MachineNotFound
 from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration
-from deployer.site.db.nodes import get_node, migration_address, prefix_condition
+from deployer.site.db.documents import DocumentTable, equalities, prefix_condition
+from deployer.site.db.nodes import get_node, migration_address
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
 from deployer.site.model.principal import Principal
 from deployer.site.model.quota import ResourceUsage
@@ -22,8 +22,14 @@ from deployer.site.model.records import Deployment, ListFilter, NodeState, SiteM
 from deployer.site.scheduling.boot_estimate import BootHistory, BootRecord, ReadinessSample
 from deployer.site.scheduling.placement import PlacementRequest
 
-MAX_DIGITS = 9
-"""Of a row's number: what PostgreSQL's integer takes."""
+DEPLOYMENTS = DocumentTable(deployments, Deployment, DeploymentNotFound)
+MACHINES = DocumentTable(machines, SiteMachine, MachineNotFound)
+
+get_deployment = DEPLOYMENTS.get
+"""The deployment of a UUID; DeploymentNotFound."""
+
+get_machine = MACHINES.get
+"""The machine of a UUID; MachineNotFound."""
 
 
 def machine_columns(machine: SiteMachine) -> dict[str, Any]:
@@ -87,23 +93,9 @@ def record_order(connection: Connection, owner: str, key: str, digest: str, depl
     connection.execute(insert(orders).values(owner=owner, key=key, digest=digest, deployment=deployment))
 
 
-def get_deployment(connection: Connection, uuid: str) -> Deployment:
-    """A deployment; DeploymentNotFound."""
-    found = connection.execute(select(deployments.c.document).where(deployments.c.uuid == uuid)).scalar()
-    if found is None:
-        raise DeploymentNotFound(f"no such deployment at this site: {uuid[:80]!r}")
-    return Deployment.model_validate_json(found)
-
-
 def find_deployment(connection: Connection, text: str) -> Deployment:
     """The deployment that a UUID or the beginning of one means; DeploymentNotFound, or Misused if several."""
-    query = select(deployments.c.uuid).where(*prefix_condition(deployments.c.uuid, text)).limit(2)
-    uuids = list(connection.execute(query).scalars())
-    if len(uuids) > 1:
-        raise Misused(f"{text!r} means several deployments; write more of the UUID")
-    if not uuids:
-        raise DeploymentNotFound(f"no such deployment at this site: {text[:80]!r}")
-    return get_deployment(connection, uuids[0])
+    return DEPLOYMENTS.find(connection, text, prefix_condition(deployments.c.uuid, text))
 
 
 def write_deployment(connection: Connection, changed: Deployment) -> None:
@@ -128,14 +120,6 @@ def placement_request_of(connection: Connection, machine: SiteMachine) -> tuple[
     return PlacementRequest(count=1, shape=machine.shape, disk=machine.disk, wishes=wishes, **members), most
 
 
-def get_machine(connection: Connection, uuid: str) -> SiteMachine:
-    """A machine; MachineNotFound."""
-    found = connection.execute(select(machines.c.document).where(machines.c.uuid == uuid)).scalar()
-    if found is None:
-        raise MachineNotFound(f"no such machine at this site: {uuid[:80]!r}")
-    return SiteMachine.model_validate_json(found)
-
-
 def find_machine(connection: Connection, text: str, owner: Principal | None = None) -> SiteMachine:
     """The machine that a UUID, the beginning of one, or a host name means, of all or of one owner's.
 
@@ -146,18 +130,9 @@ def find_machine(connection: Connection, text: str, owner: Principal | None = No
         Misused: several.
     """
     whose = () if owner is None else (machines.c.owner == owner.identity,)
-    by_name = select(machines.c.uuid).where(machines.c.hostname == text, *whose)
-    for query in (
-        by_name.where(machines.c.holds.is_(True)),
-        select(machines.c.uuid).where(*prefix_condition(machines.c.uuid, text), *whose),
-        by_name,
-    ):
-        uuids = list(connection.execute(query.limit(2)).scalars())
-        if len(uuids) > 1:
-            raise Misused(f"{text[:80]!r} means several machines; write a UUID, or more of one")
-        if uuids:
-            return get_machine(connection, uuids[0])
-    raise MachineNotFound(f"no such machine at this site: {text[:80]!r}")
+    by_name = (machines.c.hostname == text, *whose)
+    by_uuid = (*prefix_condition(machines.c.uuid, text), *whose)
+    return MACHINES.find(connection, text, (*by_name, machines.c.holds.is_(True)), by_uuid, by_name)
 
 
 def list_deployments(
@@ -167,70 +142,34 @@ def list_deployments(
 
     A filter's `states` and `node` mean: of which any machine is so.
     """
-    query = _which(select(deployments.c.sequence, deployments.c.document), deployments, which)
-    if which.states is not None or which.node is not None:
-        inner = select(machines.c.deployment)
-        if which.states is not None:
-            inner = inner.where(machines.c.state.in_([state.value for state in which.states]))
-        if which.node is not None:
-            inner = inner.where(machines.c.node == which.node)
-        query = query.where(deployments.c.uuid.in_(inner))
+    conditions = equalities(deployments, which, "owner", "vo", "image_id", "cluster")
+    if of_machines := [*equalities(machines, which, "node"), *_in_states(which)]:
+        conditions.append(deployments.c.uuid.in_(select(machines.c.deployment).where(*of_machines)))
     if which.deployment is not None:
-        query = query.where(deployments.c.uuid == which.deployment)
-    found, more = _page(connection, query, deployments, limit, after)
-    return tuple(Deployment.model_validate_json(document) for document in found), more
+        conditions.append(deployments.c.uuid == which.deployment)
+    return DEPLOYMENTS.page(connection, conditions, limit, after)
 
 
 def list_machines(
     connection: Connection, which: ListFilter = ListFilter(), limit: int = 100, after: str | None = None
 ) -> tuple[tuple[SiteMachine, ...], str | None]:
     """Up to `limit` machines, last admitted first; and, if there are more, what to go on from."""
-    query = _which(select(machines.c.sequence, machines.c.document), machines, which)
-    if which.states is not None:
-        query = query.where(machines.c.state.in_([state.value for state in which.states]))
-    if which.node is not None:
-        query = query.where(machines.c.node == which.node)
-    if which.deployment is not None:
-        query = query.where(machines.c.deployment == which.deployment)
-    found, more = _page(connection, query, machines, limit, after)
-    return tuple(SiteMachine.model_validate_json(document) for document in found), more
+    conditions = equalities(machines, which, "owner", "vo", "image_id", "cluster", "node", "deployment")
+    return MACHINES.page(connection, [*conditions, *_in_states(which)], limit, after)
 
 
-def _which(query: Select[Any], table: Any, which: ListFilter) -> Select[Any]:
-    for name in ("owner", "vo", "image_id", "cluster"):
-        if (value := getattr(which, name)) is not None:
-            query = query.where(table.c[name] == value)
-    return query
-
-
-def _page(
-    connection: Connection, query: Select[Any], table: Any, limit: int, after: str | None
-) -> tuple[list[str], str | None]:
-    if after is not None:
-        query = query.where(table.c.sequence < parse_cursor(after))
-    rows = connection.execute(query.order_by(table.c.sequence.desc()).limit(limit + 1)).all()
-    shown = rows[:limit]
-    return [row.document for row in shown], str(shown[-1].sequence) if len(rows) > limit and shown else None
-
-
-def parse_cursor(after: str) -> int:
-    """Where a list goes on, as an earlier page said; Misused if none did."""
-    if not (after.isascii() and after.isdigit() and len(after) <= MAX_DIGITS):
-        raise Misused(f"{after[:40]!r} is not a valid pagination token; use `next` from the previous page")
-    return int(after)
+def _in_states(which: ListFilter) -> list[Any]:
+    return [] if which.states is None else [machines.c.state.in_([state.value for state in which.states])]
 
 
 def machines_of(connection: Connection, deployment: str) -> tuple[SiteMachine, ...]:
     """All machines of a deployment, by number."""
-    return _machines(
-        connection, select(machines.c.sequence, machines.c.document).where(machines.c.deployment == deployment)
-    )
+    return _machines(connection, machines.c.deployment == deployment)
 
 
 def machines_on_node(connection: Connection, node: str) -> tuple[SiteMachine, ...]:
     """The machines that a node has, should have, or may have."""
-    query = select(machines.c.sequence, machines.c.document).where(machines.c.told.is_(True), machines.c.node == node)
-    return _machines(connection, query)
+    return _machines(connection, machines.c.told.is_(True), machines.c.node == node)
 
 
 def desired_state(connection: Connection, node: str) -> DesiredState:
@@ -259,10 +198,7 @@ def _desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
 def migrating_machines(connection: Connection, node: str | None = None) -> tuple[SiteMachine, ...]:
     """The machines of which a node has, or may come to have, something although they are another's; of all nodes if None."""
     column = machines.c.beside
-    return _machines(
-        connection,
-        select(machines.c.sequence, machines.c.document).where(column.is_not(None) if node is None else column == node),
-    )
+    return _machines(connection, column.is_not(None) if node is None else column == node)
 
 
 def incoming_machines(connection: Connection, node: str) -> tuple[IncomingMigration, ...]:
@@ -285,35 +221,26 @@ def due_machines(connection: Connection, now: datetime, warn: datetime) -> tuple
     expires = machines.c.expires
     wanted = or_(expires <= now, and_(expires <= warn, machines.c.warned.is_(False)))
     # The outer bound is what the index answers; without it planners are tempted to read all machines in order.
-    query = select(machines.c.sequence, machines.c.document)
-    return _machines(connection, query.where(machines.c.over.is_(False), expires <= max(now, warn), wanted))
+    return _machines(connection, machines.c.over.is_(False), expires <= max(now, warn), wanted)
 
 
 def machines_on_lost_nodes(connection: Connection) -> tuple[SiteMachine, ...]:
     """The machines that have not ended and whose nodes are lost."""
-    query = (
-        select(machines.c.sequence, machines.c.document)
-        .join(nodes, nodes.c.uuid == machines.c.node)
-        .where(nodes.c.state == NodeState.LOST.value, machines.c.told.is_(True), machines.c.holds.is_(True))
-    )
-    return _machines(connection, query)
+    lost = select(nodes.c.uuid).where(nodes.c.state == NodeState.LOST.value)
+    return _machines(connection, machines.c.node.in_(lost), machines.c.told.is_(True), machines.c.holds.is_(True))
 
 
 def unplaced_machines(connection: Connection) -> tuple[SiteMachine, ...]:
     """The machines that wait for a node."""
-    query = select(machines.c.sequence, machines.c.document).where(
-        machines.c.node.is_(None), machines.c.over.is_(False)
-    )
-    return _machines(connection, query)
+    return _machines(connection, machines.c.node.is_(None), machines.c.over.is_(False))
 
 
 def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str | None = None) -> ResourceUsage:
     """What is held by all machines of an owner, or of a VO, that have not ended."""
     table = machines.c
-    query = select(
-        func.count(), func.coalesce(func.sum(table.max_cores), 0), func.coalesce(func.sum(table.max_memory), 0)
-    )
-    query = query.select_from(machines).where(table.holds.is_(True))
+    total_cores = func.coalesce(func.sum(table.max_cores), 0)
+    total_memory = func.coalesce(func.sum(table.max_memory), 0)
+    query = select(func.count(), total_cores, total_memory).where(table.holds.is_(True))
     if owner is not None:
         query = query.where(table.owner == owner.identity)
     if vo is not None:
@@ -330,31 +257,18 @@ def count_machines(connection: Connection) -> dict[str, int]:
 
 def recent_boots(connection: Connection, limit: int = 200) -> tuple[BootRecord, ...]:
     """What it took the last machines to run, the last admitted first; those of clusters wait for others and do not count."""
-    query = select(machines.c.document).where(machines.c.cluster.is_(None), machines.c.node.is_not(None))
-    found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
-    last = {one.uuid: one for one in map(SiteMachine.model_validate_json, found)}
-    ran = connection.execute(
-        select(events.c.subject, func.min(events.c.at))
-        .where(events.c.subject.in_(list(last)), events.c.what == MachineState.RUNNING.value)
-        .group_by(events.c.subject)
-    )
-    at = {str(uuid): instant for uuid, instant in ran}
-    return tuple(
-        BootRecord(one.node, one.from_network, (at[uuid] - one.created).total_seconds())
-        for uuid, one in last.items()
-        if uuid in at and one.node is not None
-    )
+    return _history(connection, machines.c.cluster.is_(None), limit).boots
 
 
 def boot_history(connection: Connection, limit: int = 200) -> BootHistory:
     """What the last machines took to run, those of clusters from when they were released; and these to be ready."""
-    members, settled = _members_past(connection, limit)
-    return BootHistory((*recent_boots(connection, limit), *members), settled)
+    members = _history(connection, machines.c.cluster.is_not(None), limit)
+    return BootHistory((*recent_boots(connection, limit), *members.boots), members.settled)
 
 
-def _members_past(connection: Connection, limit: int) -> tuple[tuple[BootRecord, ...], tuple[ReadinessSample, ...]]:
-    """What it took the last members of clusters to run, from when they were released; and then to be ready."""
-    query = select(machines.c.document).where(machines.c.cluster.is_not(None), machines.c.node.is_not(None))
+def _history(connection: Connection, condition: Any, limit: int) -> BootHistory:
+    """What it took the last machines of a kind to run, from their release if they had one; and then to be ready."""
+    query = select(machines.c.document).where(condition, machines.c.node.is_not(None))
     found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
     last = {one.uuid: one for one in map(SiteMachine.model_validate_json, found)}
     whats = ("released", MachineState.RUNNING.value, "ready")
@@ -373,10 +287,11 @@ def _members_past(connection: Connection, limit: int) -> tuple[tuple[BootRecord,
         boots.append(BootRecord(one.node, one.from_network, (ran - began).total_seconds()))
         if (ready := at.get((uuid, "ready"))) is not None and ready >= ran:
             settled.append(ReadinessSample(one.image_id, (ready - ran).total_seconds()))
-    return tuple(boots), tuple(settled)
+    return BootHistory(tuple(boots), tuple(settled))
 
 
-def _machines(connection: Connection, query: Select[Any]) -> tuple[SiteMachine, ...]:
+def _machines(connection: Connection, *conditions: Any) -> tuple[SiteMachine, ...]:
     """Machines in the order of their admission, which is made here: a database that has to might take it for the way in."""
+    query = select(machines.c.sequence, machines.c.document).where(*conditions)
     rows = sorted(connection.execute(query).all(), key=lambda row: int(row.sequence))
     return tuple(SiteMachine.model_validate_json(row.document) for row in rows)

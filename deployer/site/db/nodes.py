@@ -12,19 +12,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from catalog.errors import Conflict, Misused
+from catalog.errors import Conflict
 from deployer.errors import NodeNotFound
 from deployer.protocol.desired_state import Capacity, NodeReport
 from deployer.protocol.migration import MigrationSupport
 from deployer.protocol.swarm_report import SwarmReport
+from deployer.site.db.documents import chunks, find_uuid, prefix_condition
 from deployer.site.db.tables import cached, machines, nodes, strays, swarms
 from deployer.site.model.records import NodeState, SiteMachine, SiteNode
 from deployer.site.scheduling.node_capacity import Overcommit, UsedCapacity, capacity_of
 from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapacity
 from signer.documents import canonical, parse
-
-MIN_PREFIX = 4
-"""Characters of a UUID that may stand for it, where they are enough."""
 
 NOTHING = Capacity(cores=0, memory=0, disk=0)
 
@@ -47,18 +45,10 @@ def insert_node(
             name=name,
             kind=kind,
             state=NodeState.READY.value,
-            draining=False,
             joined=now,
-            reported=None,
             capacity=_text(NOTHING.model_dump()),
             labels=_text(dict(labels)),
-            architecture="",
-            accelerator="",
-            problem="",
-            revision=0,
-            seen=0,
             contents=_digest(()),
-            movable="",
         )
     )
 
@@ -76,31 +66,17 @@ def get_node(connection: Connection, uuid: str, *, contents: bool = True) -> Sit
 
 def list_nodes(connection: Connection, *, contents: bool = True) -> tuple[SiteNode, ...]:
     """All nodes by name; with what they cache, or without."""
-    held, fed = (_contents(connection, None), _swarms(connection)) if contents else ({}, {})
-    rows = connection.execute(select(nodes).order_by(nodes.c.name))
-    return tuple(_node(row, frozenset(held.get(row.uuid, ())), fed.get(row.uuid)) for row in rows)
+    if not contents:
+        return _nodes(connection)
+    return _nodes(connection, held=_contents(connection, None), fed=_swarms(connection))
 
 
 def find_node(connection: Connection, text: str) -> SiteNode:
     """The node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
-    found = connection.execute(select(nodes.c.uuid).where(nodes.c.name == text)).scalar()
-    if found is not None:
-        return get_node(connection, found)
-    uuids = list(
-        connection.execute(select(nodes.c.uuid).where(*prefix_condition(nodes.c.uuid, text)).limit(2)).scalars()
-    )
-    if len(uuids) > 1:
-        raise Misused(f"{text!r} means several nodes; write more of the UUID")
-    if not uuids:
+    uuid = find_uuid(connection, nodes, text, (nodes.c.name == text,), prefix_condition(nodes.c.uuid, text))
+    if uuid is None:
         raise NodeNotFound(f"no such node at this site: {text[:80]!r}; `partita site nodes` lists them")
-    return get_node(connection, uuids[0])
-
-
-def prefix_condition(column: Any, text: str) -> tuple[Any, ...]:
-    """The condition that a UUID begins with a text, as a range that an index answers. Too short a text is none."""
-    if len(text) < MIN_PREFIX or set(text) - set("0123456789abcdef-"):
-        return (column == text[:36],)
-    return (column >= text, column < text + "g")  # "g" comes after all that a UUID is written with
+    return get_node(connection, uuid)
 
 
 def write_node_state(connection: Connection, uuid: str, state: NodeState, *, draining: bool) -> None:
@@ -133,22 +109,17 @@ def revisions(connection: Connection) -> dict[str, int]:
 
 def write_report(connection: Connection, known: SiteNode, report: NodeReport, state: NodeState, now: datetime) -> None:
     """A node reported: `reported` is written, and of the rest what is another than was known."""
-    said = {
-        "state": (known.state.value, state.value),
-        "capacity": (known.capacity, report.capacity),
-        "labels": (known.labels, report.labels),
-        "architecture": (known.architecture, report.architecture),
-        "accelerator": (known.accelerator, report.accelerator),
-        "problem": (known.problem, report.problem),
-        "seen": (known.seen, report.revision),
-        "lease": (known.lease, report.lease),
+    changed: dict[str, Any] = {
+        name: getattr(report, name)
+        for name in ("capacity", "labels", "architecture", "accelerator", "problem", "lease", "movable")
+        if getattr(known, name) != getattr(report, name)
     }
-    changed: dict[str, Any] = {name: new for name, (old, new) in said.items() if old != new}
+    changed |= {"state": state.value, "seen": report.revision}
     if "capacity" in changed:
         changed["capacity"] = _text(report.capacity.model_dump())
     if "labels" in changed:
         changed["labels"] = _text(report.labels)
-    if known.movable != report.movable:
+    if "movable" in changed:
         changed["movable"] = report.movable.model_dump_json() if report.movable else ""
     if known.revision < report.revision:
         # A site that was restored from an older copy: what it says must be newer than what the node has heard.
@@ -170,45 +141,48 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
 def silent_nodes(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
     """The nodes that should report and have not since then; one that never did counts from when it joined."""
     heard = func.coalesce(nodes.c.reported, nodes.c.joined)
-    states = (NodeState.READY.value, NodeState.DRAINING.value)
-    query = select(nodes).where(nodes.c.state.in_(states), heard < before).order_by(nodes.c.name)
-    return tuple(_node(row, frozenset()) for row in connection.execute(query))
+    return _nodes(connection, nodes.c.state.in_((NodeState.READY.value, NodeState.DRAINING.value)), heard < before)
 
 
-def present_nodes(connection: Connection) -> tuple[SiteNode, ...]:
-    """The nodes that have not left, by name."""
-    query = select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name)
-    return tuple(_node(row, frozenset()) for row in connection.execute(query))
+def present_nodes(connection: Connection, held: Mapping[str, set[str]] | None = None) -> tuple[SiteNode, ...]:
+    """The nodes that have not left, by name, with the contents that are given for each."""
+    return _nodes(connection, nodes.c.state != NodeState.LEFT.value, held=held)
+
+
+def _nodes(
+    connection: Connection,
+    *conditions: Any,
+    held: Mapping[str, set[str]] | None = None,
+    fed: Mapping[str, SwarmReport] | None = None,
+) -> tuple[SiteNode, ...]:
+    held, fed = held or {}, fed or {}
+    rows = connection.execute(select(nodes).where(*conditions).order_by(nodes.c.name))
+    return tuple(_node(row, frozenset(held.get(row.uuid, ())), fed.get(row.uuid)) for row in rows)
 
 
 def node_capacities(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeCapacity]:
     """Every node that has not left as placement sees it; of its contents, those addresses."""
-    columns = machines.c
-    sums = connection.execute(
-        select(
-            columns.node,
-            func.count().label("number"),
-            func.sum(columns.max_cores).label("cores"),
-            func.sum(columns.max_memory).label("memory"),
-            func.sum(columns.disk).label("disk"),
-        )
-        .where(columns.told.is_(True))
-        .group_by(columns.node)
-    )
-    taken = {row.node: UsedCapacity(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
-    for uuid, more in _beside(connection).items():
+    taken = _taken(connection, machines.c.node, machines.c.told.is_(True))
+    # What is kept for machines that are on their way to a node, or have not wholly gone from there.
+    for uuid, more in _taken(connection, machines.c.beside, machines.c.beside.is_not(None)).items():
         taken[uuid] = taken.get(uuid, UsedCapacity()) + more
-    held = _contents(connection, addresses)
-    rows = connection.execute(select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name))
     return [
         capacity_of(
-            _node(row, frozenset(held.get(row.uuid, ()))),
-            taken.get(row.uuid, UsedCapacity()),
+            node,
+            taken.get(node.uuid, UsedCapacity()),
             overcommit,
-            list_reservations(connection, row.uuid) if row.kind == EC2 else (),
+            list_reservations(connection, node.uuid) if node.kind == EC2 else (),
         )
-        for row in rows.all()
+        for node in present_nodes(connection, _contents(connection, addresses))
     ]
+
+
+def _taken(connection: Connection, node: Any, condition: Any) -> dict[str, UsedCapacity]:
+    """What machines that satisfy a condition may have at most, by the column that names a node."""
+    table = machines.c
+    amounts = func.sum(table.max_cores), func.sum(table.max_memory), func.sum(table.disk)
+    rows = connection.execute(select(node, func.count(), *amounts).where(condition).group_by(node))
+    return {uuid: UsedCapacity(*map(int, used)) for uuid, *used in rows}
 
 
 def list_reservations(connection: Connection, uuid: str) -> tuple[MachineReservation, ...]:
@@ -220,23 +194,6 @@ def list_reservations(connection: Connection, uuid: str) -> tuple[MachineReserva
     return tuple(
         MachineReservation(one.uuid, one.promise, one.created, one.expires) for one in found if one.promise is not None
     )
-
-
-def _beside(connection: Connection) -> dict[str, UsedCapacity]:
-    """What is kept on nodes for machines that are on their way there, or have not wholly gone from there."""
-    columns = machines.c
-    sums = connection.execute(
-        select(
-            columns.beside,
-            func.count().label("number"),
-            func.sum(columns.max_cores).label("cores"),
-            func.sum(columns.max_memory).label("memory"),
-            func.sum(columns.disk).label("disk"),
-        )
-        .where(columns.beside.is_not(None))
-        .group_by(columns.beside)
-    )
-    return {row.beside: UsedCapacity(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
 
 
 def migration_address(connection: Connection, uuid: str) -> str:
@@ -276,36 +233,23 @@ def _swarms(connection: Connection, uuid: str | None = None) -> dict[str, SwarmR
 def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
     before = set(connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars())
     if gone := sorted(before - now):
-        for start in range(0, len(gone), 500):
-            connection.execute(
-                delete(cached).where(cached.c.node == uuid, cached.c.address.in_(gone[start : start + 500]))
-            )
+        for some in chunks(gone):
+            connection.execute(delete(cached).where(cached.c.node == uuid, cached.c.address.in_(some)))
     if fresh := sorted(now - before):
         connection.execute(insert(cached), [{"address": address, "node": uuid} for address in fresh])
 
 
 def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmReport | None = None) -> SiteNode:
     """Not checked again: every admission reads all nodes under the writer's lock, and we wrote these."""
-    return SiteNode.model_construct(
-        uuid=row.uuid,
-        name=row.name,
-        kind=row.kind,
-        state=NodeState(row.state),
-        joined=row.joined,
-        reported=row.reported,
-        capacity=Capacity.model_construct(**json.loads(row.capacity)),
-        labels=json.loads(row.labels),
-        cached=contents,
-        architecture=row.architecture,
-        accelerator=row.accelerator,
-        problem=row.problem,
-        revision=row.revision,
-        seen=row.seen,
-        swarm=swarm,
-        draining=row.draining,
-        lease=row.lease,
-        movable=MigrationSupport.model_validate_json(row.movable) if row.movable else None,
-    )
+    values = {
+        "state": NodeState(row.state),
+        "capacity": Capacity.model_construct(**json.loads(row.capacity)),
+        "labels": json.loads(row.labels),
+        "cached": contents,
+        "swarm": swarm,
+        "movable": MigrationSupport.model_validate_json(row.movable) if row.movable else None,
+    }
+    return SiteNode.model_construct(**(row._asdict() | values))
 
 
 def _digest(addresses: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """The site's tables, and nothing else. `migrations` brings a database to this shape; a test compares the two.
 
 What is asked about often has a column and an index; all else of a machine or deployment is one document. The columns of
-machines follow from the document alone (`store_machines.columns`).
+machines follow from the document alone (`db.machines.machine_columns`).
 """
 
 from sqlalchemy import (
@@ -41,19 +41,19 @@ nodes = Table(
     Column("name", Name, nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
     Column("state", String(16), nullable=False),
-    Column("draining", Boolean, nullable=False),
+    Column("draining", Boolean, nullable=False, default=False),
     Column("joined", UtcDateTime, nullable=False),
     Column("reported", UtcDateTime, nullable=True),
     Column("capacity", Text, nullable=False),
     Column("labels", Text, nullable=False),
-    Column("architecture", String(32), nullable=False),
-    Column("accelerator", String(64), nullable=False),
-    Column("problem", Text, nullable=False),
-    Column("revision", BigInteger, nullable=False),
-    Column("seen", BigInteger, nullable=False),
+    Column("architecture", String(32), nullable=False, default=""),
+    Column("accelerator", String(64), nullable=False, default=""),
+    Column("problem", Text, nullable=False, default=""),
+    Column("revision", BigInteger, nullable=False, default=0),
+    Column("seen", BigInteger, nullable=False, default=0),
     Column("contents", String(64), nullable=False),  # SHA-256 of the list of addresses in `cached`
     Column("lease", Integer, nullable=True),  # seconds that its machines run without the site; it said so
-    Column("movable", Text, nullable=False),  # what it says of machines that move, or empty
+    Column("movable", Text, nullable=False, default=""),  # what it says of machines that move, or empty
 )
 
 cached = Table(

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from deployer.site.db import contexts as book
+from deployer.site.db import documents
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import desired_state
 from deployer.site.model.contact import BrokerContact
@@ -57,8 +58,8 @@ def test_contacts_and_what_was_published_are_kept_changed_and_forgotten(database
 
 
 def test_more_machines_than_one_query_takes(database: SiteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "AT_ONCE", 10)
-    many = [f"00000000-0000-4000-8000-{number:012x}" for number in range(2 * book.AT_ONCE + 1)]
+    monkeypatch.setattr(documents, "AT_ONCE", 10)
+    many = [f"00000000-0000-4000-8000-{number:012x}" for number in range(2 * documents.AT_ONCE + 1)]
     with database.writing() as connection:
         for uuid in many:
             book.put_contact(connection, BrokerContact(uuid, "node", 1, "5" * 64), NOW)
