@@ -13,9 +13,10 @@ from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, 
 from deployer.pki.tls_peer import peer_of
 from deployer.site.auth.authenticator import Authenticator
 from deployer.site.auth.grants import NODE_MEANS, Denied, Reach, SiteAction, SiteGrants, authorize, reach_of
+from deployer.site.model.cluster import Cluster
 from deployer.site.model.current_actor import set_actor
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Deployment, ListFilter, SiteCluster
+from deployer.site.model.records import Deployment, ListFilter
 
 MAX_OWNERS = 10_000
 """Deployments whose owners are remembered: they never change."""
@@ -37,7 +38,7 @@ class SiteAuthorizer:
         rights: Callable[[], SiteGrants],
         node_is_in: Callable[[str], None],
         deployment: Callable[[str], Deployment],
-        cluster: Callable[[str], SiteCluster],
+        cluster: Callable[[str], Cluster],
     ) -> None:
         self._authenticator, self.rights = authenticator, rights
         self._node_is_in, self._deployment, self._cluster = node_is_in, deployment, cluster
@@ -123,7 +124,7 @@ class SiteAuthorizer:
         except ClusterNotFound:
             return False
 
-    def _owner(self, uuid: str, find: Callable[[str], Deployment | SiteCluster]) -> Principal:
+    def _owner(self, uuid: str, find: Callable[[str], Deployment | Cluster]) -> Principal:
         with self._lock:
             known = self._owners.get(uuid)
         if known is None:

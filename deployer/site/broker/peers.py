@@ -86,7 +86,7 @@ class PeerDirectory:
     def needs(self, machine: SiteMachine) -> tuple[str, dict[str, RoleRequirement]]:
         """A machine's cluster (or an empty string), and the requirements of its role, by role."""
         cluster = self._cluster_of(machine.deployment)
-        return cluster, requirements_of(self._cluster(cluster), machine.role) if cluster else {}
+        return cluster, requirements_of(self._store.read(get_cluster, cluster), machine.role) if cluster else {}
 
     def peers(
         self,
@@ -152,9 +152,6 @@ class PeerDirectory:
                 lines += known_hosts_lines(machine.hostname, addresses, machine.host_keys)
         return lines
 
-    def _cluster(self, uuid: str) -> Cluster:
-        return Cluster.of(self._store.read(get_cluster, uuid))
-
     def _cluster_of(self, deployment: str) -> str:
         """The cluster that a deployment belongs to, or an empty string; it never changes."""
         with self._lock:
@@ -192,7 +189,7 @@ class PeerDirectory:
             BrokerMember(machine, known.get(machine.uuid), sizes.get(machine.uuid, {}), _parsed(said.get(machine.uuid)))
             for machine in machines
         )
-        return _ClusterSnapshot(self._cluster(cluster), members, began)
+        return _ClusterSnapshot(self._store.read(get_cluster, cluster), members, began)
 
     def _all(self, which: ListFilter) -> list[SiteMachine]:
         return list(walk_pages(lambda after: self._store.read(list_machines, which, PAGE, after)))

@@ -22,25 +22,23 @@ from deployer.site.clusters import planner as clustering
 from deployer.site.clusters.members import ClusterRoleStatus
 from deployer.site.clusters.members import role_statuses as status_of
 from deployer.site.clusters.planner import (
-    ClusterPlan,
     MemberBatch,
     OrderMembers,
     StopMember,
     batch_steps,
 )
-from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
+from deployer.site.db.clusters import active_clusters, find_cluster, get_cluster, list_clusters
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import list_machines
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import ListFilter, MachineTransition, SiteCluster, SiteMachine
+from deployer.site.model.records import ListFilter, MachineTransition, SiteMachine
 from deployer.site.operations.admission import ClusterMembership
 from deployer.site.store.admission import AdmittedDeployment
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
-from signer.documents import canonical
 from signer.errors import PartitaError, SignerError
 from signer.runtime.paging import walk_pages
 from stager.errors import StagerError
@@ -90,18 +88,17 @@ class ClusterController:
 
     def get(self, uuid: str) -> Cluster:
         """A cluster by its UUID; ClusterNotFound."""
-        return Cluster.of(self._store.read(get_cluster, uuid))
+        return self._store.read(get_cluster, uuid)
 
     def find(self, text: str, owner: Principal | None = None) -> Cluster:
         """The cluster that a UUID, the beginning of one, or an active one's name means; ClusterNotFound, Misused."""
-        return Cluster.of(self._store.read(find_cluster, text, owner))
+        return self._store.read(find_cluster, text, owner)
 
     def page(
         self, which: ListFilter, limit: int, after: str | None, *, active: bool | None = None
     ) -> tuple[tuple[Cluster, ...], str | None]:
         """Clusters, the last made first, and what the next page comes after."""
-        found, more = self._store.read(list_clusters, which, limit, after, active=active)
-        return tuple(Cluster.of(one) for one in found), more
+        return self._store.read(list_clusters, which, limit, after, active=active)
 
     def members(self, uuid: str) -> tuple[SiteMachine, ...]:
         """All machines that a cluster ever had and the site still remembers, the oldest first."""
@@ -137,8 +134,7 @@ class ClusterController:
             known = self._known(document, who, key)
             if known is not None:
                 return known, False
-            kept = self._add(document, who, key, reference)
-        cluster = Cluster.of(kept)
+            cluster = self._add(document, who, key, reference)
         images = dict[str, str]()
         try:
             for role in document.roles:
@@ -170,11 +166,11 @@ class ClusterController:
         if newest == self._seen and self._looked is not None and now - self._looked < AT_LEAST_EVERY:
             return 0
         taken = 0
-        for one in walk_pages(lambda after: self._store.read(list_clusters, ListFilter(), PAGE, after, active=True)):
+        for uuid in self._store.read(active_clusters):
             try:
-                taken += self._look_at(one.uuid)
+                taken += self._look_at(uuid)
             except ADMISSION_ERRORS as exc:  # one that cannot be looked after is no reason to neglect the others
-                log.warning("cluster %s: %s", one.uuid, exc)
+                log.warning("cluster %s: %s", uuid, exc)
         self._seen, self._looked = (newest if taken == 0 else -1), now
         return taken
 
@@ -244,7 +240,7 @@ class ClusterController:
             "that this one's would; end it first, or choose another name"
         )
 
-    def _add(self, document: ClusterDocument, who: Principal, key: str, reference: str) -> SiteCluster:
+    def _add(self, document: ClusterDocument, who: Principal, key: str, reference: str) -> Cluster:
         now = self._now()
         state = ClusterState(
             phase=ClusterPhase.ADMITTING,
@@ -254,7 +250,7 @@ class ClusterController:
             key=key,
             counts={name: role.count for name, role in document.roles.items()},
         )
-        return self._store.write(add_cluster, who, document.name, _text(document), _text(state))
+        return self._store.write(add_cluster, who, document, state)
 
     def _take_room(self, cluster: Cluster, role: str) -> str:
         """Room for a role's members, or for its quorum: all of them or none. Returns the image that they run."""
@@ -285,32 +281,25 @@ class ClusterController:
         now = self._now()
         members = self.members(uuid)
         cluster = self.get(uuid)
-        plan = clustering.plan_cluster(cluster, members, now)
-        if plan.state != cluster.state:
-            plan = self._write_down(uuid, members, now)
+        plans = [clustering.plan_cluster(cluster, members, now)]
+        state = plans[0].state
+        if state != cluster.state:
+
+            def plan_again(one: Cluster) -> ClusterState:
+                """Inside the transaction that writes the state: the cluster may have been scaled meanwhile."""
+                plans.append(clustering.plan_cluster(one, members, now))
+                return plans[-1].state
+
+            self._change(
+                uuid, plan_again, state.phase.value if state.phase is not cluster.state.phase else "", state.reason
+            )
         deployments = {one.uuid: one.deployment for one in members}
-        for step in batch_steps(plan.steps, deployments):
+        for step in batch_steps(plans[-1].steps, deployments):
             self._take(uuid, step, now)
-        return len(plan.steps)
-
-    def _write_down(self, uuid: str, members: tuple[SiteMachine, ...], now: datetime) -> ClusterPlan:
-        """The plan is made again inside the transaction that writes its state: somebody may have scaled meanwhile."""
-        made = list[ClusterPlan]()
-        kept = self._store.read(get_cluster, uuid)
-        before = Cluster.of(kept).state
-
-        def change(kept: SiteCluster) -> SiteCluster:
-            cluster = Cluster.of(kept)
-            made.append(clustering.plan_cluster(cluster, members, now))
-            return _kept(kept, made[-1].state)
-
-        after = clustering.plan_cluster(Cluster.of(kept), members, now).state
-        what = after.phase.value if after.phase is not before.phase else ""
-        self._store.write(change_cluster, uuid, change, what, after.reason)
-        return made[-1]
+        return len(plans[-1].steps)
 
     def _change(self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = "") -> None:
-        self._store.write(change_cluster, uuid, lambda kept: _kept(kept, change(Cluster.of(kept))), what, reason)
+        self._store.write(change_cluster, uuid, change, what, reason)
 
     def _take(self, uuid: str, step: OrderMembers | StopMember | MemberBatch, now: datetime) -> None:
         if isinstance(step, OrderMembers):
@@ -364,11 +353,3 @@ class ClusterController:
 
 def _begins(uuid: str, text: str) -> bool:
     return len(text) >= 4 and uuid.startswith(text)
-
-
-def _kept(kept: SiteCluster, state: ClusterState) -> SiteCluster:
-    return kept.model_copy(update={"state": _text(state), "active": not state.over})
-
-
-def _text(document: ClusterDocument | ClusterState) -> str:
-    return canonical(document).decode()

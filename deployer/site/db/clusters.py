@@ -1,22 +1,23 @@
-"""A site's clusters, in the database. Queries only; what their texts say is the cluster modules' own."""
+"""A site's clusters, in the database. Queries only."""
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 
 from deployer.errors import ClusterNotFound
 from deployer.site.db.documents import DocumentTable, equalities, prefix_condition
 from deployer.site.db.tables import clusters
+from deployer.site.model.cluster import Cluster
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import ListFilter, SiteCluster
+from deployer.site.model.records import ListFilter
 
-CLUSTERS = DocumentTable(clusters, SiteCluster, ClusterNotFound)
+CLUSTERS = DocumentTable(clusters, Cluster, ClusterNotFound)
 
 get_cluster = CLUSTERS.get
 """The cluster of a UUID; ClusterNotFound."""
 
 
-def insert_cluster(connection: Connection, cluster: SiteCluster) -> None:
+def insert_cluster(connection: Connection, cluster: Cluster) -> None:
     """A new one."""
     connection.execute(
         insert(clusters).values(
@@ -25,12 +26,12 @@ def insert_cluster(connection: Connection, cluster: SiteCluster) -> None:
     )
 
 
-def write_cluster(connection: Connection, cluster: SiteCluster) -> None:
+def write_cluster(connection: Connection, cluster: Cluster) -> None:
     """A cluster as it is now."""
     connection.execute(update(clusters).where(clusters.c.uuid == cluster.uuid).values(_changing(cluster)))
 
 
-def find_cluster(connection: Connection, text: str, owner: Principal | None = None) -> SiteCluster:
+def find_cluster(connection: Connection, text: str, owner: Principal | None = None) -> Cluster:
     """The cluster that a UUID, the beginning of one, or the name of an active cluster means.
 
     Raises:
@@ -49,7 +50,7 @@ def list_clusters(
     after: str | None = None,
     *,
     active: bool | None = None,
-) -> tuple[tuple[SiteCluster, ...], str | None]:
+) -> tuple[tuple[Cluster, ...], str | None]:
     """Up to `limit` clusters (by owner, VO, cluster), the last made first; and, if there are more, what to go on from."""
     conditions = equalities(clusters, which, "owner", "vo")
     if which.cluster is not None:
@@ -59,5 +60,11 @@ def list_clusters(
     return CLUSTERS.page(connection, conditions, limit, after)
 
 
-def _changing(cluster: SiteCluster) -> dict[str, Any]:
+def active_clusters(connection: Connection) -> list[str]:
+    """The UUIDs of the clusters that have to be looked after, the last made first."""
+    query = select(clusters.c.uuid).where(clusters.c.active.is_(True)).order_by(clusters.c.sequence.desc())
+    return list(connection.execute(query).scalars())
+
+
+def _changing(cluster: Cluster) -> dict[str, Any]:
     return {"name": cluster.name, "active": cluster.active, "document": cluster.model_dump_json(exclude_none=True)}

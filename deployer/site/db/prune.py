@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, delete, exists, or_, select
 from deployer.site.db import contexts as broker_store
 from deployer.site.db.events import last_event
 from deployer.site.db.tables import clusters, deployments, events, join_tokens, machines, orders
-from deployer.site.model.records import SiteCluster
+from deployer.site.model.cluster import Cluster
 
 PruneCursor = tuple[datetime, int]
 """Where a look among machines goes on: an end, and a row's number."""
@@ -71,13 +71,13 @@ def forget_deployments(connection: Connection, found: Sequence[str]) -> dict[str
     }
 
 
-def ended_clusters(connection: Connection, after: int, limit: int) -> list[tuple[int, SiteCluster, bool]]:
+def ended_clusters(connection: Connection, after: int, limit: int) -> list[tuple[int, Cluster, bool]]:
     """Clusters that nobody has to look after: the row's number, the cluster, and whether something of it is remembered."""
     kept = exists().where(deployments.c.cluster == clusters.c.uuid)
     query = select(clusters.c.sequence, clusters.c.document, kept.label("kept"))
     query = query.where(clusters.c.active.is_(False), clusters.c.sequence > after)
     rows = connection.execute(query.order_by(clusters.c.sequence).limit(limit))
-    return [(int(row.sequence), SiteCluster.model_validate_json(row.document), bool(row.kept)) for row in rows]
+    return [(int(row.sequence), Cluster.model_validate_json(row.document), bool(row.kept)) for row in rows]
 
 
 def forget_clusters(connection: Connection, found: Sequence[str]) -> dict[str, int]:

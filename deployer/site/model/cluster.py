@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
@@ -28,7 +28,6 @@ from deployer.machine.user_data import MAX_USER_DATA, check_user_data
 from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
 from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import SiteCluster
 from signer.documents import Document, canonical, parse, parse_toml
 from signer.errors import DocumentError
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
@@ -308,42 +307,38 @@ class ClusterState(Document):
     over: bool = False
 
 
+D = TypeVar("D", bound=Document)
+
+
+def _stored_text(model: type[D]) -> Any:
+    """The annotations of a member that is stored as the text of a canonical document."""
+    return (
+        BeforeValidator(lambda value: parse(model, value.encode(), "cluster") if isinstance(value, str) else value),
+        PlainSerializer(lambda value: canonical(value).decode(), return_type=str, when_used="json"),
+    )
+
+
 class Cluster(Document):
-    """A cluster of a site: what is kept of it (`SiteCluster`), understood.
+    """A cluster of a site.
 
     Attributes:
         owner: who asked for it, as whom its members are admitted.
         name: from the document.
+        active: whether it has to be looked after: not `state.over`.
     """
 
     uuid: Uuid
     owner: Principal
     name: str
-    document: ClusterDocument
+    document: Annotated[ClusterDocument, *_stored_text(ClusterDocument)]
     created: Instant
-    state: ClusterState
-
-    @classmethod
-    def of(cls, kept: SiteCluster) -> Self:
-        """Read a stored cluster."""
-        return cls(
-            uuid=kept.uuid,
-            owner=kept.owner,
-            name=kept.name,
-            document=parse(ClusterDocument, kept.document.encode(), f"cluster {kept.uuid}"),
-            created=kept.created,
-            state=parse(ClusterState, kept.state.encode(), f"cluster {kept.uuid}"),
-        )
+    state: Annotated[ClusterState, *_stored_text(ClusterState)]
+    active: bool = True
 
     @property
     def expires(self) -> datetime:
         """When it expires."""
         return self.state.expires
-
-    @property
-    def active(self) -> bool:
-        """Whether it has to be looked after."""
-        return not self.state.over
 
     def need(self, role: str) -> int:
         """How many of a role's members must be ready for the cluster to be of use."""

@@ -333,24 +333,6 @@ class ListFilter(Document):
     states: tuple[MachineState, ...] | None = None
 
 
-class SiteCluster(Document):
-    """A cluster as the site keeps it; what its texts say is the cluster modules' own.
-
-    Attributes:
-        document: what was asked for.
-        state: how it is, and what was done so far.
-        active: whether somebody still has to look after it.
-    """
-
-    uuid: Uuid
-    owner: Principal
-    name: str
-    document: str
-    state: str = ""
-    created: Instant
-    active: bool = True
-
-
 @dataclass(frozen=True)
 class MachineTransition:
     """A machine as it is now, and what there is to tell of it: (what, reason), in order."""

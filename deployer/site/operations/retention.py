@@ -16,7 +16,6 @@ from typing import Final
 
 from deployer.site.db import prune as store_prune
 from deployer.site.db.engine import SiteDatabase, Transaction
-from deployer.site.model.cluster import Cluster
 from deployer.site.settings import SiteSettings
 from signer.runtime.units import parse_duration
 
@@ -142,7 +141,7 @@ class Pruner:
             if not rows:
                 return
             after = rows[-1][0]
-            found = [one.uuid for _, one, kept in rows if not kept and Cluster.of(one).state.changed < before]
+            found = [one.uuid for _, one, kept in rows if not kept and one.state.changed < before]
             yield self._step(
                 lambda _, found=found: len(found),  # type: ignore[misc]
                 lambda connection, found=found: store_prune.forget_clusters(connection, found),  # type: ignore[misc]

@@ -9,8 +9,9 @@ from deployer.site.db import events as store_story
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.lifecycle import report_rules as absorbing
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import NodeState, SiteCluster, SiteMachine, SiteNode
+from deployer.site.model.records import NodeState, SiteMachine, SiteNode
 from deployer.site.scheduling.proposal import CostCheck
 from deployer.site.store.unit_of_work import TransitionRule, UnitOfWork
 
@@ -91,24 +92,26 @@ def secret(work: UnitOfWork, name: str, make: Callable[[], bytes]) -> bytes:
     return store_story.get_or_make_secret(work.connection, name, make)
 
 
-def add_cluster(work: UnitOfWork, owner: Principal, name: str, document: str, state: str = "") -> SiteCluster:
-    """Add a cluster; its texts are for the caller to read and write."""
-    cluster = SiteCluster(
-        uuid=work.new_uuid(), owner=owner, name=name, document=document, state=state, created=work.now
+def add_cluster(work: UnitOfWork, owner: Principal, document: ClusterDocument, state: ClusterState) -> Cluster:
+    """Add a cluster."""
+    cluster = Cluster(
+        uuid=work.new_uuid(), owner=owner, name=document.name, document=document, state=state, created=work.now
     )
     store_clusters.insert_cluster(work.connection, cluster)
-    work.tell("cluster", cluster.uuid, "admitted", name)
+    work.tell("cluster", cluster.uuid, "admitted", cluster.name)
     return cluster
 
 
 def change_cluster(
-    work: UnitOfWork, uuid: str, change: Callable[[SiteCluster], SiteCluster], what: str = "", reason: str = ""
-) -> SiteCluster:
-    """Change a cluster, and tell of it if `what` says something; ClusterNotFound. No change is not told of."""
+    work: UnitOfWork, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = ""
+) -> Cluster:
+    """Change a cluster's state, and tell of it if `what` says something; ClusterNotFound. No change is not told of."""
     before = store_clusters.get_cluster(work.connection, uuid)
-    after = change(before)
-    if after != before:
-        store_clusters.write_cluster(work.connection, after)
-        if what:
-            work.tell("cluster", uuid, what, reason)
+    state = change(before)
+    if state == before.state:
+        return before
+    after = before.model_copy(update={"state": state, "active": not state.over})
+    store_clusters.write_cluster(work.connection, after)
+    if what:
+        work.tell("cluster", uuid, what, reason)
     return after

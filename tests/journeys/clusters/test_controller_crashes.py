@@ -9,12 +9,11 @@ import pytest
 
 from deployer.site.clusters.controller import ClusterController
 from deployer.site.clusters.planner import ADMITTED_WITHIN
-from deployer.site.db.clusters import list_clusters
+from deployer.site.db.clusters import active_clusters
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.model.cluster import ClusterPhase, ClusterState
 from deployer.site.operations.admission import ClusterMembership
 from deployer.site.store.changes import add_cluster
-from signer.documents import canonical
 from tests.support.site.cluster_site import Place, sqlite, star
 from tests.support.site.values import ALICE, GIB, NOW, world
 
@@ -25,7 +24,7 @@ def test_an_admission_that_was_cut_off_is_undone(place: Place) -> None:
     state = ClusterState(
         phase=ClusterPhase.ADMITTING, changed=NOW, expires=NOW + timedelta(hours=1), counts={"head": 1, "worker": 2}
     )
-    kept = place.world.store.write(add_cluster, ALICE, "star", canonical(document).decode(), canonical(state).decode())
+    kept = place.world.store.write(add_cluster, ALICE, document, state)
     request = document.roles["worker"].request("star/worker", 3600, ("star-worker-1", "star-worker-2"), whole=True)
     place.admit(request, ALICE, "k", ClusterMembership(kept.uuid, "worker", held=True))
     place.keeper.look(NOW)
@@ -123,7 +122,7 @@ def test_a_cluster_that_rests_costs_one_question(place: Place) -> None:
     read = place.world.store.read
 
     def counting(query: Any, *args: Any, **values: Any) -> Any:
-        if query is list_clusters:
+        if query is active_clusters:
             asked.append("clusters")
         return read(query, *args, **values)
 

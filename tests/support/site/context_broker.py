@@ -24,9 +24,9 @@ from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import list_nodes, revision_of
-from deployer.site.model.cluster import ClusterDocument, ClusterPhase, ClusterState
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import SiteCluster, SiteMachine
+from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import PlacementRequest, place_machines
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.store.admission import admit_request
@@ -34,7 +34,7 @@ from deployer.site.store.changes import add_cluster, add_node
 from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
 from deployer.web.wakeup import Wakeup
-from signer.documents import canonical, validate
+from signer.documents import validate
 from tests.deployer.guest.test_nocloud_seed import public_key
 from tests.support.site.values import properties
 
@@ -103,7 +103,7 @@ class World:
         self.store.write(store_report, node, report())
         return node
 
-    def cluster(self, document: Mapping[str, Any] = STAR) -> SiteCluster:
+    def cluster(self, document: Mapping[str, Any] = STAR) -> Cluster:
         """A cluster of the document, without members yet."""
         found = validate(ClusterDocument, document, "cluster")
         state = ClusterState(
@@ -112,7 +112,7 @@ class World:
             expires=self.store.now() + timedelta(hours=12),
             counts={name: role.count for name, role in found.roles.items()},
         )
-        return self.store.write(add_cluster, ALICE, found.name, canonical(found).decode(), canonical(state).decode())
+        return self.store.write(add_cluster, ALICE, found, state)
 
     def machines(
         self, count: int = 1, *, cluster: str | None = None, role: str = "", hostname: str = "lone"

@@ -17,6 +17,7 @@ from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
 from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle.report_rules import LostPolicy
+from deployer.site.model.cluster import ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, MachineTransition, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
@@ -28,6 +29,7 @@ from deployer.site.store.deadlines import DueWork, meet_deadlines
 from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import TransitionRule
+from signer.documents import validate
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 MIB, GIB = 1 << 20, 1 << 30
@@ -40,6 +42,12 @@ ALICE = Principal(
 )
 BOB = ALICE.model_copy(update={"subject": "bob"})
 CAROL = Principal(issuer="https://tokens.example.org/atlas", subject="carol", vo="atlas", groups=("/atlas",))
+
+
+def cluster_of(name: str) -> tuple[ClusterDocument, ClusterState]:
+    """A small cluster that is ready."""
+    document = validate(ClusterDocument, {"name": name, "roles": {"a": {"image": "v/n"}}}, "cluster")
+    return document, ClusterState(phase=ClusterPhase.READY, changed=NOW, expires=NOW, counts={"a": 1})
 
 
 @dataclass

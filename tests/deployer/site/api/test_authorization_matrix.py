@@ -26,7 +26,7 @@ from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_cluster, add_node, secret
 from deployer.site.store.store import SiteStore
-from signer.documents import canonical, validate
+from signer.documents import validate
 from tests.support.grid_ca import Holder, utc_now
 from tests.support.site.service_process import PaperNode, SiteProcess
 from tests.support.site.token_issuer import AUDIENCE, Served, issuer
@@ -186,8 +186,7 @@ class World:
         state = ClusterState(
             phase=phase, changed=now, expires=now + timedelta(hours=1), counts={"worker": 1}, over=over
         )
-        texts = (canonical(each).decode() for each in (document, state))
-        return self.store.write(add_cluster, owner, document.name, *texts).uuid
+        return self.store.write(add_cluster, owner, document, state).uuid
 
     def outcome(self, role: str, row: str) -> tuple[str, str]:
         """What becomes of a role's request, as a letter, and the answer."""

@@ -12,7 +12,7 @@ from deployer.site.db.clusters import list_clusters
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import get_machine
 from deployer.site.db.nodes import list_nodes
-from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase
+from deployer.site.model.cluster import ClusterDocument, ClusterPhase
 from signer.documents import validate
 from tests.support.site.cluster_site import Place, sqlite, star
 from tests.support.site.values import ALICE, BOB, NOW, look
@@ -48,7 +48,7 @@ def test_a_cluster_without_room_is_refused_and_leaves_nothing(place: Place) -> N
     assert place.told() == []
     ((kept, *_), _) = place.world.store.read(list_clusters)
     assert not kept.active
-    assert Cluster.of(kept).state.phase is ClusterPhase.FAILED
+    assert kept.state.phase is ClusterPhase.FAILED
     assert place.create(star(3)).state.phase is ClusterPhase.STARTING  # the name is free again, and so is the room
 
 

@@ -12,7 +12,7 @@ from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import LOCAL_OPERATOR
 from deployer.site.model.records import AuditFilter, AuditRecord, NodeState
 from deployer.site.store.changes import add_cluster, change_machine, set_node_state
-from tests.support.site.values import ALICE, BOB, CAROL, NOW, World, telling
+from tests.support.site.values import ALICE, BOB, CAROL, NOW, World, cluster_of, telling
 from tests.support.site.values import world as make_world
 
 
@@ -47,7 +47,7 @@ def test_the_audit_is_filtered_and_read_page_by_page(world: World, limit: int) -
     world.clock.advance(minutes=1)
     with acting_as(CAROL):
         world.admit(owner=CAROL)
-        world.store.write(add_cluster, CAROL, "c", "{}")
+        world.store.write(add_cluster, CAROL, *cluster_of("c"))
     world.clock.advance(minutes=1)
     with acting_as(LOCAL_OPERATOR):
         world.store.write(set_node_state, node, NodeState.DRAINING, "maintenance")

@@ -18,7 +18,6 @@ from deployer.site.db.clusters import list_clusters
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import desired_state, due_machines, get_deployment, get_machine, machines_of, usage_of
 from deployer.site.lifecycle.verb_rules import resize_machine
-from deployer.site.model.cluster import Cluster
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.admission import find_ordered
@@ -115,8 +114,7 @@ def test_deployments_and_clusters_expire_when_they_did(old: Callable[[], World])
     store = old().store
     deployment = store.read(get_deployment, store.read(get_machine, GROWS).deployment)
     assert deployment.expires == NOW + timedelta(hours=1)
-    (kept,) = store.read(list_clusters)[0]
-    cluster = Cluster.of(kept)
+    (cluster,) = store.read(list_clusters)[0]
     assert (cluster.name, cluster.expires, cluster.document.roles["worker"].max_memory) == (
         "star",
         NOW + timedelta(hours=12),

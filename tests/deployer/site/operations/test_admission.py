@@ -48,7 +48,7 @@ from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.signers import KeySigner
 from tests.support.factories import manifest
 from tests.support.node.service_process import policy
-from tests.support.site.values import ALICE, BOB, GIB, MIB, World, capable, observed, world
+from tests.support.site.values import ALICE, BOB, GIB, MIB, World, capable, cluster_of, observed, world
 
 PARTS = [Address.parse(f"{number:064x}-{size}") for number, size in ((1, MIB), (2, 4 * MIB), (3, 8 * MIB))]
 WORKER = manifest(PARTS)
@@ -178,7 +178,7 @@ def test_a_request_is_admitted_as_asked(desk: Desk) -> None:
     """Amounts, names, blanks, what it belongs to."""
     blank = {"size": 512 * MIB, "filesystem": "none"}
     request = asked(count=2, memory=256 * MIB, cores=2, lifetime=600, hostname="wn", network="user", blanks=(blank,))
-    cluster = desk.site.store.write(add_cluster, ALICE, "c", "{}").uuid
+    cluster = desk.site.store.write(add_cluster, ALICE, *cluster_of("c")).uuid
     ordered = desk.admitting.admit(request, ALICE, part=ClusterMembership(cluster, "worker", held=True))
     assert [machine.hostname for machine in ordered.machines] == ["wn-1", "wn-2"]
     assert {(one.memory, one.cores, one.disk) for one in ordered.machines} == {(256 * MIB, 2, 576 * MIB)}

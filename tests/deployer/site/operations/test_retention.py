@@ -17,7 +17,6 @@ from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
 from deployer.site.db.machines import get_deployment, get_machine
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb
-from deployer.site.model.cluster import ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import SiteMachine
 from deployer.site.operations import retention as pruning
@@ -25,8 +24,7 @@ from deployer.site.operations.retention import Pruner, RetentionPeriods
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, new_join_token, redeem_join_token
 from deployer.site.store.unit_of_work import UnitOfWork
 from partita import app
-from signer.documents import canonical, validate
-from tests.support.site.values import ALICE, NOW, World, look, observed
+from tests.support.site.values import ALICE, NOW, World, cluster_of, look, observed
 from tests.support.site.values import world as make_world
 
 KEEP = RetentionPeriods(timedelta(days=90), timedelta(days=730))
@@ -105,9 +103,7 @@ def _long_lived(world: World, node: str) -> None:
 
 
 def _cluster(world: World, name: str = "star") -> str:
-    document = validate(ClusterDocument, {"name": name, "roles": {"a": {"image": "v/n"}}}, "cluster")
-    state = ClusterState(phase=ClusterPhase.READY, changed=world.clock.at, expires=world.clock.at, counts={"a": 1})
-    return world.store.write(add_cluster, ALICE, name, canonical(document).decode(), canonical(state).decode()).uuid
+    return world.store.write(add_cluster, ALICE, *cluster_of(name)).uuid
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,7 @@ def test_a_cluster_goes_after_its_members(world: World) -> None:
     ended(world, node, world.machine(cluster=cluster, role="a"))
     for uuid in (cluster, lost):
         world.store.write(
-            change_cluster, uuid, lambda one: one.model_copy(update={"active": False}), "ended", "so it is"
+            change_cluster, uuid, lambda one: one.state.model_copy(update={"over": True}), "ended", "so it is"
         )
     found = pruner(world).everything(LATER)
     assert (found["clusters"], found["deployments"]) == (2, 1)

@@ -25,7 +25,7 @@ from deployer.site.db.nodes import revision_of
 from deployer.site.model.records import ListFilter, NodeState, SiteMachine
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, secret, set_node_state
 from deployer.site.store.unit_of_work import UnitOfWork
-from tests.support.site.values import ALICE, BOB, CAROL, NOBODY, OTHER, World, observed, telling
+from tests.support.site.values import ALICE, BOB, CAROL, NOBODY, OTHER, World, cluster_of, observed, telling
 from tests.support.site.values import world as make_world
 
 # Lists
@@ -34,7 +34,7 @@ from tests.support.site.values import world as make_world
 def test_lists_are_filtered_and_paged(world: World) -> None:
     """The last first; every filter; pages without a gap."""
     first, second = world.join("n1", cores=50), world.join("n2", cores=50)
-    cluster = world.store.write(add_cluster, ALICE, "c", "{}").uuid
+    cluster = world.store.write(add_cluster, ALICE, *cluster_of("c")).uuid
     world.admit(ALICE, count=3)
     world.admit(BOB, count=2, image_id=OTHER)
     mine = world.admit(CAROL, count=2, cluster=cluster, role="worker")
@@ -190,10 +190,10 @@ def test_a_secret_is_made_once(make_database: Callable[[], SiteDatabase]) -> Non
 
 
 def test_clusters_are_kept_listed_and_changed(world: World) -> None:
-    """By owner, name and state; their texts are nobody's business here."""
+    """By owner, name and state."""
     store = world.store
-    one = store.write(add_cluster, ALICE, "batch", '{"roles": []}', "starting")
-    two = store.write(add_cluster, CAROL, "batch", "{}")
+    one = store.write(add_cluster, ALICE, *cluster_of("batch"))
+    two = store.write(add_cluster, CAROL, *cluster_of("batch"))
     assert store.read(get_cluster, one.uuid) == one
     assert store.read(list_clusters) == ((two, one), None)
     assert store.read(list_clusters, ListFilter(owner=ALICE.identity)) == ((one,), None)
@@ -204,12 +204,14 @@ def test_clusters_are_kept_listed_and_changed(world: World) -> None:
     assert store.read(find_cluster, two.uuid[:8]) == two
     with pytest.raises(Misused, match="several clusters"):
         store.read(find_cluster, "batch")
-    ended = store.write(change_cluster, one.uuid, lambda it: it.model_copy(update={"active": False}), "ended", "enough")
+    ended = store.write(
+        change_cluster, one.uuid, lambda it: it.state.model_copy(update={"over": True}), "ended", "enough"
+    )
     assert store.read(list_clusters, active=True) == ((two,), None)
     assert store.read(list_clusters, ListFilter(cluster=one.uuid), active=False) == ((ended,), None)
     assert store.read(find_cluster, "batch") == two
     before = store.read(last_event)
-    store.write(change_cluster, one.uuid, lambda it: it, "ended", "again")
+    store.write(change_cluster, one.uuid, lambda it: it.state, "ended", "again")
     assert store.read(last_event) == before
     for query in (get_cluster, find_cluster):
         with pytest.raises(ClusterNotFound):
