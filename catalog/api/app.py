@@ -27,7 +27,8 @@ from catalog.publication.images import PublicationService
 from catalog.schema.images import PAGE_SIZE, VoKey, VoKeyList, VoPage
 from catalog.schema.problems import Health
 from catalog.swarm.tracker import Tracker
-from catalog.web.problems import ProblemApi, problem_responses
+from catalog.web.parameters import described
+from catalog.web.problems import ProblemApi
 from catalog.web.responses import document_response
 from signer.errors import DocumentError
 
@@ -91,7 +92,7 @@ def create_app(publishing: PublicationService, now: Clock, *, mirror: bool = Fal
 def _vos(publishing: PublicationService) -> APIRouter:
     routes = APIRouter(prefix="/v1/vos", tags=["VOs"])
 
-    @routes.get("", response_model=VoPage, responses=problem_responses(Malformed), summary="List registered VOs")
+    @routes.get("", **described("List registered VOs", VoPage, Malformed))
     def vos(request: Request, cursor: CURSOR = None, limit: LIMIT = PAGE_SIZE) -> Response:
         """Sorted by name."""
         with publishing.database.reading() as connection:
@@ -99,12 +100,7 @@ def _vos(publishing: PublicationService) -> APIRouter:
         more = found[limit - 1].name if len(found) > limit else None
         return document_response(request, VoPage(items=tuple(found[:limit]), next=more))
 
-    @routes.get(
-        "/{vo}/keys",
-        response_model=VoKeyList,
-        responses=problem_responses(NotFound, Malformed),
-        summary="List the registered keys of a VO",
-    )
+    @routes.get("/{vo}/keys", **described("List the registered keys of a VO", VoKeyList, NotFound, Malformed))
     def keys(request: Request, vo: VO) -> Response:
         """The keys whose endorsements this catalog accepts. A site decides for itself which keys it trusts."""
         with publishing.database.reading() as connection:
@@ -122,17 +118,12 @@ def _vos(publishing: PublicationService) -> APIRouter:
 def _health(publishing: PublicationService) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/livez", response_model=Health, summary="Whether the service runs")
+    @routes.get("/livez", **described("Whether the service runs", Health))
     def live() -> Health:
         """Answers as long as the process runs."""
         return Health()
 
-    @routes.get(
-        "/readyz",
-        response_model=Health,
-        responses=problem_responses(Unavailable),
-        summary="Whether the service can serve and accept",
-    )
+    @routes.get("/readyz", **described("Whether the service can serve and accept", Health, Unavailable))
     def ready() -> Health:
         """The database answers, and no write to the disk has failed."""
         publishing.contents.check_writable()

@@ -7,15 +7,24 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
-from catalog.api.bodies import RANGE_RESPONSES, VO_FILTER, read_document, request_body
-from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, RangeRefused, TooLarge, Unavailable
+from catalog.api.contents import RANGE_ERRORS
+from catalog.api.images import MANIFEST_RESPONSE
+from catalog.api.publications import BEGIN_ERRORS
+from catalog.errors import Malformed, NotEntitled, NotFound
 from catalog.image.manifest import MANIFEST_MEDIA_TYPE
 from catalog.publication.candidates import CandidateService
 from catalog.publication.images import PublicationService
 from catalog.schema.candidates import CandidateList, CandidateRequest
 from catalog.schema.images import Publication
-from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import (
+    ADDRESS,
+    IMAGE_ID,
+    RANGE_RESPONSES,
+    VO_FILTER,
+    described,
+    parse_address,
+    read_document,
+)
 from catalog.web.responses import ContentResponse, document_response
 
 
@@ -28,10 +37,9 @@ def candidate_routes(
 
     @routes.post(
         "",
-        response_model=Publication,
-        responses=problem_responses(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
-        openapi_extra=request_body(CandidateRequest),
-        summary="Offer an image without endorsements, or continue to",
+        **described(
+            "Offer an image without endorsements, or continue to", Publication, *BEGIN_ERRORS, body=CandidateRequest
+        ),
     )
     async def offer(request: Request, credential: CREDENTIAL) -> Response:
         """For sites that serve the VO; the manifest names a published image as its parent. Returns the missing contents."""
@@ -39,9 +47,7 @@ def candidate_routes(
         wanted = await read_document(request, CandidateRequest, "candidate")
         return document_response(request, await to_thread.run_sync(candidates.offer, wanted.manifest, site, now()))
 
-    @routes.get(
-        "", response_model=CandidateList, responses=problem_responses(Malformed, NotEntitled), summary="List candidates"
-    )
+    @routes.get("", **described("List candidates", CandidateList, Malformed, NotEntitled))
     def waiting(request: Request, credential: CREDENTIAL, vo: VO_FILTER = None) -> Response:
         """Those of the VOs that your site serves."""
         return document_response(
@@ -50,10 +56,9 @@ def candidate_routes(
 
     @routes.get(
         "/{image_id}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, NotEntitled)
-        | {200: {"content": {MANIFEST_MEDIA_TYPE: {"example": "(canonical JSON)"}}}},
-        summary="Get the manifest of a candidate",
+        **described(
+            "Get the manifest of a candidate", None, NotFound, Malformed, NotEntitled, responses=MANIFEST_RESPONSE
+        ),
     )
     def manifest(request: Request, credential: CREDENTIAL, image_id: IMAGE_ID) -> Response:
         """The canonical bytes; their SHA-256 is the image ID."""
@@ -62,9 +67,7 @@ def candidate_routes(
 
     @routes.get(
         "/{image_id}/contents/{address}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, NotEntitled, RangeRefused) | RANGE_RESPONSES,
-        summary="Get a content of a candidate, or a range of it",
+        **described("Get a content of a candidate, or a range of it", None, *RANGE_ERRORS, responses=RANGE_RESPONSES),
     )
     def content(request: Request, credential: CREDENTIAL, image_id: IMAGE_ID, address: ADDRESS) -> Response:
         """One or several ranges, as for contents of published images."""

@@ -10,28 +10,27 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from catalog.api.bodies import VO_FILTER, read_document, request_body
+from catalog.api.publications import BEGIN_ERRORS, ENDORSE_ERRORS
 from catalog.db import clusters as rows
-from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge, Unavailable
+from catalog.errors import Malformed, NotFound, Unavailable
 from catalog.publication.clusters import accept_endorsements, cluster_entry, publish_cluster
 from catalog.publication.images import PublicationService
 from catalog.schema.clusters import MAX_CLUSTERS_PAGE, ClusterEntries, ClusterEntry, ClusterPublication
 from catalog.schema.images import EndorsementsRequest
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import VO_FILTER, described, example_response, read_document
 from catalog.web.responses import document_response
 
 DIGEST = Annotated[
     str, Path(description="Of the document.", pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "2f" * 32])
 ]
+DOCUMENT = example_response("application/json", {"name": "batch", "roles": {}})
 
 
 def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], *, mirror: bool = False) -> APIRouter:
     """Under /v1/clusters; a mirror accepts none."""
     routes = APIRouter(prefix="/v1/clusters", tags=["clusters"])
 
-    @routes.get(
-        "", response_model=ClusterEntries, responses=problem_responses(Malformed, Unavailable), summary="List clusters"
-    )
+    @routes.get("", **described("List clusters", ClusterEntries, Malformed, Unavailable))
     def clusters(
         request: Request,
         vo: VO_FILTER = None,
@@ -50,10 +49,7 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
 
     @routes.get(
         "/{digest}",
-        responses=problem_responses(Malformed, NotFound, Unavailable)
-        | {200: {"content": {"application/json": {"example": {"name": "batch", "roles": {}}}}}},
-        response_class=Response,
-        summary="Get a cluster document",
+        **described("Get a cluster document", None, Malformed, NotFound, Unavailable, responses=DOCUMENT),
     )
     def cluster(digest: DIGEST) -> Response:
         """The canonical bytes, whose SHA-256 is the digest."""
@@ -66,13 +62,7 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
     if mirror:
         return routes
 
-    @routes.post(
-        "",
-        response_model=ClusterEntry,
-        responses=problem_responses(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
-        openapi_extra=request_body(ClusterPublication),
-        summary="Publish a cluster document",
-    )
+    @routes.post("", **described("Publish a cluster document", ClusterEntry, *BEGIN_ERRORS, body=ClusterPublication))
     async def publish(request: Request) -> Response:
         """With at least one endorsement by a registered key of its VO, which names it. Publishing it again is allowed."""
         wanted = await read_document(request, ClusterPublication, "publication")
@@ -81,10 +71,7 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
     @routes.post(
         "/{digest}/endorsements",
         status_code=204,
-        response_class=Response,
-        responses=problem_responses(Malformed, NotFound, NotEntitled, TooLarge, Unavailable),
-        openapi_extra=request_body(EndorsementsRequest),
-        summary="Add endorsements to a cluster document",
+        **described("Add endorsements to a cluster document", None, *ENDORSE_ERRORS, body=EndorsementsRequest),
     )
     async def endorse(request: Request, digest: DIGEST) -> Response:
         """All of them must verify with registered keys of the document's VO."""

@@ -3,14 +3,20 @@
 from fastapi import APIRouter, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, BearerCredentials, CatalogAuthorizer
-from catalog.api.bodies import BINARY_RESPONSE, RANGE_RESPONSES
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound, RangeRefused
 from catalog.image.address import Address
 from catalog.publication.images import PublicationService
 from catalog.schema.images import MAX_UPLOAD_PART
 from catalog.schema.problems import PROBLEM_MEDIA_TYPE, to_problem
-from catalog.web.parameters import ADDRESS, ARTIFACT, parse_address, stream_body
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import (
+    ADDRESS,
+    ARTIFACT,
+    BINARY_RESPONSE,
+    RANGE_RESPONSES,
+    described,
+    parse_address,
+    stream_body,
+)
 from catalog.web.responses import CACHE_FOREVER, ContentResponse, document_response
 from signer.documents import canonical
 
@@ -18,6 +24,9 @@ MOVED = "this catalog's API moved contents from /v1/blobs to /v1/contents; upgra
 
 OLD_PATHS = ("/v1/blobs", "/v1/publications/{image_id}/blobs", "/v1/candidates/{image_id}/blobs")
 """Where contents were until 0.1."""
+
+RANGE_ERRORS = (NotFound, Malformed, NotEntitled, RangeRefused)
+"""Of a request for a content or a range of it."""
 
 
 def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) -> APIRouter:
@@ -31,10 +40,7 @@ def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
         return address
 
     @routes.get(
-        "/{address}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, NotEntitled, RangeRefused) | RANGE_RESPONSES,
-        summary="Get a content, or a range of it",
+        "/{address}", **described("Get a content, or a range of it", None, *RANGE_ERRORS, responses=RANGE_RESPONSES)
     )
     @routes.head("/{address}", include_in_schema=False)
     def content(request: Request, credential: CREDENTIAL, address: ADDRESS) -> Response:
@@ -44,9 +50,7 @@ def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
 
     @routes.get(
         "/{address}/{artifact}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, NotEntitled) | BINARY_RESPONSE,
-        summary="Get an accelerator of a content",
+        **described("Get an accelerator of a content", None, *RANGE_ERRORS[:3], responses=BINARY_RESPONSE),
     )
     def beside(request: Request, credential: CREDENTIAL, address: ADDRESS, artifact: ARTIFACT) -> Response:
         """`map`: one bit per 16 KiB, set where it is not zero. `layer`: the piece layer. `hints`: XXH3-64 per 4 KiB.

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
 
-from catalog.api.bodies import RANGE_RESPONSES
 from catalog.api.images import missing_image
 from catalog.content.flat_image import FlatImageStore
 from catalog.db.images import get_manifest
@@ -13,9 +12,10 @@ from catalog.errors import BlankFailed, Conflict, Malformed, NotFound, RangeRefu
 from catalog.image.manifest import Manifest
 from catalog.publication.images import PublicationService
 from catalog.schema.images import FlatImage
-from catalog.web.parameters import IMAGE_ID
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import IMAGE_ID, RANGE_RESPONSES, described
 from catalog.web.responses import RangeResponse, document_response
+
+FLAT_ERRORS = (NotFound, Malformed, Conflict, BlankFailed)
 
 
 def flat_routes(publishing: PublicationService, now: Callable[[], datetime]) -> APIRouter:
@@ -32,9 +32,7 @@ def flat_routes(publishing: PublicationService, now: Callable[[], datetime]) -> 
 
     @routes.get(
         "/{image_id}/flat",
-        response_model=FlatImage,
-        responses=problem_responses(NotFound, Malformed, Conflict, BlankFailed),
-        summary="Get size and SHA-512 of an image's disk as one file",
+        **described("Get size and SHA-512 of an image's disk as one file", FlatImage, *FLAT_ERRORS),
     )
     def flat(request: Request, image_id: IMAGE_ID) -> Response:
         """The first request waits while the whole disk is read; later ones do not. An image of several disks has none."""
@@ -43,9 +41,13 @@ def flat_routes(publishing: PublicationService, now: Callable[[], datetime]) -> 
 
     @routes.get(
         "/{image_id}/disk.raw",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, RangeRefused, Conflict, BlankFailed) | RANGE_RESPONSES,
-        summary="Get an image's disk as one raw file, or a range of it",
+        **described(
+            "Get an image's disk as one raw file, or a range of it",
+            None,
+            *FLAT_ERRORS,
+            RangeRefused,
+            responses=RANGE_RESPONSES,
+        ),
     )
     @routes.head("/{image_id}/disk.raw", include_in_schema=False)
     def disk(request: Request, image_id: IMAGE_ID) -> Response:

@@ -9,7 +9,7 @@ from catalog.access.rules import ImageScope
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound, Unavailable
 from catalog.publication.images import PublicationService
 from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import described
 from catalog.web.responses import document_response
 
 
@@ -19,9 +19,7 @@ def history_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
 
     @routes.get(
         "/history",
-        response_model=HistoryPage,
-        responses=problem_responses(Malformed, NotEntitled, NotFound, Unavailable),
-        summary="List all that was ever accepted",
+        **described("List all that was ever accepted", HistoryPage, Malformed, NotEntitled, NotFound, Unavailable),
     )
     def history(
         request: Request,

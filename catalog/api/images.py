@@ -7,15 +7,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
 from catalog.access.rules import ImageScope
-from catalog.api.bodies import VO_FILTER
 from catalog.db import images as rows
 from catalog.errors import Malformed, NotEntitled, NotFound
 from catalog.image.manifest import MANIFEST_MEDIA_TYPE
 from catalog.publication.images import PublicationService
 from catalog.schema.images import MAX_PAGE_SIZE, PAGE_SIZE, EndorsementList, ImageEntry, ImagePage, SignedStatement
 from catalog.tuf.targets import image_of_path
-from catalog.web.parameters import IMAGE_ID
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import IMAGE_ID, VO_FILTER, described, example_response
 from catalog.web.responses import CACHE_FOREVER, document_response
 
 VO = Annotated[str, Path(description="Name of a VO.", examples=["star"], max_length=64)]
@@ -24,6 +22,7 @@ VERSION = Annotated[str, Path(description="Version of an image.", examples=["202
 NAME_FILTER = Annotated[str | None, Query(description="Only of this name.", examples=["worker"], max_length=128)]
 LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Items on the page, at most.")]
 CURSOR = Annotated[str | None, Query(max_length=64, description="`next` of the previous page.", examples=["41"])]
+MANIFEST_RESPONSE = example_response(MANIFEST_MEDIA_TYPE, {"type": "urn:partita:image:v1"})
 
 
 def readable_image(authorizer: CatalogAuthorizer) -> Callable[..., None]:
@@ -54,12 +53,7 @@ def image_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) 
     routes = APIRouter(prefix="/v1", tags=["images"])
     database = publishing.database
 
-    @routes.get(
-        "/images",
-        response_model=ImagePage,
-        responses=problem_responses(Malformed, NotEntitled),
-        summary="List published images",
-    )
+    @routes.get("/images", **described("List published images", ImagePage, Malformed, NotEntitled))
     def images(
         request: Request,
         credential: CREDENTIAL,
@@ -73,10 +67,7 @@ def image_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) 
         return document_response(request, _page(publishing, authorizer, site, vo, name, cursor, limit))
 
     @routes.get(
-        "/names/{vo}/{name}",
-        response_model=ImagePage,
-        responses=problem_responses(NotFound, Malformed, NotEntitled),
-        summary="List the versions of a name",
+        "/names/{vo}/{name}", **described("List the versions of a name", ImagePage, NotFound, Malformed, NotEntitled)
     )
     def versions(
         request: Request, credential: CREDENTIAL, vo: VO, name: NAME, cursor: CURSOR = None, limit: LIMIT = PAGE_SIZE
@@ -89,9 +80,7 @@ def image_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) 
 
     @routes.get(
         "/names/{vo}/{name}/{version}",
-        response_model=ImageEntry,
-        responses=problem_responses(NotFound, Malformed, NotEntitled),
-        summary="Find the image of a name and version",
+        **described("Find the image of a name and version", ImageEntry, NotFound, Malformed, NotEntitled),
     )
     def version(request: Request, credential: CREDENTIAL, vo: VO, name: NAME, version: VERSION) -> Response:
         """The image of a name and version never changes."""
@@ -112,10 +101,7 @@ def image_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) 
 
     @routes.get(
         "/images/{image_id}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, NotEntitled)
-        | {200: {"content": {MANIFEST_MEDIA_TYPE: {"example": {"type": "urn:partita:image:v1"}}}}},
-        summary="Get a manifest",
+        **described("Get a manifest", None, NotFound, Malformed, NotEntitled, responses=MANIFEST_RESPONSE),
     )
     @routes.head("/images/{image_id}", include_in_schema=False)
     def manifest(request: Request, credential: CREDENTIAL, image_id: IMAGE_ID) -> Response:
@@ -125,9 +111,7 @@ def image_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) 
 
     @routes.get(
         "/images/{image_id}/endorsements",
-        response_model=EndorsementList,
-        responses=problem_responses(NotFound, Malformed, NotEntitled),
-        summary="List the endorsements of an image",
+        **described("List the endorsements of an image", EndorsementList, NotFound, Malformed, NotEntitled),
     )
     def endorsements(request: Request, credential: CREDENTIAL, image_id: IMAGE_ID) -> Response:
         """Statements and signatures as they were received. Verify them yourself: your anchors decide what you boot."""

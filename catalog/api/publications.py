@@ -6,7 +6,6 @@ from datetime import datetime
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from catalog.api.bodies import read_document, request_body
 from catalog.errors import (
     Conflict,
     ContentMismatch,
@@ -27,10 +26,15 @@ from catalog.schema.images import (
     UploadStatus,
     parse_content_range,
 )
-from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, stream_body
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import ADDRESS, IMAGE_ID, described, parse_address, read_document, stream_body
 from catalog.web.responses import CHUNK_SIZE, document_response
 from signer.runtime.terminal import format_size
+
+BEGIN_ERRORS = (Malformed, NotEntitled, Conflict, TooLarge, Unavailable)
+"""Of a request that publishes."""
+
+ENDORSE_ERRORS = (NotFound, Malformed, NotEntitled, TooLarge, Unavailable)
+"""Of a request that adds endorsements."""
 
 
 def publication_routes(publishing: PublicationService, now: Callable[[], datetime]) -> APIRouter:
@@ -39,10 +43,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
 
     @routes.post(
         "/publications",
-        response_model=Publication,
-        responses=problem_responses(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
-        openapi_extra=request_body(PublicationRequest),
-        summary="Begin or continue a publication",
+        **described("Begin or continue a publication", Publication, *BEGIN_ERRORS, body=PublicationRequest),
     )
     async def begin(request: Request) -> Response:
         """Send the manifest with at least one endorsement by a registered key of its VO. Returns the missing contents."""
@@ -53,9 +54,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
 
     @routes.get(
         "/publications/{image_id}/contents/{address}",
-        response_model=UploadStatus,
-        responses=problem_responses(NotFound, Malformed),
-        summary="Get the ranges that have arrived of a content",
+        **described("Get the ranges that have arrived of a content", UploadStatus, NotFound, Malformed),
     )
     def status(request: Request, image_id: IMAGE_ID, address: ADDRESS) -> Response:
         """The listed ranges are safely stored and need not be sent again."""
@@ -63,8 +62,9 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
 
     @routes.put(
         "/publications/{image_id}/contents/{address}",
-        response_model=UploadStatus,
-        responses=problem_responses(NotFound, Malformed, RangeRefused, TooLarge, Unavailable),
+        **described(
+            "Send a range of a content", UploadStatus, NotFound, Malformed, RangeRefused, TooLarge, Unavailable
+        ),
         openapi_extra={
             "parameters": [
                 {
@@ -83,7 +83,6 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
                 },
             },
         },
-        summary="Send a range of a content",
     )
     async def put(request: Request, image_id: IMAGE_ID, address: ADDRESS) -> Response:
         """In any order, several at once, at most 16 MiB each. Zeros need not be sent. An answer means safely stored."""
@@ -101,9 +100,9 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
 
     @routes.post(
         "/publications/{image_id}/contents/{address}/complete",
-        response_model=UploadStatus,
-        responses=problem_responses(NotFound, Malformed, ContentMismatch, Unavailable),
-        summary="Complete the upload of a content",
+        **described(
+            "Complete the upload of a content", UploadStatus, NotFound, Malformed, ContentMismatch, Unavailable
+        ),
     )
     def complete(request: Request, image_id: IMAGE_ID, address: ADDRESS) -> Response:
         """The catalog reads it again, and accepts it if it has its address; otherwise it deletes what was sent."""
@@ -111,9 +110,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
 
     @routes.post(
         "/publications/{image_id}/commit",
-        response_model=Publication,
-        responses=problem_responses(NotFound, Malformed, NotEntitled, Conflict, Unavailable),
-        summary="Make the image visible",
+        **described("Make the image visible", Publication, NotFound, Malformed, NotEntitled, Conflict, Unavailable),
     )
     def commit(request: Request, image_id: IMAGE_ID) -> Response:
         """All or nothing. Committing a published image again is allowed."""
@@ -122,10 +119,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
     @routes.post(
         "/images/{image_id}/endorsements",
         status_code=204,
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, NotEntitled, TooLarge, Unavailable),
-        openapi_extra=request_body(EndorsementsRequest),
-        summary="Add endorsements to a published image",
+        **described("Add endorsements to a published image", None, *ENDORSE_ERRORS, body=EndorsementsRequest),
     )
     async def endorse(request: Request, image_id: IMAGE_ID) -> Response:
         """By registered keys of the image's VO, each for this very image; all are refused if one does not count."""

@@ -7,13 +7,12 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from catalog.api.bodies import read_document, request_body
 from catalog.db.images import list_revocations
 from catalog.errors import Malformed, NotEntitled, TooLarge, Unavailable
 from catalog.publication.images import PublicationService
 from catalog.publication.revocations import accept_revocation
 from catalog.schema.images import MAX_REVOCATION_PAGE, RevocationPage, SignedStatement
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import described, read_document
 from catalog.web.responses import document_response
 
 
@@ -23,12 +22,7 @@ def revocation_routes(
     """GET and POST /v1/revocations; a mirror accepts none."""
     routes = APIRouter(prefix="/v1", tags=["revocations"])
 
-    @routes.get(
-        "/revocations",
-        response_model=RevocationPage,
-        responses=problem_responses(Malformed, Unavailable),
-        summary="List all revocations",
-    )
+    @routes.get("/revocations", **described("List all revocations", RevocationPage, Malformed, Unavailable))
     def revocations(
         request: Request,
         cursor: Annotated[
@@ -52,10 +46,12 @@ def revocation_routes(
     @routes.post(
         "/revocations",
         status_code=204,
-        response_class=Response,
-        responses=problem_responses(Malformed, NotEntitled, TooLarge, Unavailable),
-        openapi_extra=request_body(SignedStatement),
-        summary="Revoke an endorsement, an image or a key",
+        **described(
+            "Revoke an endorsement, an image or a key",
+            None,
+            *(Malformed, NotEntitled, TooLarge, Unavailable),
+            body=SignedStatement,
+        ),
     )
     async def revoke(request: Request) -> Response:
         """Signed by a registered key of the VO. A revocation is permanent; sending it again is allowed."""

@@ -7,11 +7,11 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
-from catalog.api.bodies import read_document, request_body
-from catalog.errors import Malformed, NotEntitled, NotFound, TooLarge, Unavailable
+from catalog.api.publications import ENDORSE_ERRORS
+from catalog.errors import Malformed, NotEntitled, NotFound
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
 from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, KeyHolder
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import described, read_document
 from catalog.web.responses import document_response
 
 
@@ -21,10 +21,7 @@ def grant_routes(authorizer: CatalogAuthorizer, now: Callable[[], datetime]) -> 
 
     @routes.post(
         "/swarms/grants",
-        response_model=SwarmGrant,
-        responses=problem_responses(Malformed, NotEntitled, NotFound, TooLarge, Unavailable),
-        openapi_extra=request_body(SwarmGrantQuery),
-        summary="Get a grant for the swarm of a content",
+        **described("Get a grant for the swarm of a content", SwarmGrant, *ENDORSE_ERRORS, body=SwarmGrantQuery),
     )
     async def grant(request: Request, credential: CREDENTIAL) -> Response:
         """For 12 hours: an announce key and, for a restricted content, a TLS certificate for the key in the request."""

@@ -11,7 +11,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from catalog.api.bodies import read_document, request_body
 from catalog.errors import CatalogError, Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.image.address import Address
 from catalog.swarm.announce_keys import ORIGIN, AnnounceKeys, KeyHolder
@@ -28,6 +27,7 @@ from catalog.swarm.tracker_protocol import (
     parse_announce,
     parse_scrape,
 )
+from catalog.web.parameters import example_response, read_document, request_body
 from catalog.web.problems import problem_responses
 
 MayRead = Callable[[KeyHolder, Address], bool]
@@ -98,7 +98,7 @@ def _for_every_client(
         "/announce",
         summary="Announce a peer to the swarm of one content and learn of others (BEP 3, 7, 23)",
         response_class=Response,
-        responses={200: {"content": {BODY: {"example": "d8:completei1e10:incompletei0e8:intervali900e5:peers0:e"}}}},
+        responses=example_response(BODY, "d8:completei1e10:incompletei0e8:intervali900e5:peers0:e"),
     )
     async def announce(request: Request) -> Response:
         """As in BEP 3, with peers in the form of BEP 23. A refusal has a `failure reason` and an HTTP error status."""
@@ -124,7 +124,7 @@ def _for_every_client(
         "/scrape",
         summary="The numbers of seeds and leechers of public contents (BEP 48)",
         response_class=Response,
-        responses={200: {"content": {BODY: {"example": "d5:filesdee"}}}},
+        responses=example_response(BODY, "d5:filesdee"),
     )
     async def scrape(request: Request) -> Response:
         """At most 64 info-hashes; restricted contents are left out."""
@@ -143,8 +143,8 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, cl
     @routes.post(
         "/swarms/parts",
         summary="What a member of a swarm should fetch from the origin next",
-        openapi_extra=request_body(OriginRangesQuery),
         responses=problem_responses(Malformed, NotEntitled, NotFound, Conflict, TooLarge),
+        openapi_extra=request_body(OriginRangesQuery),
     )
     async def parts(request: Request) -> OriginRanges:
         """Each part is assigned to one member: fetch it from the origin and share it. Empty when all are assigned."""

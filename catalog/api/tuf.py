@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from catalog.errors import Malformed, NotFound, Unavailable
 from catalog.publication.images import PublicationService
-from catalog.web.problems import problem_responses
+from catalog.web.parameters import described, example_response
 from catalog.web.responses import CACHE_FOREVER, document_response
 
 FILE = Annotated[
@@ -21,6 +21,8 @@ TARGET = Annotated[
         examples=["names/star/8c32db3c6ecc40b7c0cdcd8c3e2a1e6fe5ab8e9f2c36c4a5a0fb2ee4bf4ed8ae.worker.json"],
     ),
 ]
+METADATA_RESPONSE = example_response("application/json", {"signed": {"_type": "root"}, "signatures": []})
+TARGET_RESPONSE = example_response("application/json", {"image_id": "sha256:..."})
 _FILE = re.compile(r"(?:([1-9][0-9]{0,8})\.)?([a-z0-9-]+)\.json")
 _TARGET = re.compile(r"((?:.+/)?)([0-9a-f]{64})\.([^/]+)")
 
@@ -31,10 +33,7 @@ def tuf_routes(publishing: PublicationService) -> APIRouter:
 
     @routes.get(
         "/metadata/{file}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, Unavailable)
-        | {200: {"content": {"application/json": {"example": {"signed": {"_type": "root"}, "signatures": []}}}}},
-        summary="Get signed metadata",
+        **described("Get signed metadata", None, NotFound, Malformed, Unavailable, responses=METADATA_RESPONSE),
     )
     @routes.head("/metadata/{file}", include_in_schema=False)
     def metadata(request: Request, file: FILE) -> Response:
@@ -50,10 +49,7 @@ def tuf_routes(publishing: PublicationService) -> APIRouter:
 
     @routes.get(
         "/targets/{path:path}",
-        response_class=Response,
-        responses=problem_responses(NotFound, Malformed, Unavailable)
-        | {200: {"content": {"application/json": {"example": {"image_id": "sha256:..."}}}}},
-        summary="Get a target",
+        **described("Get a target", None, NotFound, Malformed, Unavailable, responses=TARGET_RESPONSE),
     )
     @routes.head("/targets/{path:path}", include_in_schema=False)
     def target(request: Request, path: TARGET) -> Response:
