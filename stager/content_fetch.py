@@ -21,7 +21,7 @@ from stager.content.transfer_stats import TransferInProgress, TransferStage, Tra
 from stager.errors import ContentCorrupt, PeerFailed, SourceLacks, SourceUnavailable, StagerError
 from stager.fetch.http import FetchLimits, HttpFetch, missing_pieces
 from stager.fetch.local_reuse import COPIED, MIN_REUSE, ReuseResult, reuse_blocks
-from stager.fetch.sources import ContentSource, HintSource, ThrottledSource
+from stager.fetch.sources import ContentSource, ThrottledSource
 from stager.swarm.sharing import CacheSharing
 
 
@@ -115,11 +115,9 @@ class ContentFetch:
         donors = [donor for donor in self._cache.donors() if donor.address != piece_map.address]
         if piece_map.layer is None or not donors or _size(piece_map, missing) < MIN_REUSE:
             return None
-        if not isinstance(self._source, HintSource):
-            return None
         hints = None
         with suppress(StagerError):
-            hints = self._source.hints(piece_map.address)
+            hints = self._source.accelerator(piece_map.address, "hints")
         if hints is None or len(hints) != 8 * -(-piece_map.address.size // HINT_BLOCK):
             return None
         self._transfer.stage = TransferStage.COPYING

@@ -31,7 +31,7 @@ def torrent(
     address = find_content(manifest, partition)
     with CatalogClient(url) as anonymous:  # a public content needs no credential
         try:
-            layer = anonymous.layer(address)
+            layer = anonymous.accelerator(address, "layer")
         except NotFound as exc:
             raise NotEntitled(
                 f"{partition} of {manifest.title} is restricted: its swarm admits nodes with certificates only"

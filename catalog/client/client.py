@@ -8,10 +8,10 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 from catalog.content import multipart_ranges
-from catalog.content.content_store import accelerator_sizes
+from catalog.content.content_store import AcceleratorKind, accelerator_sizes
 from catalog.errors import ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
@@ -38,6 +38,7 @@ from catalog.schema.problems import MAX_PROBLEM
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
 from catalog.web.connection import BaseTransport, Connection
 from signer.documents import canonical
+from signer.runtime.closing import Closable
 from signer.runtime.paging import walk_pages
 from signer.verification.revocations import MAX_REVOCATIONS
 
@@ -47,8 +48,8 @@ VERIFY_RATE = 50e6
 Page = ImagePage | VoPage | HistoryPage | ClusterEntries | RevocationPage
 
 
-class CatalogClient:
-    """A connection to one catalog; safe to use from several threads, closed by `close` or as a context manager."""
+class CatalogClient(Closable):
+    """A connection to one catalog; safe to use from several threads."""
 
     def __init__(
         self,
@@ -61,14 +62,6 @@ class CatalogClient:
         """As :class:`catalog.web.connection.Connection`."""
         self._connection = Connection(url, transport, sleep=sleep, credential=credential)
         self.url = self._connection.url
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Close."""
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -128,17 +121,13 @@ class CatalogClient:
         path = f"/v1/images/{manifest.image_id}/flat"
         return self._connection.ask(FlatImage, "GET", path, patience=size / VERIFY_RATE)
 
-    def data_map(self, address: Address) -> bytes:
-        """One bit per 16 KiB of the content, most significant first, set where it is not zero. An unverified hint."""
-        return self._accelerator(address, "map")
-
-    def layer(self, address: Address) -> bytes:
-        """The piece layer, of the right length; check it with `address.root_of_layer`."""
-        return self._accelerator(address, "layer")
-
-    def hints(self, address: Address) -> bytes:
-        """XXH3-64 of every 4 KiB of the content, 8 bytes each. An unverified hint."""
-        return self._accelerator(address, "hints")
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes:
+        """An accelerator of a content, of the right length, unverified."""
+        length = accelerator_sizes(address)[kind]
+        data = self._connection.get(f"/v1/contents/{address}/{kind}", length)
+        if len(data) != length:
+            raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
+        return data
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """The bytes from start to end (exclusive) of a content as they arrive; never more or fewer without an error.
@@ -297,13 +286,6 @@ class CatalogClient:
         """A view of this catalog with candidates in place of published images: manifests and contents, no endorsements."""
         return _CandidateView(self, self._connection)
 
-    def _accelerator(self, address: Address, kind: str) -> bytes:
-        length = accelerator_sizes(address)[kind]
-        data = self._connection.get(f"/v1/contents/{address}/{kind}", length)
-        if len(data) != length:
-            raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
-        return data
-
 
 def _statements(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[SignedStatement, ...]:
     return tuple(SignedStatement.of(*pair) for pair in pairs)
@@ -325,9 +307,9 @@ class _CandidateView(CatalogClient):
         """Always empty: a candidate has no endorsements."""
         return []
 
-    def data_map(self, address: Address) -> bytes:
-        """A map without zeros: the catalog serves no accelerators of candidates."""
-        return b"\xff" * accelerator_sizes(address)["map"]
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes:
+        """A map without zeros, for instance: the catalog serves no accelerators of candidates."""
+        return b"\xff" * accelerator_sizes(address)[kind]
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """A range of a candidate's content, as `CatalogClient.content_range`."""

@@ -5,22 +5,22 @@ Answers are not verified here: contents are verified by their addresses, and `tr
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
 
 from catalog.client.client import CatalogClient
+from catalog.content.content_store import AcceleratorKind
 from catalog.errors import CatalogError, NotFound, Stale, Unavailable, Unverified
 from catalog.image.address import Address
+from catalog.image.ranges import remaining_ranges
 from catalog.web.connection import BaseTransport
+from signer.runtime.closing import Closable
 
 REST = 30.0
 """Seconds for which a source that did not answer is asked last."""
 
 log = logging.getLogger("partita.freshness")
 
-A = TypeVar("A")
 
-
-class FailoverClient:
+class FailoverClient(Closable):
     """Clients of a catalog and of mirrors of it. Safe to use from several threads.
 
     Args:
@@ -28,6 +28,10 @@ class FailoverClient:
         clock: a monotonic clock, in seconds.
         transport: carries requests instead of the network.
         credential: sent to the catalog (the first URL) only.
+
+    Attributes:
+        first: the client of the catalog itself.
+        url: of the catalog.
     """
 
     def __init__(
@@ -40,10 +44,12 @@ class FailoverClient:
         self._clock = clock
         self._failed: dict[str, float] = {}
 
-    @property
-    def first(self) -> CatalogClient:
-        """The catalog itself."""
-        return self._clients[0]
+        self.first = self._clients[0]
+        self.url = self.first.url
+
+    def pause(self, seconds: float) -> None:
+        """Wait before asking again."""
+        self.first.pause(seconds)
 
     def close(self) -> None:
         """Close the connections."""
@@ -63,23 +69,23 @@ class FailoverClient:
         received = 0
         problem: CatalogError | None = None
         for client in self.ordered(contents=True):
-            left = _remaining(ranges, received)
+            left = remaining_ranges(ranges, received)
             try:
                 for chunk in client.content_ranges(address, left):
                     received += len(chunk)
                     yield chunk
             except CatalogError as exc:
                 problem = self.record_failure(client, exc, problem)
-            if not _remaining(ranges, received):
+            if not remaining_ranges(ranges, received):
                 return
         raise problem or Unavailable(f"{address}: the bytes asked for ended early, after {received} bytes")
 
-    def first_answer(self, ask: Callable[[CatalogClient], A]) -> A:
-        """The answer of the first source that gives one; the gravest error if all fail."""
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes:
+        """As CatalogClient's, from the first source that answers; the gravest error if all fail."""
         problem: CatalogError | None = None
         for client in self.ordered(contents=True):
             try:
-                return ask(client)
+                return client.accelerator(address, kind)
             except CatalogError as exc:
                 problem = self.record_failure(client, exc, problem)
         raise problem or Unavailable("no catalog is configured")
@@ -97,17 +103,6 @@ class FailoverClient:
         if len(self._clients) > 1:
             log.warning("%s", found)
         return found if worst is None or (_gravity(found) > _gravity(worst)) else worst
-
-
-def _remaining(ranges: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """What is left of ranges (start, end) after their first `count` bytes."""
-    left = []
-    for start, end in ranges:
-        skipped = min(count, end - start)
-        count -= skipped
-        if start + skipped < end:
-            left.append((start + skipped, end))
-    return left
 
 
 def _gravity(error: CatalogError) -> int:

@@ -153,7 +153,7 @@ def fetch_candidate(client: CatalogClient, image_id: str, target: Path, advance:
 def _fetch_content(
     client: "CatalogClient | TrustedCatalog", address: Address, path: Path, pool: ThreadPoolExecutor, advance: Advance
 ) -> None:
-    extents = list(indexing.decode_data_map(client.data_map(address), address.size))
+    extents = list(indexing.decode_data_map(client.accelerator(address, "map"), address.size))
     advance(address.size - sum(length for _, length in extents))
     _fetch_extents(client, address, path, extents, pool, advance)
     try:

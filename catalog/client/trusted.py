@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from catalog.client.failover import FailoverClient
 from catalog.client.seen_names import SeenNames
@@ -31,7 +31,6 @@ from catalog.errors import (
     Unpinned,
     Unverified,
 )
-from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
 from catalog.schema.images import MAX_RESPONSE, EndorsementList, ImageEntry
@@ -69,7 +68,7 @@ B = TypeVar("B", NameBinding, ClusterBinding)
 log = logging.getLogger("partita.freshness")
 
 
-class TrustedCatalog:
+class TrustedCatalog(FailoverClient):
     """A catalog and its mirrors. Safe to use from several threads; raises the errors of CatalogClient, and:
 
     Unpinned: no root is pinned. Stale, Unverified: the metadata has expired, or does not verify. Equivocation: a name and
@@ -100,34 +99,21 @@ class TrustedCatalog:
             credential: of this node's site, sent to the catalog (the first URL) only.
             alarm: called when a name and version stands for two images, before Equivocation is raised.
         """
-        self._root, self._now, self._clock, self._transport = root, now, clock, transport
-        self._sources = FailoverClient(urls, clock, transport, credential)
+        super().__init__(urls, clock, transport, credential)
+        self._root, self._now, self._transport = root, now, transport
         self._directory = directory / "trusted"
         self._tuf: TufClient | None = None
         self._names = SeenNames(directory / NAMES)
         self._alarm = alarm
         self._lock = threading.RLock()
         self._current: tuple[float, str, CurrentTargets] | None = None
-        self.url = self._sources.first.url
         self._credentials = {server_url(self.url): credential}
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Close."""
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
         if self._tuf is not None:
             self._tuf.close()
-        self._sources.close()
-
-    def pause(self, seconds: float) -> None:
-        """Wait before asking again."""
-        self._sources.first.pause(seconds)
+        super().close()
 
     def resolve(self, reference: Reference) -> str:
         """The image ID that a reference stands for now. An image ID stands for itself."""
@@ -149,7 +135,7 @@ class TrustedCatalog:
 
     def newest_images(self, limit: int) -> list[ImageEntry]:
         """Up to `limit` images from the catalog's list, last published first. The list is unverified: use `resolve`."""
-        return list(islice(self._sources.first.images(), limit))
+        return list(islice(self.first.images(), limit))
 
     def manifest_bytes(self, image_id: str) -> bytes:
         """The canonical bytes of a manifest that is listed now."""
@@ -202,14 +188,6 @@ class TrustedCatalog:
         with self._lock:
             next(self._currents(fresh=True))
 
-    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """As CatalogClient's; where one source stops, the next continues."""
-        return self._sources.content_range(address, start, end)
-
-    def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """As CatalogClient's; where one source stops, the next continues."""
-        return self._sources.content_ranges(address, ranges)
-
     def freshness(self) -> Freshness:
         """How fresh the trusted metadata is; makes no request."""
         try:
@@ -217,18 +195,6 @@ class TrustedCatalog:
         except Unpinned as exc:
             return Freshness(pinned=False, problem=str(exc))
         return assess_freshness(known, self._now())
-
-    def data_map(self, address: Address) -> bytes:
-        """As CatalogClient's, from the first source that answers."""
-        return self._sources.first_answer(lambda client: client.data_map(address))
-
-    def layer(self, address: Address) -> bytes:
-        """As CatalogClient's, from the first source that answers."""
-        return self._sources.first_answer(lambda client: client.layer(address))
-
-    def hints(self, address: Address) -> bytes:
-        """As CatalogClient's, from the first source that answers."""
-        return self._sources.first_answer(lambda client: client.hints(address))
 
     def _record_name(self, title: str, image_id: str) -> None:
         try:
@@ -269,15 +235,15 @@ class TrustedCatalog:
         else:
             self._current = None
         problem: CatalogError | None = None
-        for client in self._sources.ordered():
+        for client in self.ordered():
             if client.url == first:
                 continue
             try:
                 current = tuf.refresh(f"{client.url}/tuf/metadata/", f"{client.url}/tuf/targets/")
             except CatalogError as exc:
-                problem = self._sources.record_failure(client, exc, problem)
+                problem = self.record_failure(client, exc, problem)
                 continue
-            self._sources.record_answer(client)
+            self.record_answer(client)
             self._current = self._clock(), client.url, current
             first = first or client.url
             yield current
@@ -297,14 +263,14 @@ class TrustedCatalog:
 
 def keep_fresh(catalog: TrustedCatalog, ended: threading.Event, log: logging.Logger) -> None:
     """Refresh a catalog's metadata regularly until `ended`, so that a coming expiry is logged before it stops machines."""
-    told: str | None = None
+    logged: str | None = None
     while not ended.wait(FRESHNESS_SECONDS):
         with suppress(CatalogError):  # shown in the status, and to users who order machines
             catalog.refresh()
         problem = catalog.freshness().problem
-        if problem is not None and problem != told:
+        if problem is not None and problem != logged:
             log.warning("%s", problem)
-        told = problem
+        logged = problem
 
 
 def pin_root(file: Path, root: bytes) -> str:

@@ -18,14 +18,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from catalog.content.indexing import HINT_BLOCK, ContentIndex, verify_content
 from catalog.errors import NotFound, Unavailable
 from catalog.image.address import Address, piece_length
 from signer.runtime import files
 
-ACCELERATORS = ("map", "layer", "hints")
-"""The accelerators of each content, in the order in which they are written."""
+AcceleratorKind = Literal["map", "layer", "hints"]
+"""The accelerators of a content.
+
+map: the data map, one bit per 16 KiB of the content, most significant first, set where it is not zero. An unsigned hint.
+layer: the piece layer; check it with `address.root_of_layer`.
+hints: XXH3-64 of every 4 KiB of the content, 8 bytes each. An unsigned hint.
+"""
+
+ACCELERATORS = get_args(AcceleratorKind)
+"""In the order in which they are written."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,8 @@ class ContentStore:
         except FileNotFoundError as exc:
             raise NotFound(f"the catalog does not have the content {address}") from exc
 
-    def accelerator(self, address: Address, kind: str) -> bytes:
-        """Read an accelerator of a content: "map", "layer" or "hints"; NotFound if it is missing."""
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes:
+        """Read an accelerator of a content; NotFound if it is missing."""
         try:
             return self.path(address).with_name(f"{address}.{kind}").read_bytes()
         except FileNotFoundError as exc:

@@ -185,7 +185,7 @@ class Mirror:
         """Download one content, first by the catalog's data map; whole if the map left something out."""
         file = self._store.root / "uploads" / f"mirror-{address}"
         for extents in (
-            list(indexing.decode_data_map(self._client.data_map(address), address.size)),
+            list(indexing.decode_data_map(self._client.accelerator(address, "map"), address.size)),
             [(0, address.size)],
         ):
             received = 0

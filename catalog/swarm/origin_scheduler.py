@@ -10,6 +10,7 @@ report in time is assigned to another one; parts whose only holder left the swar
 from collections.abc import Iterable
 
 from catalog.image.address import LARGEST_PIECE
+from catalog.image.ranges import join_ranges
 
 ORIGIN_PART = LARGEST_PIECE
 """Bytes in a part: the smallest multiple of all piece lengths. Smaller parts reach the swarm sooner."""
@@ -72,7 +73,7 @@ class OriginScheduler:
             given = sorted(late)[:allowed]
         for part in given:
             self._assigned[part] = (holder, now)
-        return [(low * ORIGIN_PART, min(high * ORIGIN_PART, self._size)) for low, high in _neighbours(given)]
+        return join_ranges((part * ORIGIN_PART, min((part + 1) * ORIGIN_PART, self._size)) for part in given)
 
     def remove(self, holder: str) -> None:
         """Forget a node that left the swarm; parts that only it had or was fetching can be assigned again."""
@@ -87,12 +88,3 @@ class OriginScheduler:
     def left(self) -> int:
         """The number of parts that are not assigned yet."""
         return self._state.count(_OPEN)
-
-
-def _neighbours(parts: list[int]) -> list[tuple[int, int]]:
-    """The (start, end) runs of successive numbers in an ascending list."""
-    runs: list[tuple[int, int]] = []
-    for part in parts:
-        start = runs.pop()[0] if runs and runs[-1][1] == part else part
-        runs.append((start, part + 1))
-    return runs

@@ -1,11 +1,12 @@
 """What the routes of services share: their description for OpenAPI, path parameters, and request bodies with a limit."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
+from catalog.content.content_store import AcceleratorKind
 from catalog.errors import Malformed, TooLarge, Unavailable
 from catalog.image.address import Address
 from catalog.schema.images import MAX_REQUEST_DOCUMENT
@@ -35,7 +36,7 @@ ADDRESS = Annotated[
         examples=["fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9-1048576"],
     ),
 ]
-ARTIFACT = Annotated[Literal["map", "layer", "hints"], Path(description="The accelerator.")]
+ARTIFACT = Annotated[AcceleratorKind, Path(description="The accelerator.")]
 VO_FILTER = Annotated[str | None, Query(max_length=64, description="Only of this VO.", examples=["star"])]
 
 

@@ -7,9 +7,10 @@ hints of cached contents are scanned once for each WINDOW of the new content.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from catalog.content.indexing import HINT_BLOCK
-from stager.content.piece_map import join_ranges
+from catalog.image.ranges import join_ranges
 
 WINDOW = 1 << 19
 """Blocks of the new content that are looked up at once: 2 GiB of content, 60 MB of memory."""
@@ -44,7 +45,8 @@ def match_blocks(
         it is there too, else from the same offset, else from any other.
     """
     found: list[BlockCopy] = []
-    for part in _windows((block for block in blocks if block < len(wanted) and wanted[block]), window):
+    pending = (block for block in blocks if block < len(wanted) and wanted[block])
+    while part := list(islice(pending, window)):
         places = _look_up(wanted, part, donors)
         found += _runs((block, *places[block]) for block in part if block in places)
     return found
@@ -95,17 +97,6 @@ def _runs(found: Iterable[tuple[int, int, int]]) -> Iterator[BlockCopy]:
         run = BlockCopy(donor, source, target, 1)
     if run is not None:
         yield run
-
-
-def _windows(blocks: Iterable[int], window: int) -> Iterator[list[int]]:
-    part: list[int] = []
-    for block in blocks:
-        part.append(block)
-        if len(part) == window:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 def missing_runs(start: int, end: int, has: Callable[[int], bool]) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import Self
 
 from catalog.content.indexing import ZERO_LEAF, ZERO_LEAF_HASH, decode_data_map
 from catalog.image.address import LEAF, Address, layer_root, merkle_root, piece_length
+from catalog.image.ranges import join_ranges
 
 _PAD = bytes(32)
 
@@ -161,17 +162,6 @@ class PieceMap:
         start, end = self.bounds(self.count - 1)
         hashes = [hashlib.sha256(bytes(min(LEAF, end - at))).digest() for at in range(start, end, LEAF)]
         return self._root(hashes)
-
-
-def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join (start, end) ranges that touch; they are in order."""
-    found: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((start, end))
-    return found
 
 
 def piece_runs(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:

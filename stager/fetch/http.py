@@ -11,13 +11,14 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from catalog.content.multipart_ranges import MAX_RANGES
+from catalog.image.ranges import ByteRange, join_ranges
 from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.partial_file import PartialFile
 from stager.content.block_matching import missing_runs
-from stager.content.piece_map import PieceMap, join_ranges
+from stager.content.piece_map import PieceMap
 from stager.errors import ContentCorrupt
 from stager.fetch.local_reuse import ReuseResult
-from stager.fetch.sources import ByteRange, ContentSource, ResumingSource
+from stager.fetch.sources import ContentSource, ResumingSource
 
 CORRUPT_TRIES = 3
 """How often a wrong piece is requested again. Random errors do not hit the same piece three times."""
@@ -149,7 +150,7 @@ class HttpFetch:
         waiting = iter(pieces)
         piece: _Piece | None = next(waiting)
         buffer = bytearray()
-        for chunk in self._source.read_many(self._piece_map.address, ranges):
+        for chunk in self._source.read(self._piece_map.address, ranges):
             if self._stop.is_set():
                 return
             self.fetched.add(len(chunk))
@@ -194,7 +195,7 @@ class HttpFetch:
         piece_map = self._piece_map
         start, end = piece_map.bounds(piece)
         for _ in range(CORRUPT_TRIES):
-            content = b"".join(self._source.read(piece_map.address, start, end))
+            content = b"".join(self._source.read(piece_map.address, [(start, end)]))
             self.fetched.add(len(content))
             self._limits.throttle(len(content))
             runs = piece_map.verify_piece(piece, start, content)

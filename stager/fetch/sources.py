@@ -1,15 +1,17 @@
 """Sources of contents. A source is never trusted: its bytes are verified by the address, piece by piece.
 
-Every source reads ranges; one that also has the data map and the piece layer saves work on both sides. Features such as
-resumption and rate limits are wrappers around sources, so that they can be combined.
+Features such as resumption and rate limits are wrappers around sources, so that they can be combined.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
+from catalog.content.content_store import AcceleratorKind
 from catalog.errors import CatalogError, Malformed, NotFound, RangeRefused
 from catalog.image.address import Address
+from catalog.image.ranges import ByteRange, remaining_ranges
 from signer.runtime.retry import RetryPolicy
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable, StagerError
@@ -17,72 +19,24 @@ from stager.errors import SourceLacks, SourceUnavailable, StagerError
 if TYPE_CHECKING:
     from catalog.client.trusted import TrustedCatalog
 
-ByteRange = tuple[int, int]
-"""(start, end) in bytes, end exclusive."""
 
+class ContentSource(ABC):
+    """Reads contents. Called from several threads at once."""
 
-class ContentSource(Protocol):
-    """Reads ranges of content. Called from several threads at once."""
+    @abstractmethod
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        """Read at most MAX_RANGES ranges, in order and with gaps between them, one after the other.
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """Read the bytes from `start` up to `end`, in chunks of any size, unverified; both lie on leaves or at the end.
+        The bytes come in chunks of any size, unverified. Ranges begin and end on leaves or at the content's end.
 
         Raises:
             SourceUnavailable: now, or in the middle; the bytes so far may be used.
             SourceLacks: the source does not have the content.
         """
-        ...
 
-
-@runtime_checkable
-class GuidedSource(ContentSource, Protocol):
-    """A source that also has the unsigned accelerators of contents; None for a missing one."""
-
-    def layer(self, address: Address) -> bytes | None:
-        """Read the piece layer."""
-        ...
-
-    def data_map(self, address: Address) -> bytes | None:
-        """Read the data map: one bit per leaf, most significant first, set where there is data."""
-        ...
-
-
-@runtime_checkable
-class MultiRangeSource(ContentSource, Protocol):
-    """A source that sends several ranges in one response."""
-
-    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-        """Read at most MAX_RANGES ranges, in order and with gaps between them, one after the other; as `read`."""
-        ...
-
-
-@runtime_checkable
-class HintSource(ContentSource, Protocol):
-    """A source that has the hints of contents; None for missing ones."""
-
-    def hints(self, address: Address) -> bytes | None:
-        """Read the hints: 8 bytes for each 4 KiB (docs/formats.md), unverified."""
-        ...
-
-
-def read_ranges(source: ContentSource, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-    """Read ranges, in one request if the source can; errors as `ContentSource.read`."""
-    if len(ranges) > 1 and isinstance(source, MultiRangeSource):
-        yield from source.read_many(address, ranges)
-        return
-    for start, end in ranges:
-        yield from source.read(address, start, end)
-
-
-def remaining_ranges(ranges: Sequence[ByteRange], count: int) -> list[ByteRange]:
-    """Return the remainder of ranges after their first `count` bytes."""
-    left: list[ByteRange] = []
-    for start, end in ranges:
-        skipped = min(count, end - start)
-        count -= skipped
-        if start + skipped < end:
-            left.append((start + skipped, end))
-    return left
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes | None:  # noqa: ARG002 - for sources that have some
+        """Read an accelerator, which saves work on both sides; None if the source has none."""
+        return None
 
 
 RETRIES = RetryPolicy(attempts=6, base=0.1, most=1.6, floor=0.5)
@@ -92,23 +46,19 @@ GAIN = 64 << 10
 """Bytes that justify a new attempt: the smallest piece."""
 
 
-class ResumingSource:
+class ResumingSource(ContentSource):
     """A source that resumes another one at the byte where it broke, and sends exactly the requested bytes."""
 
     def __init__(self, source: ContentSource, sleep: Callable[[float], None]) -> None:
         self._source, self._sleep = source, sleep
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """As `ContentSource.read`; SourceUnavailable after CUT_TRIES breaks."""
-        yield from self.read_many(address, [(start, end)])
-
-    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-        """As `MultiRangeSource.read_many`; SourceUnavailable after CUT_TRIES breaks."""
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        """As `ContentSource.read`; SourceUnavailable after the breaks that RETRIES allows."""
         size = sum(end - start for start, end in ranges)
         position = mark = cuts = 0
         while True:
             try:
-                for chunk in read_ranges(self._source, address, remaining_ranges(ranges, position)):
+                for chunk in self._source.read(address, remaining_ranges(ranges, position)):
                     if len(chunk) > size - position:
                         yield chunk[: size - position]
                         position = size
@@ -127,19 +77,15 @@ class ResumingSource:
             self._sleep(RETRIES.pause(cuts))
 
 
-class ThrottledSource:
+class ThrottledSource(ContentSource):
     """A source with a rate limit; see `FetchLimits.throttle`."""
 
     def __init__(self, source: ContentSource, throttle: Callable[[int], None]) -> None:
         self._source, self._throttle = source, throttle
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """As `ContentSource.read`."""
-        return self.read_many(address, [(start, end)])
-
-    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-        """As `MultiRangeSource.read_many`."""
-        for chunk in read_ranges(self._source, address, ranges):
+        for chunk in self._source.read(address, ranges):
             self._throttle(len(chunk))
             yield chunk
 
@@ -160,32 +106,27 @@ def load_piece_map(source: ContentSource, address: Address) -> PieceMap:
     Raises:
         SourceUnavailable: from the source; a missing accelerator is not an error.
     """
-    if not isinstance(source, GuidedSource) or address.size <= SINGLE:
+    if address.size <= SINGLE:
         return PieceMap.of(address)
     layer = data_map = None
     with suppress(SourceLacks):
-        layer = source.layer(address) if PieceMap.of(address).layer is None else None
+        layer = source.accelerator(address, "layer") if PieceMap.of(address).layer is None else None
     with suppress(SourceLacks):
-        data_map = source.data_map(address)
+        data_map = source.accelerator(address, "map")
     return PieceMap.of(address, layer, data_map)
 
 
-class HttpSource:
+class HttpSource(ContentSource):
     """A catalog, over HTTP ranges."""
 
     def __init__(self, client: "TrustedCatalog") -> None:
         self._client = client
         self._multi_range = True
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """As `ContentSource.read`."""
-        with _translated(address):
-            yield from self._client.content_range(address, start, end)
-
-    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-        """As `MultiRangeSource.read_many`. Another server may not support several ranges: then each is requested alone."""
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        """As `ContentSource.read`. Another server may not support several ranges: then each is requested alone."""
         came = 0
-        if self._multi_range:
+        if self._multi_range and len(ranges) > 1:
             try:
                 with _translated(address):
                     for chunk in self._client.content_ranges(address, ranges):
@@ -197,23 +138,14 @@ class HttpSource:
                 self._multi_range = False
             else:
                 return
-        for start, end in remaining_ranges(ranges, came):
-            yield from self.read(address, start, end)
-
-    def hints(self, address: Address) -> bytes | None:
-        """As `HintSource.hints`."""
         with _translated(address):
-            return self._client.hints(address)
+            for start, end in remaining_ranges(ranges, came):
+                yield from self._client.content_range(address, start, end)
 
-    def layer(self, address: Address) -> bytes | None:
-        """As `GuidedSource.layer`."""
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes | None:
+        """As `ContentSource.accelerator`."""
         with _translated(address):
-            return self._client.layer(address)
-
-    def data_map(self, address: Address) -> bytes | None:
-        """As `GuidedSource.data_map`."""
-        with _translated(address):
-            return self._client.data_map(address)
+            return self._client.accelerator(address, kind)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.content.multipart_ranges import MAX_RANGES
+from catalog.image.ranges import join_ranges
 from catalog.swarm.origin_scheduler import ORIGIN_PART
 from signer.runtime.progress import Advance, ignore_progress
 from stager.content.leaf_set import LeafSet
 from stager.content.peer_stats import PeerStats
-from stager.content.piece_map import PieceMap, join_ranges, piece_runs
+from stager.content.piece_map import PieceMap, piece_runs
 from stager.errors import (
     ContentCorrupt,
     SourceLacks,
@@ -27,7 +28,7 @@ from stager.errors import (
     TrackerRefuses,
     TrackerUnavailable,
 )
-from stager.fetch.sources import ContentSource, read_ranges
+from stager.fetch.sources import ContentSource
 from stager.swarm.stall_policy import RescueAction, StallHistory, decide_rescue
 from stager.swarm.swarm import Swarm
 from stager.swarm.torrent_state import SwarmTorrent
@@ -285,9 +286,8 @@ class SwarmFetch:
             for request in _requests([(piece, self._missing_ranges(torrent, piece)) for piece in wanted]):
                 waiting = iter(request)
                 buffer, now = bytearray(), next(waiting, None)
-                for chunk in read_ranges(
-                    self._source, piece_map.address, join_ranges(run for _, runs in request for run in runs)
-                ):
+                ranges = join_ranges(run for _, runs in request for run in runs)
+                for chunk in self._source.read(piece_map.address, ranges):
                     if self._stop.is_set():
                         return
                     buffer += chunk

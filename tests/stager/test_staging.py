@@ -200,10 +200,10 @@ def test_a_cut_staging_goes_on_from_what_is_verified(root: Path, clock: Clock, i
     gone_after = len(source.contents[last]) // 2
 
     class Breaking(MemorySource):
-        def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        def read_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
             if address == last and end > gone_after:
                 raise SourceUnavailable("the catalog has gone")
-            yield from super().read(address, start, end)
+            yield from super().read_range(address, start, end)
 
     breaking = Breaking(source.contents, {})
     breaking.maps, breaking.layers = source.maps, source.layers
@@ -341,9 +341,9 @@ def test_a_real_catalog_that_lacks_the_content_says_so(cache: Cache, served: Ser
     absent = Address.of(b"nobody published this")
     with CatalogClient(served.url) as client:
         with pytest.raises(SourceLacks, match=str(absent)):
-            list(HttpSource(client).read(absent, 0, absent.size))
+            list(HttpSource(client).read(absent, [(0, absent.size)]))
         with pytest.raises(SourceLacks):
-            HttpSource(client).data_map(absent)
+            HttpSource(client).accelerator(absent, "map")
 
 
 def test_no_catalog_at_all_is_told_with_its_url(cache: Cache, image: Image) -> None:

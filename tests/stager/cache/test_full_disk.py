@@ -15,6 +15,7 @@ from catalog.image.manifest import Manifest
 from stager.cache.cache import Cache
 from stager.cache.quota import RESERVE
 from stager.errors import DiskFull
+from stager.fetch.sources import ContentSource
 from stager.staging import Stager
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import PACE, without_blanks
@@ -146,11 +147,12 @@ def test_a_process_that_may_not_write_large_files_says_so(root: Path, clock: Clo
         check_invariants(cache)
 
 
-class Picklable:
+class Picklable(ContentSource):
     """A source that can be handed to another process."""
 
     def __init__(self, source: MemorySource) -> None:
         self.contents = source.contents
 
-    def read(self, address, start, end):  # type: ignore[no-untyped-def]
-        yield self.contents[address][start:end]
+    def read(self, address, ranges):  # type: ignore[no-untyped-def]
+        for start, end in ranges:
+            yield self.contents[address][start:end]

@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,12 @@ from catalog.content.indexing import index_file
 from catalog.errors import NotFound
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
+from catalog.image.ranges import ByteRange
 from signer.openpgp.keyring import Keyring
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable
 from stager.fetch.resume import find_leaves, read_boot_id
-from stager.fetch.sources import HttpSource
+from stager.fetch.sources import ContentSource, HttpSource
 from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.grants import CatalogCredentialsProvider
 from stager.swarm.options import SwarmOptions
@@ -148,15 +149,15 @@ def test_a_node_with_the_right_gets_the_restricted_content_over_tls(world: World
     """From the seed alone: its own HTTP is not asked."""
     address = content(world.secret)
 
-    class Nothing:
-        def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-            raise SourceUnavailable(f"{start}-{end} of {address} is not asked for here")
+    class Nothing(ContentSource):
+        def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+            raise SourceUnavailable(f"{ranges} of {address} is not asked for here")
             yield b""
 
     with CatalogClient(world.service.url, credential=world.credential("lyon")) as client:
         passes = CatalogCredentialsProvider(client, "worker-1")
         _published(client, address)
-        guide = PieceMap.of(address, client.layer(address))
+        guide = PieceMap.of(address, client.accelerator(address, "layer"))
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:
             fetching = _fetching(swarm, None, Nothing(), guide, tmp_path / "in")
             brought = fetching.run()
@@ -172,7 +173,7 @@ def test_a_node_without_the_right_gets_nothing_on_any_way(world: World, tmp_path
     measured = world.secret.content(address)
     with CatalogClient(world.service.url, credential=world.credential("tum")) as client:
         with pytest.raises(NotFound):
-            client.layer(address)
+            client.accelerator(address, "layer")
         passes = CatalogCredentialsProvider(client, "worker-2")
         guide = PieceMap.of(address, index_file(measured).layer)
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import pytest
 
 from catalog.content.indexing import HINT_BLOCK, index_file
 from catalog.image.address import LEAF, Address
+from catalog.image.ranges import ByteRange
 from catalog.swarm.tracker import Endpoint
 from stager.cache.cache import Cache
 from stager.errors import SourceUnavailable
 from stager.fetch.resume import read_boot_id
-from stager.fetch.sources import ByteRange
 from stager.staging import Stager
 from stager.swarm.options import SwarmOptions
 from stager.swarm.sharing import CacheSharing
@@ -41,14 +41,10 @@ class Origin(Hinting):
 
     gone = False
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         if self.gone:
             raise SourceUnavailable("the origin has gone")
-        yield from super().read(address, start, end)
-
-    def read_many(self, address: Address, ranges: list[ByteRange]) -> Iterator[bytes]:
-        for start, end in ranges:
-            yield from self.read(address, start, end)
+        yield from super().read(address, ranges)
 
 
 class Node:

@@ -3,13 +3,16 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from catalog.content.content_store import AcceleratorKind
 from catalog.content.indexing import ContentIndex
 from catalog.image.address import Address
+from catalog.image.ranges import ByteRange
 from stager.cache.disk import DiskOperations
 from stager.errors import SourceLacks, SourceUnavailable
+from stager.fetch.sources import ContentSource
 
 MIB = 1 << 20
 
@@ -24,7 +27,7 @@ class Clock:
         return self.now
 
 
-class MemorySource:
+class MemorySource(ContentSource):
     """A catalog in memory: ranges, piece layers, data maps.
 
     Attributes:
@@ -48,7 +51,12 @@ class MemorySource:
         self.overlong = False
         self._lock = threading.Lock()
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        """The bytes of ranges, one after the other."""
+        for start, end in ranges:
+            yield from self.read_range(address, start, end)
+
+    def read_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """The bytes of a range, or what is left of them."""
         if address not in self.contents:
             raise SourceLacks(f"{address} is not here")
@@ -71,13 +79,10 @@ class MemorySource:
         if cut:
             raise SourceUnavailable("the connection was cut")
 
-    def layer(self, address: Address) -> bytes | None:
-        """As it was measured, or as a test has it."""
-        return self.layers.get(address)
-
-    def data_map(self, address: Address) -> bytes | None:
-        """As it was measured, or as a test has it."""
-        return self.maps.get(address)
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes | None:
+        """As it was measured, or as a test has it; no hints."""
+        known: dict[str, dict[Address, bytes]] = {"layer": self.layers, "map": self.maps, "hints": {}}
+        return known[kind].get(address)
 
 
 class Hinting(MemorySource):
@@ -85,8 +90,10 @@ class Hinting(MemorySource):
 
     asked_for_hints = 0
 
-    def hints(self, address: Address) -> bytes | None:
+    def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes | None:
         """As they were measured, or as a test has them."""
+        if kind != "hints":
+            return super().accelerator(address, kind)
         self.asked_for_hints += 1
         return self.stored[address]
 
@@ -95,15 +102,15 @@ class Hinting(MemorySource):
         return sum(end - start for _, start, end in self.reads)
 
 
-class Unguided:
+class Unguided(ContentSource):
     """Only the lowest rung of a source."""
 
     def __init__(self, source: MemorySource) -> None:
         self._source = source
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """As the source does."""
-        return self._source.read(address, start, end)
+        return self._source.read(address, ranges)
 
 
 class Died(BaseException):

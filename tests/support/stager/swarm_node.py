@@ -13,27 +13,28 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from catalog.client.client import CatalogClient
 from catalog.image.address import Address
+from catalog.image.ranges import ByteRange
 from signer.documents import Document
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceUnavailable, StagerError
 from stager.fetch.resume import find_leaves, read_boot_id
-from stager.fetch.sources import HttpSource
+from stager.fetch.sources import ContentSource, HttpSource
 from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
 
-class _Nothing:
+class _Nothing(ContentSource):
     """An origin that has lost its content."""
 
-    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        raise SourceUnavailable(f"the origin has lost the bytes {start}-{end} of {address}")
+    def read(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        raise SourceUnavailable(f"the origin has lost the bytes {ranges} of {address}")
         yield b""
 
 
@@ -55,7 +56,7 @@ def main(text: str) -> None:
         job["url"] + "/v1", peer_id=rng.randbytes(20), site=job.get("site", ""), grants=lambda _: job.get("grant", "")
     )
     client = CatalogClient(job["url"])
-    layer = Path(job["layer"]).read_bytes() if "layer" in job else client.layer(address)
+    layer = Path(job["layer"]).read_bytes() if "layer" in job else client.accelerator(address, "layer")
     guide = PieceMap.of(address, layer)
     boot = read_boot_id()
     with tracker, Swarm(tracker, SwarmOptions(listen=job["listen"]), boot=boot) as swarm:
