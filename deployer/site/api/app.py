@@ -13,16 +13,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
 
 from catalog.schema.problems import Health
-from catalog.web.problems import ProblemApi, problem_responses
+from catalog.web.problems import ProblemApi
 from deployer.errors import DeployerError, SiteUnavailable
 from deployer.site.api.audit import audit_routes
 from deployer.site.api.clusters import cluster_routes
 from deployer.site.api.console_output import console_answer_routes, console_output_routes
-from deployer.site.api.deployments import AUTH_ERRORS, deployment_routes
+from deployer.site.api.deployments import deployment_routes
 from deployer.site.api.events import event_routes
-from deployer.site.api.machines import machine_routes, save_routes
+from deployer.site.api.machines import machine_routes
 from deployer.site.api.nodes import agent_routes, node_routes
-from deployer.site.api.parameters import BEARER, answer, openapi_extra
+from deployer.site.api.parameters import BEARER, SiteRouter, action, answer
 from deployer.site.auth.grants import SiteAction
 from deployer.site.model.principal import Principal
 from deployer.site.schema.messages import SITE_API_VERSION, SiteStatus
@@ -54,7 +54,7 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
     )
     people = APIRouter(prefix=f"/{SITE_API_VERSION}", dependencies=[Security(BEARER)])
     own = (_status_routes(site), deployment_routes(site), console_output_routes(site), event_routes(site))
-    for routes in (*own, save_routes(site), machine_routes(site), audit_routes(site)):
+    for routes in (*own, machine_routes(site), audit_routes(site)):
         people.include_router(routes)
     people.include_router(cluster_routes(site))
     app.include_router(people)
@@ -68,15 +68,10 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
 
 
 def _status_routes(site: Site) -> APIRouter:
-    routes = APIRouter(tags=["site"])
+    routes = SiteRouter("", "site")
 
-    @routes.get(
-        "/status",
-        response_model=SiteStatus,
-        responses=problem_responses(*AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.NODES),
-        summary="Read the site's state",
-    )
+    @routes.operation("GET /status", "Read the site's state", SiteStatus)
+    @action(SiteAction.NODES)
     def status(request: Request, who: Annotated[Principal, Depends(site.access.who)]) -> Response:
         """Its policy, numbers of nodes and machines, and problems."""
         site.access.demand(who, SiteAction.NODES)
@@ -86,20 +81,15 @@ def _status_routes(site: Site) -> APIRouter:
 
 
 def _health(site: Site) -> APIRouter:
-    routes = APIRouter(tags=["health"])
+    routes = SiteRouter("", "health", always=())
 
-    @routes.get("/livez", response_model=Health, openapi_extra=openapi_extra(None), summary="Whether the service runs")
+    @routes.operation("GET /livez", "Whether the service runs", Health)
     def live() -> Health:
         """Answers as long as the process does."""
         return Health()
 
-    @routes.get(
-        "/readyz",
-        response_model=Health,
-        responses=problem_responses(SiteUnavailable),
-        openapi_extra=openapi_extra(None),
-        summary="Whether the service can serve",
-    )
+    @routes.operation("GET /readyz", "Whether the service can serve", Health)
+    @action(None, SiteUnavailable)
     def ready() -> Health:
         """The database answers, and the background tasks run."""
         site.check()

@@ -6,10 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from catalog.errors import Malformed, Misused
-from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden, MachineNotFound
-from deployer.site.api.deployments import AUTH_ERRORS
-from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, answer, openapi_extra
+from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, SiteRouter, action, answer
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.documents import parse_cursor
@@ -49,15 +47,10 @@ UntilQuery = Annotated[
 
 def audit_routes(site: Site) -> APIRouter:
     """Under /v1/audit."""
-    routes = APIRouter(prefix="/audit", tags=["events"])
+    routes = SiteRouter("/audit", "events")
 
-    @routes.get(
-        "",
-        response_model=AuditPage,
-        responses=problem_responses(Malformed, Misused, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.AUDIT),
-        summary="Read the audit log",
-    )
+    @routes.operation("GET", "Read the audit log", AuditPage)
+    @action(SiteAction.AUDIT, Malformed, Misused, Forbidden)
     def audit(
         request: Request,
         who: Annotated[Principal, Depends(site.access.who)],

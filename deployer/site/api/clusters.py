@@ -7,25 +7,24 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Conflict, Malformed, Misused, TooLarge
-from catalog.web.problems import problem_responses
+from catalog.errors import Conflict, Malformed, Misused
 from deployer.errors import ClusterNotFound, Forbidden, MachineConflict, MachineNotFound, NoCapacity, OverQuota, Refused
-from deployer.site.api.deployments import AUTH_ERRORS, OwnerQuery, VoQuery
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
     DryRunQuery,
     IdempotencyKey,
     LimitQuery,
+    OwnerQuery,
+    SiteRouter,
+    VoQuery,
+    action,
     answer,
-    openapi_extra,
     read_document,
     read_reason,
 )
-from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction
-from deployer.site.clusters.members import ClusterRoleStatus, unmet_roles
-from deployer.site.clusters.members import role_statuses as cluster_status
+from deployer.site.clusters.members import ClusterRoleStatus, role_statuses, unmet_roles
 from deployer.site.model.cluster import MAX_CLUSTER, Cluster, ClusterDocument
 from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import Principal
@@ -57,37 +56,26 @@ ActiveQuery = Annotated[bool | None, Query(description="Only those that have not
 
 def cluster_routes(site: Site) -> APIRouter:
     """Under /v1/clusters."""
-    routes = APIRouter()
-    for part in (_ordering, _looking, _changing):
-        routes.include_router(part(site))
-    return routes
+    routes = SiteRouter("/clusters", "clusters")
+    keeper, access = site.clusters, site.access
+    who_asks = Annotated[Principal, Depends(access.who)]
 
-
-def _ordering(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/clusters", tags=["clusters"])
-    who_asks = Annotated[Principal, Depends(site.access.who)]
-
-    @routes.post(
-        "",
-        response_model=ClusterView,
+    @routes.operation(
+        "POST",
+        "Order a cluster",
+        ClusterView,
+        takes=ClusterRequest,
         status_code=201,
-        responses=problem_responses(
-            Malformed, Misused, TooLarge, Forbidden, Refused, OverQuota, NoCapacity, Conflict, *AUTH_ERRORS
-        )
-        | {
+        responses={
             200: {
                 "model": ClusterView | ClusterDryRun,
                 "description": "It was ordered before; or the answer of a dry run.",
             }
         },
-        openapi_extra=openapi_extra(SiteAction.DEPLOY, ClusterRequest),
-        summary="Order a cluster",
     )
+    @action(SiteAction.DEPLOY, Misused, Forbidden, Refused, OverQuota, NoCapacity, Conflict)
     async def create(
-        request: Request,
-        who: who_asks,
-        key: IdempotencyKey = "",
-        dry_run: DryRunQuery = False,
+        request: Request, who: who_asks, key: IdempotencyKey = "", dry_run: DryRunQuery = False
     ) -> Response:
         """Capacity for all members, or each role's quorum, is reserved before any of them starts."""
 
@@ -111,21 +99,8 @@ def _ordering(site: Site) -> APIRouter:
         made.headers["Location"] = f"/v1/clusters/{view.uuid}"
         return made
 
-    return routes
-
-
-def _looking(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/clusters", tags=["clusters"])
-    keeper, access = site.clusters, site.access
-    who_asks = Annotated[Principal, Depends(access.who)]
-
-    @routes.get(
-        "",
-        response_model=ClusterPage,
-        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="List clusters",
-    )
+    @routes.operation("GET", "List clusters", ClusterPage)
+    @action(SiteAction.READ, Malformed, Forbidden)
     def clusters(
         request: Request,
         who: who_asks,
@@ -136,41 +111,28 @@ def _looking(site: Site) -> APIRouter:
         after: AfterQuery = None,
     ) -> Response:
         """Those that you may see, the newest first. Follow `next` for older ones."""
-        access.demand(who, SiteAction.READ)
-        wanted = restrict_filter(ListFilter(owner=owner, vo=vo), access.reach(who))
-        if wanted is None:
-            return answer(request, ClusterPage(items=()))
-        items, following = keeper.page(wanted, limit, after, active=active)
+        wanted = access.visible(who, ListFilter(owner=owner, vo=vo))
+        items, following = keeper.page(wanted, limit, after, active=active) if wanted else ((), None)
         return answer(request, ClusterPage(items=tuple(cluster_summary(one) for one in items), next=following))
 
-    @routes.get(
-        "/{cluster}",
-        response_model=ClusterView,
-        responses=problem_responses(Malformed, Misused, ClusterNotFound, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Get a cluster and its members",
-    )
+    @routes.operation("GET /{cluster}", "Get a cluster and its members", ClusterView)
+    @action(SiteAction.READ, Malformed, Misused, ClusterNotFound)
     def cluster(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """Its state, role by role, and its machines."""
         return answer(request, _whole(site, permitted_cluster(site, who, cluster, SiteAction.READ), who))
 
+    _add_changes(routes, site)
     return routes
 
 
-def _changing(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/clusters", tags=["clusters"])
+def _add_changes(routes: SiteRouter, site: Site) -> None:
     keeper, access = site.clusters, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
-    @routes.post(
-        "/{cluster}/scale",
-        response_model=ClusterView,
-        responses=problem_responses(
-            Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, MachineConflict, *AUTH_ERRORS
-        ),
-        openapi_extra=openapi_extra(SiteAction.MODIFY, ScaleRequest) | {"x-action": "modify, and deploy for more"},
-        summary="Change the number of members in a role",
+    @routes.operation(
+        "POST /{cluster}/scale", "Change the number of members in a role", ClusterView, takes=ScaleRequest
     )
+    @action("modify, and deploy for more", Misused, ClusterNotFound, Forbidden, MachineConflict)
     async def scale(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """New members start as capacity allows; superfluous ones are asked to power off, the highest numbers first."""
 
@@ -185,15 +147,8 @@ def _changing(site: Site) -> APIRouter:
         wanted = await read_document(request, ScaleRequest, "scaling")
         return answer(request, await run_in_threadpool(work))
 
-    @routes.post(
-        "/{cluster}/replace",
-        response_model=ClusterView,
-        responses=problem_responses(
-            Malformed, Misused, TooLarge, ClusterNotFound, MachineNotFound, Forbidden, MachineConflict, *AUTH_ERRORS
-        ),
-        openapi_extra=openapi_extra(SiteAction.MODIFY, ReplaceRequest),
-        summary="Replace a member",
-    )
+    @routes.operation("POST /{cluster}/replace", "Replace a member", ClusterView, takes=ReplaceRequest)
+    @action(SiteAction.MODIFY, Misused, ClusterNotFound, MachineNotFound, Forbidden, MachineConflict)
     async def replace(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """The old machine ends, and the member's count of failures is reset."""
 
@@ -204,13 +159,8 @@ def _changing(site: Site) -> APIRouter:
         wanted = await read_document(request, ReplaceRequest, "replacing")
         return answer(request, await run_in_threadpool(work))
 
-    @routes.delete(
-        "/{cluster}",
-        response_model=ClusterView,
-        responses=problem_responses(Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.CANCEL, ReasonRequest, required=False),
-        summary="End a cluster",
-    )
+    @routes.operation("DELETE /{cluster}", "End a cluster", ClusterView, takes=ReasonRequest, required=False)
+    @action(SiteAction.CANCEL, Misused, ClusterNotFound, Forbidden)
     async def destroy(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """Ends all members at once. Idempotent."""
 
@@ -220,8 +170,6 @@ def _changing(site: Site) -> APIRouter:
 
         reason = await read_reason(request)
         return answer(request, await run_in_threadpool(work))
-
-    return routes
 
 
 def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction) -> Cluster:
@@ -253,24 +201,14 @@ def cluster_view(
     cluster: Cluster, members: Sequence[SiteMachine], now: datetime, who: Principal, *, new: bool = False
 ) -> ClusterView:
     """A cluster as a principal may see it, with its members that exist or have failed."""
-    status = cluster_status(cluster, members, now)
-    state = cluster.state
-    failed = {uuid: why for uuid, why in state.failed.items() if why}
+    status = role_statuses(cluster, members, now)
+    failed = {uuid: why for uuid, why in cluster.state.failed.items() if why}
     there = sorted(
         (one for one in members if not one.state.final or one.uuid in failed),
         key=lambda one: (one.state.final, one.role, cluster.document.slot(one.role, one.hostname), one.created),
     )
     return ClusterView(
-        uuid=cluster.uuid,
-        owner=cluster.owner,
-        name=cluster.name,
-        reference=state.reference,
-        phase=state.phase,
-        reason=state.reason,
-        changed=state.changed,
-        created=cluster.created,
-        expires=cluster.expires,
-        roles=state.counts,
+        **dict(cluster_summary(cluster)),
         document=redact_cluster(cluster.document, private=who.identity != cluster.owner.identity),
         status={name: _role(cluster, name, status) for name in status},
         members=tuple(MachineView.of(one) for one in there),

@@ -9,17 +9,15 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, TooLarge
-from catalog.web.problems import problem_responses
+from catalog.errors import Malformed
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound, SiteUnavailable
 from deployer.machine.state import MachineState
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.protocol.desired_state import MAX_CONSOLE_CHUNK, ConsoleResponse
-from deployer.site.api.deployments import AUTH_ERRORS
 from deployer.site.api.events import MAX_STREAM, RETRY_MILLISECONDS, STREAM
 from deployer.site.api.machines import permitted_machine
 from deployer.site.api.nodes import AGENT_ERRORS
-from deployer.site.api.parameters import MachineParameter, no_content, openapi_extra, read_document
+from deployer.site.api.parameters import MachineParameter, SiteRouter, action, no_content, read_document
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal
@@ -38,13 +36,14 @@ MAX_ANSWER = 2 * MAX_CONSOLE_CHUNK
 
 def console_output_routes(site: Site) -> APIRouter:
     """Under /v1/machines/{machine}/console."""
-    routes = APIRouter(prefix="/machines", tags=["machines"])
+    routes = SiteRouter("/machines", "machines")
     who_asks = Annotated[Principal, Depends(site.access.who)]
 
-    @routes.get(
-        "/{machine}/console",
-        responses=problem_responses(Malformed, MachineNotFound, Forbidden, MachineConflict, *AUTH_ERRORS)
-        | {
+    @routes.operation(
+        "GET /{machine}/console",
+        "Read a machine's serial console",
+        response_class=Response,
+        responses={
             200: {
                 "content": {
                     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -52,10 +51,8 @@ def console_output_routes(site: Site) -> APIRouter:
                 }
             }
         },
-        response_class=Response,
-        openapi_extra=openapi_extra(SiteAction.CONSOLE),
-        summary="Read a machine's serial console",
     )
+    @action(SiteAction.CONSOLE, Malformed, MachineNotFound, Forbidden, MachineConflict)
     async def console(
         who: who_asks,
         machine: MachineParameter,
@@ -89,17 +86,17 @@ def console_output_routes(site: Site) -> APIRouter:
 
 def console_answer_routes(site: Site) -> APIRouter:
     """Under /v1/agent: where nodes answer requests for output."""
-    routes = APIRouter(prefix="/agent", tags=["agents"])
+    routes = SiteRouter("/agent", "agents", AGENT_ERRORS)
     node_asks = Annotated[str, Depends(site.access.node)]
 
-    @routes.post(
-        "/console",
+    @routes.operation(
+        "POST /console",
+        "Send console output that the site requested",
+        takes=ConsoleResponse,
         status_code=204,
-        responses=problem_responses(Malformed, TooLarge, *AGENT_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.AGENT, ConsoleResponse),
         response_class=Response,
-        summary="Send console output that the site requested",
     )
+    @action(SiteAction.AGENT)
     async def answered(request: Request, node: node_asks) -> Response:
         """Output that no client waits for any more is dropped."""
         site.serials.answered(node, await read_document(request, ConsoleResponse, "answer", MAX_ANSWER))

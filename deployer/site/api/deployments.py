@@ -1,42 +1,40 @@
 """The routes of deployments: order machines, explain where they run, and end them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Conflict, Malformed, Misused, TooLarge
-from catalog.image.manifest import ImageId
-from catalog.web.problems import problem_responses
+from catalog.errors import Conflict, Malformed, Misused
 from deployer.errors import (
     CannotBoot,
     DeploymentNotFound,
     Forbidden,
     NoAccount,
     NoCapacity,
-    NotAuthenticated,
     OverBudget,
     OverQuota,
     Refused,
-    SiteUnavailable,
-    TooManyRequests,
 )
-from deployer.machine.spec import Uuid
-from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
+    ClusterQuery,
     DeploymentParameter,
     DryRunQuery,
+    ImageQuery,
     LimitQuery,
+    OwnerQuery,
+    SiteRouter,
+    VoQuery,
+    action,
     answer,
-    openapi_extra,
     read_document,
 )
-from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.machines import find_deployment, list_deployments, machines_of
 from deployer.site.model.principal import Principal
@@ -51,28 +49,13 @@ from deployer.site.schema.messages import (
 from deployer.site.schema.views import DeploymentView, MachineView
 from deployer.site.service.site import Site
 
-VoQuery = Annotated[str | None, Query(max_length=63, description="Only of members of this VO.", examples=["star"])]
-OwnerQuery = Annotated[
-    str | None, Query(max_length=2100, description="Only of this person: issuer and subject, with a space between.")
-]
-ImageQuery = Annotated[ImageId | None, Query(description="Only of this image.")]
-NodeQuery = Annotated[Uuid | None, Query(description="Only on this node.")]
-DeploymentQuery = Annotated[Uuid | None, Query(description="Only of this deployment.")]
-ClusterQuery = Annotated[Uuid | None, Query(description="Only of this cluster.")]
-StatesQuery = Annotated[list[MachineState] | None, Query(max_length=20, description="Only in one of these states.")]
-
-AUTH_ERRORS = (NotAuthenticated, TooManyRequests, SiteUnavailable)
-"""Errors of every request of a person."""
-
 
 def deployment_routes(site: Site) -> APIRouter:
     """Under /v1/deployments."""
-    routes = APIRouter(prefix="/deployments", tags=["deployments"])
+    routes = SiteRouter("/deployments", "deployments")
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
-
-    def found(who: Principal, uuid: str, action: SiteAction) -> Deployment:
-        return permitted_deployment(site, who, uuid, action)
+    found = partial(permitted_deployment, site)
 
     def shown(
         who: Principal, deployment: Deployment, machines: Sequence[SiteMachine], *, new: bool
@@ -83,32 +66,30 @@ def deployment_routes(site: Site) -> APIRouter:
     def whole(deployment: Deployment, who: Principal) -> DeploymentCreated:
         return shown(who, deployment, store.read(machines_of, deployment.uuid), new=False)
 
-    @routes.post(
-        "",
-        response_model=DeploymentCreated,
+    @routes.operation(
+        "POST",
+        "Order machines",
+        DeploymentCreated,
+        takes=DeploymentRequest,
         status_code=201,
-        responses=problem_responses(
-            Malformed,
-            Misused,
-            TooLarge,
-            Forbidden,
-            Refused,
-            OverQuota,
-            NoCapacity,
-            NoAccount,
-            OverBudget,
-            CannotBoot,
-            Conflict,
-            *AUTH_ERRORS,
-        )
-        | {
+        responses={
             200: {
                 "model": DeploymentCreated | DryRunResult,
                 "description": "It was ordered before; or the answer of a dry run.",
-            },
+            }
         },
-        openapi_extra=openapi_extra(SiteAction.DEPLOY, DeploymentRequest),
-        summary="Order machines",
+    )
+    @action(
+        SiteAction.DEPLOY,
+        Misused,
+        Forbidden,
+        Refused,
+        OverQuota,
+        NoCapacity,
+        NoAccount,
+        OverBudget,
+        CannotBoot,
+        Conflict,
     )
     async def create(
         request: Request,
@@ -137,13 +118,8 @@ def deployment_routes(site: Site) -> APIRouter:
         made.headers["Location"] = f"/v1/deployments/{ordered.deployment.uuid}"
         return made
 
-    @routes.get(
-        "",
-        response_model=DeploymentPage,
-        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="List deployments",
-    )
+    @routes.operation("GET", "List deployments", DeploymentPage)
+    @action(SiteAction.READ, Malformed, Forbidden)
     def deployments(
         request: Request,
         who: who_asks,
@@ -155,69 +131,42 @@ def deployment_routes(site: Site) -> APIRouter:
         after: AfterQuery = None,
     ) -> Response:
         """Those that you may see, the newest first. Follow `next` for older ones."""
-        access.demand(who, SiteAction.READ)
-        wanted = restrict_filter(ListFilter(owner=owner, vo=vo, image_id=image, cluster=cluster), access.reach(who))
-        if wanted is None:
-            return answer(request, DeploymentPage(items=()))
-        items, following = store.read(list_deployments, wanted, limit, after)
-        return answer(
-            request, DeploymentPage(items=tuple(DeploymentView.of(one, who) for one in items), next=following)
-        )
+        wanted = access.visible(who, ListFilter(owner=owner, vo=vo, image_id=image, cluster=cluster))
+        items, following = store.read(list_deployments, wanted, limit, after) if wanted else ((), None)
+        views = tuple(DeploymentView.of(one, who) for one in items)
+        return answer(request, DeploymentPage(items=views, next=following))
 
-    @routes.get(
-        "/{deployment}",
-        response_model=DeploymentCreated,
-        responses=problem_responses(Malformed, DeploymentNotFound, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Get a deployment and its machines",
-    )
+    @routes.operation("GET /{deployment}", "Get a deployment and its machines", DeploymentCreated)
+    @action(SiteAction.READ, Malformed, DeploymentNotFound)
     def deployment(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
         """The order as it was admitted, and its machines' present states."""
         return answer(request, whole(found(who, deployment, SiteAction.READ), who))
 
-    @routes.get(
-        "/{deployment}/explain",
-        response_model=DeploymentExplanation,
-        responses=problem_responses(Malformed, DeploymentNotFound, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Explain why it was admitted, and runs where it does",
+    @routes.operation(
+        "GET /{deployment}/explain", "Explain why it was admitted, and runs where it does", DeploymentExplanation
     )
+    @action(SiteAction.READ, Malformed, DeploymentNotFound)
     def explain(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
         """The policy's decision rule by rule, and the placement node by node, as of the order."""
         one = found(who, deployment, SiteAction.READ)
-        return answer(
-            request,
-            DeploymentExplanation(
-                deployment=one.uuid,
-                image_id=one.image_id,
-                title=one.title,
-                policy=one.policy,
-                decision=one.decision,
-                placement=one.placement,
-            ),
-        )
+        shared = {name: getattr(one, name) for name in ("image_id", "title", "policy", "decision", "placement")}
+        return answer(request, DeploymentExplanation(deployment=one.uuid, **shared))
 
-    @routes.get(
-        "/{deployment}/known_hosts",
+    @routes.operation(
+        "GET /{deployment}/known_hosts",
+        "Read the SSH host keys of its machines, as lines of known_hosts",
         response_class=PlainTextResponse,
-        responses=problem_responses(Malformed, DeploymentNotFound, *AUTH_ERRORS)
-        | {200: {"content": {"text/plain": {"example": "star-head-1,10.0.3.7 ssh-ed25519 AAAA..."}}}},
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Read the SSH host keys of its machines, as lines of known_hosts",
+        responses={200: {"content": {"text/plain": {"example": "star-head-1,10.0.3.7 ssh-ed25519 AAAA..."}}}},
     )
+    @action(SiteAction.READ, Malformed, DeploymentNotFound)
     def known_hosts(who: who_asks, deployment: DeploymentParameter) -> Response:
         """Keys that guests published through the context broker, if exactly one party used the machine's secret."""
         one = found(who, deployment, SiteAction.READ)
         lines = site.broker.directory.known_hosts(one.uuid) if site.broker is not None else []
         return PlainTextResponse("".join(f"{line}\n" for line in lines))
 
-    @routes.delete(
-        "/{deployment}",
-        response_model=DeploymentCreated,
-        responses=problem_responses(Malformed, DeploymentNotFound, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.CANCEL),
-        summary="End all machines of a deployment",
-    )
+    @routes.operation("DELETE /{deployment}", "End all machines of a deployment", DeploymentCreated)
+    @action(SiteAction.CANCEL, Malformed, DeploymentNotFound, Forbidden)
     def destroy(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
         """Idempotent: machines that have ended stay ended."""
         one = found(who, deployment, SiteAction.CANCEL)

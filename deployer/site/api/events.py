@@ -9,10 +9,8 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed
-from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden
-from deployer.site.api.deployments import AUTH_ERRORS, DeploymentQuery
-from deployer.site.api.parameters import DEFAULT_PAGE, LimitQuery, answer, openapi_extra
+from deployer.site.api.parameters import DEFAULT_PAGE, DeploymentQuery, LimitQuery, SiteRouter, action, answer
 from deployer.site.auth.authorizer import SiteAuthorizer
 from deployer.site.auth.grants import Reach, SiteAction
 from deployer.site.db.events import last_event, list_events
@@ -37,17 +35,12 @@ NUMBER = Annotated[
 
 def event_routes(site: Site) -> APIRouter:
     """Under /v1/events."""
-    routes = APIRouter(prefix="/events", tags=["events"])
+    routes = SiteRouter("/events", "events")
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
-    @routes.get(
-        "",
-        response_model=EventPage,
-        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="List events",
-    )
+    @routes.operation("GET", "List events", EventPage)
+    @action(SiteAction.READ, Malformed, Forbidden)
     def events(
         request: Request,
         who: who_asks,
@@ -59,14 +52,13 @@ def event_routes(site: Site) -> APIRouter:
         access.demand(who, SiteAction.READ)
         return answer(request, read_event_page(site, who, after, limit, deployment))
 
-    @routes.get(
-        "/stream",
-        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS)
-        | {200: {"content": {STREAM: {"example": 'id: 41\nevent: machine\ndata: {"what":"running"}\n\n'}}}},
+    @routes.operation(
+        "GET /stream",
+        "Follow events as they happen",
         response_class=StreamingResponse,
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Follow events as they happen",
+        responses={200: {"content": {STREAM: {"example": 'id: 41\nevent: machine\ndata: {"what":"running"}\n\n'}}}},
     )
+    @action(SiteAction.READ, Malformed, Forbidden)
     async def stream(
         who: who_asks,
         after: Annotated[int | None, Query(ge=0, le=(1 << 53) - 1, description="Begin after this event.")] = None,

@@ -1,12 +1,12 @@
 """The routes of machines: list, pause, extend, save and end them."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Conflict, Malformed, Misused, TooLarge
-from catalog.web.problems import problem_responses
+from catalog.errors import Conflict, Malformed, Misused
 from deployer.errors import (
     Forbidden,
     MachineConflict,
@@ -17,28 +17,25 @@ from deployer.errors import (
     OverBudget,
     OverQuota,
 )
-from deployer.site.api.deployments import (
-    AUTH_ERRORS,
-    ClusterQuery,
-    DeploymentQuery,
-    ImageQuery,
-    NodeQuery,
-    OwnerQuery,
-    StatesQuery,
-    VoQuery,
-)
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
     AfterQuery,
+    ClusterQuery,
+    DeploymentQuery,
     IdempotencyKey,
+    ImageQuery,
     LimitQuery,
     MachineParameter,
+    NodeQuery,
+    OwnerQuery,
+    SiteRouter,
+    StatesQuery,
+    VoQuery,
+    action,
     answer,
-    openapi_extra,
     read_document,
     read_optional_body,
 )
-from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.machines import find_machine, list_machines
 from deployer.site.db.nodes import get_node
@@ -64,20 +61,13 @@ ACTIONS = {
 
 def machine_routes(site: Site) -> APIRouter:
     """Under /v1/machines."""
-    routes = APIRouter(prefix="/machines", tags=["machines"])
+    routes = SiteRouter("/machines", "machines")
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
+    found = partial(permitted_machine, site)
 
-    def found(who: Principal, name: str, action: SiteAction) -> SiteMachine:
-        return permitted_machine(site, who, name, action)
-
-    @routes.get(
-        "",
-        response_model=MachinePage,
-        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="List machines",
-    )
+    @routes.operation("GET", "List machines", MachinePage)
+    @action(SiteAction.READ, Malformed, Forbidden)
     def machines(
         request: Request,
         who: who_asks,
@@ -92,50 +82,49 @@ def machine_routes(site: Site) -> APIRouter:
         after: AfterQuery = None,
     ) -> Response:
         """Those that you may see, the newest first. Follow `next` for older ones."""
-        access.demand(who, SiteAction.READ)
-        asked = ListFilter(
-            owner=owner,
-            vo=vo,
-            image_id=image,
-            node=node,
-            deployment=deployment,
-            cluster=cluster,
-            states=tuple(state) if state else None,
-        )
-        wanted = restrict_filter(asked, access.reach(who))
-        if wanted is None:
-            return answer(request, MachinePage(items=()))
-        items, following = store.read(list_machines, wanted, limit, after)
+        states = tuple(state or ()) or None
+        place = ListFilter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
+        wanted = access.visible(who, place.model_copy(update={"owner": owner, "vo": vo}))
+        items, following = store.read(list_machines, wanted, limit, after) if wanted else ((), None)
         return answer(request, MachinePage(items=tuple(MachineView.of(one) for one in items), next=following))
 
-    @routes.get(
-        "/{machine}",
-        response_model=MachineView,
-        responses=problem_responses(Malformed, MachineNotFound, MachineConflict, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.READ),
-        summary="Get a machine",
-    )
+    @routes.operation("GET /{machine}", "Get a machine", MachineView)
+    @action(SiteAction.READ, Malformed, MachineNotFound, MachineConflict)
     def machine(request: Request, who: who_asks, machine: MachineParameter) -> Response:
         """Its desired status (`want`), and its present state."""
         return answer(request, MachineView.of(found(who, machine, SiteAction.READ)))
 
-    @routes.post(
-        "/{machine}/{verb}",
-        response_model=MachineView,
-        responses=problem_responses(
-            Malformed,
-            Misused,
-            TooLarge,
-            MachineNotFound,
-            NodeNotFound,
-            Forbidden,
-            MachineConflict,
-            NoCapacity,
-            *AUTH_ERRORS,
-        ),
-        openapi_extra=openapi_extra(None, VerbRequest, required=False) | {"x-action": "hold, modify or cancel"},
-        summary="Pause, resume, suspend, reactivate, reboot, shut down or destroy a machine",
+    # Before the verbs, which have the same form.
+    @routes.operation(
+        "POST /{machine}/save",
+        "Save a machine that rests as a new, unendorsed version of its image",
+        MachineView,
+        takes=SaveRequest,
     )
+    @action(SiteAction.SAVE, MachineNotFound, Forbidden, MachineConflict, Conflict)
+    async def save(request: Request, who: who_asks, machine: MachineParameter, key: IdempotencyKey = "") -> Response:
+        """The machine's `saves` show the progress and, at the end, the image ID; events report it, too.
+
+        Its node reads the disks and uploads what has changed to the catalog, as a candidate for its VO to endorse.
+        """
+
+        def work() -> SiteMachine:
+            one = found(who, machine, SiteAction.SAVE)
+            if one.node is not None and store.read(get_node, one.node, contents=False).kind == EC2:
+                raise MachineConflict(f"machine {one.hostname} runs at EC2, and its disks are not read from there")
+            return site.changing.save(one.uuid, wanted, key, who)
+
+        wanted = await read_document(request, SaveRequest, "request to save")
+        return answer(request, MachineView.of(await run_in_threadpool(work)))
+
+    @routes.operation(
+        "POST /{machine}/{verb}",
+        "Pause, resume, suspend, reactivate, reboot, shut down or destroy a machine",
+        MachineView,
+        takes=VerbRequest,
+        required=False,
+    )
+    @action("hold, modify or cancel", Misused, MachineNotFound, NodeNotFound, Forbidden, MachineConflict, NoCapacity)
     async def act(
         request: Request,
         who: who_asks,
@@ -154,29 +143,13 @@ def machine_routes(site: Site) -> APIRouter:
             return site.changing.act(one.uuid, verb, who, asked.reason)
 
         asked = await read_optional_body(request, VerbRequest, "a reason")
-        if (asked.node or asked.elsewhere) and verb is not Verb.REACTIVATE:
-            raise Misused("only reactivate takes a node: a running machine cannot migrate; suspend it first")
-        if asked.node and asked.elsewhere:
-            raise Misused("give either a node, or elsewhere")
+        _check_verb(verb, asked)
         return answer(request, MachineView.of(await run_in_threadpool(work)))
 
-    @routes.patch(
-        "/{machine}",
-        response_model=MachineView,
-        responses=problem_responses(
-            Malformed,
-            TooLarge,
-            MachineNotFound,
-            Forbidden,
-            OverQuota,
-            NoAccount,
-            OverBudget,
-            MachineConflict,
-            *AUTH_ERRORS,
-        ),
-        openapi_extra=openapi_extra(SiteAction.MODIFY, MachineChange),
-        summary="Change when a machine expires, its memory or its cores",
+    @routes.operation(
+        "PATCH /{machine}", "Change when a machine expires, its memory or its cores", MachineView, takes=MachineChange
     )
+    @action(SiteAction.MODIFY, MachineNotFound, Forbidden, OverQuota, NoAccount, OverBudget, MachineConflict)
     async def change(request: Request, who: who_asks, machine: MachineParameter) -> Response:
         """A later end within your quotas; memory and cores within the maximum that it was ordered with."""
 
@@ -190,40 +163,11 @@ def machine_routes(site: Site) -> APIRouter:
     return routes
 
 
-def save_routes(site: Site) -> APIRouter:
-    """Under /v1/machines/{machine}/save; before the verbs, which have the same form."""
-    routes = APIRouter(prefix="/machines", tags=["machines"])
-
-    @routes.post(
-        "/{machine}/save",
-        response_model=MachineView,
-        responses=problem_responses(
-            Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, Conflict, *AUTH_ERRORS
-        ),
-        openapi_extra=openapi_extra(SiteAction.SAVE, SaveRequest),
-        summary="Save a machine that rests as a new, unendorsed version of its image",
-    )
-    async def save(
-        request: Request,
-        who: Annotated[Principal, Depends(site.access.who)],
-        machine: MachineParameter,
-        key: IdempotencyKey = "",
-    ) -> Response:
-        """The machine's `saves` show the progress and, at the end, the image ID; events report it, too.
-
-        Its node reads the disks and uploads what has changed to the catalog, as a candidate for its VO to endorse.
-        """
-
-        def work() -> SiteMachine:
-            found = permitted_machine(site, who, machine, SiteAction.SAVE)
-            if found.node is not None and site.store.read(get_node, found.node, contents=False).kind == EC2:
-                raise MachineConflict(f"machine {found.hostname} runs at EC2, and its disks are not read from there")
-            return site.changing.save(found.uuid, wanted, key, who)
-
-        wanted = await read_document(request, SaveRequest, "request to save")
-        return answer(request, MachineView.of(await run_in_threadpool(work)))
-
-    return routes
+def _check_verb(verb: Verb, asked: VerbRequest) -> None:
+    if (asked.node or asked.elsewhere) and verb is not Verb.REACTIVATE:
+        raise Misused("only reactivate takes a node: a running machine cannot migrate; suspend it first")
+    if asked.node and asked.elsewhere:
+        raise Misused("give either a node, or elsewhere")
 
 
 def permitted_machine(site: Site, who: Principal, name: str, action: SiteAction) -> SiteMachine:

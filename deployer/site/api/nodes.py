@@ -8,18 +8,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Conflict, Malformed, Misused, TooLarge
-from catalog.web.problems import problem_responses
+from catalog.errors import Conflict, Malformed, Misused
 from deployer.errors import Forbidden, JoinRefused, NodeNotFound, NotAuthenticated, SiteUnavailable, TooManyRequests
 from deployer.pki.tls_peer import peer_of
 from deployer.protocol.desired_state import MAX_REPORT, DesiredState, NodeReport, ReportResponse
 from deployer.protocol.joining import JoinRequest, JoinResponse, NodeCertificate
-from deployer.site.api.deployments import AUTH_ERRORS
 from deployer.site.api.parameters import (
     NodeParameter,
+    SiteRouter,
+    action,
     answer,
     no_content,
-    openapi_extra,
     read_document,
     read_optional_body,
 )
@@ -42,11 +41,7 @@ from deployer.site.schema.messages import (
 )
 from deployer.site.service.site import Site
 
-VERB_STATES: dict[str, NodeState] = {
-    "drain": NodeState.DRAINING,
-    "undrain": NodeState.READY,
-    "remove": NodeState.LEFT,
-}
+VERB_STATES: dict[str, NodeState] = {"drain": NodeState.DRAINING, "undrain": NodeState.READY, "remove": NodeState.LEFT}
 
 PER_ADDRESS, PER_FAILURE = RequestRate(burst=200, per_second=5), RequestRate(burst=20, per_second=0.2)
 """Rate of requests to join: a hall of nodes may be switched on at once, and few of their requests are mistakes."""
@@ -58,55 +53,37 @@ AGENT_ERRORS = (NotAuthenticated, Forbidden, JoinRefused, SiteUnavailable)
 
 def node_routes(site: Site) -> APIRouter:
     """Under /v1/nodes, /v1/join and /v1/ca."""
-    routes = APIRouter(tags=["nodes"])
+    routes, joining = SiteRouter("", "nodes"), SiteRouter("", "nodes", always=())
     rates = RequestLimiter(time.monotonic, address=PER_ADDRESS, failure=PER_FAILURE)
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
-    @routes.get(
-        "/nodes",
-        response_model=NodeList,
-        responses=problem_responses(Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.NODES),
-        summary="List nodes",
-    )
+    @routes.operation("GET /nodes", "List nodes", NodeList)
+    @action(SiteAction.NODES, Forbidden)
     def nodes(request: Request, who: who_asks) -> Response:
         """By name, without their cached contents, which the answer for one node has."""
         access.demand(who, SiteAction.NODES)
         items = store.read(list_nodes, contents=False)
         return answer(request, NodeList(items=items))
 
-    @routes.get(
-        "/nodes/{node}",
-        response_model=SiteNode,
-        responses=problem_responses(Malformed, NodeNotFound, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.NODES),
-        summary="Get a node",
-    )
+    @routes.operation("GET /nodes/{node}", "Get a node", SiteNode)
+    @action(SiteAction.NODES, Malformed, NodeNotFound, Forbidden)
     def node(request: Request, who: who_asks, node: NodeParameter) -> Response:
         """Its hardware, capacity and cached contents."""
         access.demand(who, SiteAction.NODES)
         return answer(request, store.read(find_node, node))
 
-    @routes.get(
-        "/swarm",
-        response_model=SwarmMap,
-        responses=problem_responses(Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.NODES),
-        summary="List transfers between nodes",
-    )
+    @routes.operation("GET /swarm", "List transfers between nodes", SwarmMap)
+    @action(SiteAction.NODES, Forbidden)
     def swarm(request: Request, who: who_asks) -> Response:
         """The sources of contents that are arriving at nodes or arrived lately: other nodes, the catalog, other peers."""
         access.demand(who, SiteAction.NODES)
         return answer(request, SwarmMap(items=site_feeds(store.read(list_nodes))))
 
-    @routes.post(
-        "/nodes/tokens",
-        response_model=JoinToken,
-        responses=problem_responses(Malformed, TooLarge, Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.MANAGE_NODES, JoinTokenRequest),
-        summary="Get a token with which one node may join",
+    @routes.operation(
+        "POST /nodes/tokens", "Get a token with which one node may join", JoinToken, takes=JoinTokenRequest
     )
+    @action(SiteAction.MANAGE_NODES, Forbidden)
     async def token(request: Request, who: who_asks) -> Response:
         """Valid once. It contains the fingerprint of the site's CA, so that the node can verify the site."""
         await run_in_threadpool(access.demand, who, SiteAction.MANAGE_NODES)
@@ -114,13 +91,10 @@ def node_routes(site: Site) -> APIRouter:
         made = await run_in_threadpool(site.joining.token, wanted.name, timedelta(minutes=wanted.minutes), site.now())
         return answer(request, made)
 
-    @routes.post(
-        "/nodes/{node}/{verb}",
-        response_model=SiteNode,
-        responses=problem_responses(Malformed, TooLarge, NodeNotFound, Forbidden, Conflict, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.MANAGE_NODES, NodeVerbRequest, required=False),
-        summary="Drain, undrain or remove a node",
+    @routes.operation(
+        "POST /nodes/{node}/{verb}", "Drain, undrain or remove a node", SiteNode, takes=NodeVerbRequest, required=False
     )
+    @action(SiteAction.MANAGE_NODES, NodeNotFound, Forbidden, Conflict)
     async def act(
         request: Request,
         who: who_asks,
@@ -142,22 +116,13 @@ def node_routes(site: Site) -> APIRouter:
             raise Misused("only drain takes move")
         return answer(request, await run_in_threadpool(work))
 
-    @routes.get(
-        "/ca", response_model=SiteAnchors, openapi_extra=openapi_extra(None), summary="The CA certificate of the site"
-    )
+    @joining.operation("GET /ca", "The CA certificate of the site", SiteAnchors)
     def anchors(request: Request) -> Response:
         """Certificates (PEM). Compare the fingerprint with one from another channel."""
         return answer(request, site.anchors)
 
-    @routes.post(
-        "/join",
-        response_model=JoinResponse,
-        responses=problem_responses(
-            Malformed, TooLarge, Misused, JoinRefused, Conflict, TooManyRequests, SiteUnavailable
-        ),
-        openapi_extra=openapi_extra(None, JoinRequest),
-        summary="Join as a node",
-    )
+    @joining.operation("POST /join", "Join as a node", JoinResponse, takes=JoinRequest)
+    @action(None, Misused, JoinRefused, Conflict, TooManyRequests, SiteUnavailable)
     async def join(request: Request) -> Response:
         """Exchanges a token from the operator and a certificate request for the node's certificate."""
         address = peer_of(request).address
@@ -170,22 +135,23 @@ def node_routes(site: Site) -> APIRouter:
             log.warning("request to join from %s refused: the token is not valid", address or "an unknown address")
             raise
 
+    routes.include_router(joining)
     return routes
 
 
 def agent_routes(site: Site) -> APIRouter:
     """Under /v1/agent: for nodes, which authenticate by their certificates."""
-    routes = APIRouter(prefix="/agent", tags=["agents"])
+    routes = SiteRouter("/agent", "agents", AGENT_ERRORS)
     store = site.store
     node_asks = Annotated[str, Depends(site.access.node)]
 
-    @routes.get(
-        "/desired",
-        response_model=DesiredState,
-        responses=problem_responses(Malformed, *AGENT_ERRORS) | {204: {"description": "Nothing has changed."}},
-        openapi_extra=openapi_extra(SiteAction.AGENT),
-        summary="Read the node's desired state",
+    @routes.operation(
+        "GET /desired",
+        "Read the node's desired state",
+        DesiredState,
+        responses={204: {"description": "Nothing has changed."}},
     )
+    @action(SiteAction.AGENT, Malformed)
     async def desired(
         request: Request,
         node: node_asks,
@@ -216,25 +182,15 @@ def agent_routes(site: Site) -> APIRouter:
                     break
                 count = bell.count
 
-    @routes.post(
-        "/report",
-        response_model=ReportResponse,
-        responses=problem_responses(Malformed, TooLarge, *AGENT_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.AGENT, NodeReport),
-        summary="Report the node's observed state",
-    )
+    @routes.operation("POST /report", "Report the node's observed state", ReportResponse, takes=NodeReport)
+    @action(SiteAction.AGENT)
     async def report(request: Request, node: node_asks) -> Response:
         """At every change, and every ten seconds. Idempotent."""
         told_by_node = await read_document(request, NodeReport, "report", MAX_REPORT)
         return answer(request, await run_in_threadpool(site.absorb, node, told_by_node))
 
-    @routes.post(
-        "/certificate",
-        response_model=NodeCertificate,
-        responses=problem_responses(Malformed, TooLarge, Misused, *AGENT_ERRORS),
-        openapi_extra=openapi_extra(SiteAction.AGENT, CertificateRequest),
-        summary="Renew the node's certificate",
-    )
+    @routes.operation("POST /certificate", "Renew the node's certificate", NodeCertificate, takes=CertificateRequest)
+    @action(SiteAction.AGENT, Misused)
     async def certificate(request: Request, node: node_asks) -> Response:
         """Authenticated by the present certificate. Renew it when a third of its validity is left."""
         wanted = await read_document(request, CertificateRequest, "request for a certificate")

@@ -1,15 +1,22 @@
 """Parameters, bodies, answers and documentation that the routes of a site's service share."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 
+from catalog.errors import Malformed, TooLarge
+from catalog.image.manifest import ImageId
 from catalog.web.parameters import read_body
+from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response as answer
-from deployer.site.auth.grants import SiteAction
+from deployer.errors import NotAuthenticated, SiteUnavailable, TooManyRequests
+from deployer.machine.spec import Uuid
+from deployer.machine.state import MachineState
 from deployer.site.schema.messages import MAX_IDEMPOTENCY_KEY, MAX_PAGE, MAX_SMALL, PAGE_SIZE, ReasonRequest
 from signer.documents import Document, parse
+from signer.errors import PartitaError
 
 __all__ = ["answer"]
 
@@ -42,10 +49,19 @@ MachineParameter = Annotated[
     ),
 ]
 NodeParameter = Annotated[
-    str,
-    Path(max_length=63, description="UUID of a node, its beginning, or its name.", examples=["worker07"]),
+    str, Path(max_length=63, description="UUID of a node, its beginning, or its name.", examples=["worker07"])
 ]
 DEFAULT_PAGE = PAGE_SIZE
+
+VoQuery = Annotated[str | None, Query(max_length=63, description="Only of members of this VO.", examples=["star"])]
+OwnerQuery = Annotated[
+    str | None, Query(max_length=2100, description="Only of this person: issuer and subject, with a space between.")
+]
+ImageQuery = Annotated[ImageId | None, Query(description="Only of this image.")]
+NodeQuery = Annotated[Uuid | None, Query(description="Only on this node.")]
+DeploymentQuery = Annotated[Uuid | None, Query(description="Only of this deployment.")]
+ClusterQuery = Annotated[Uuid | None, Query(description="Only of this cluster.")]
+StatesQuery = Annotated[list[MachineState] | None, Query(max_length=20, description="Only in one of these states.")]
 
 IdempotencyKey = Annotated[
     str,
@@ -60,27 +76,86 @@ IdempotencyKey = Annotated[
 DryRunQuery = Annotated[bool, Query(description="Only return what would happen.")]
 
 D = TypeVar("D", bound=Document)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def openapi_extra(action: SiteAction | None, *takes: type[Document], required: bool = True) -> dict[str, Any]:
-    """Additions to OpenAPI: the action that a route is (`x-action`), and the schema of its body."""
-    extra: dict[str, Any] = {"x-action": action.value if action else "none"}
-    for model in takes:
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema.pop("$defs", None)
-        examples = schema.pop("examples", None)
-        content: dict[str, Any] = {"schema": schema}
-        if examples:
-            content["example"] = examples[0]
-        extra["requestBody"] = {"required": required, "content": {"application/json": content}}
-    return extra
+AUTH_ERRORS = (NotAuthenticated, TooManyRequests, SiteUnavailable)
+"""Errors of every request of a person."""
+
+
+class SiteRouter(APIRouter):
+    """A router of a site's API: one argument each for what every route documents.
+
+    Args:
+        prefix: of the paths of its routes.
+        tag: of its routes in OpenAPI.
+        always: errors of every route; those of a person's request if not given.
+    """
+
+    def __init__(
+        self, prefix: str, tag: str, always: tuple[type[PartitaError], ...] = AUTH_ERRORS, **more: Any
+    ) -> None:
+        super().__init__(prefix=prefix, tags=[tag], **more)
+        self._always = always
+
+    def operation(
+        self,
+        route: str,
+        summary: str,
+        model: type[Document] | None = None,
+        takes: type[Document] | None = None,
+        **more: Any,
+    ) -> Callable[[F], F]:
+        """Make a function a route; `action` below it says what else to document.
+
+        Args:
+            route: method and path, such as `GET /{machine}`; the method alone for the prefix itself.
+            summary: a line for the documentation.
+            model: of the answer, if that is a document.
+            takes: the document in its body, which may be malformed or too large.
+            more: options of FastAPI; `responses` are further ones, and `required` whether there must be a body.
+        """
+        method, _, path = route.partition(" ")
+        required, responses = more.pop("required", True), more.pop("responses", {})
+        extra: dict[str, Any] = {}
+        expected = self._always
+        if takes is not None:
+            expected = (Malformed, TooLarge, *expected)
+            schema = takes.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema.pop("$defs", None)
+            examples = schema.pop("examples", None)
+            content = {"schema": schema} | ({"example": examples[0]} if examples else {})
+            extra["requestBody"] = {"required": required, "content": {"application/json": content}}
+
+        def add(function: F) -> F:
+            name, errors = getattr(function, "action", (None, ()))
+            options = more | {
+                "methods": [method],
+                "summary": summary,
+                "response_model": model,
+                "responses": problem_responses(*errors, *expected) | responses,
+                "openapi_extra": {"x-action": str(name or "none")} | extra,
+            }
+            return self.api_route(path, **options)(function)
+
+        return add
+
+
+def action(name: str | None, *errors: type[PartitaError]) -> Callable[[F], F]:
+    """Note, for the documentation of a route, the action that it is (None where no grant is needed), and its errors."""
+
+    def note(function: F) -> F:
+        function.action = name, errors  # type: ignore[attr-defined]
+        return function
+
+    return note
 
 
 async def read_document(request: Request, model: type[D], what: str, limit: int = MAX_SMALL) -> D:
     """Parse the body of a request as a document.
 
     Raises:
-        TooLarge: it has more than `limit` bytes. DocumentError: it is none; says where.
+        TooLarge: it has more than `limit` bytes. DocumentError: it is not a valid document; says where.
     """
     return parse(model, await read_body(request, limit, what), what, limit=limit)
 

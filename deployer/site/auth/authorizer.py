@@ -98,6 +98,11 @@ class SiteAuthorizer:
         """Whose machines a principal may see, or do something to."""
         return reach_of(self.rights(), who, action)
 
+    def visible(self, who: Principal, wanted: ListFilter) -> ListFilter | None:
+        """Restrict a list's filter to what a principal may see; None where that is nothing. Forbidden if they may not read."""
+        self.demand(who, SiteAction.READ)
+        return restrict_filter(wanted, self.reach(who))
+
     def allows(self, who: Principal, action: SiteAction) -> bool:
         """Whether a principal may do something that has no owner."""
         return not isinstance(authorize(self.rights(), who, action), Denied)

@@ -11,11 +11,9 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import NotFound
-from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden
 from deployer.pki.tls_peer import peer_of
-from deployer.site.api.deployments import AUTH_ERRORS
-from deployer.site.api.parameters import BEARER, answer, openapi_extra
+from deployer.site.api.parameters import BEARER, SiteRouter, action, answer
 from deployer.site.auth.tokens import peek_token
 from deployer.site.console.clusters import cluster_pages
 from deployer.site.console.console_output import console_output_pages
@@ -57,16 +55,11 @@ def console_routes(site: Site) -> APIRouter:
 
 
 def _link_routes(console: Console) -> APIRouter:
-    routes = APIRouter(tags=["site"])
+    routes = SiteRouter("", "site")
     site = console.site
 
-    @routes.post(
-        "/login-links",
-        response_model=LoginLink,
-        responses=problem_responses(Forbidden, *AUTH_ERRORS),
-        openapi_extra=openapi_extra(None),
-        summary="Get a link by which the operator logs in on the console",
-    )
+    @routes.operation("POST /login-links", "Get a link by which the operator logs in on the console", LoginLink)
+    @action(None, Forbidden)
     def link(request: Request, who: Annotated[Principal, Depends(site.access.who)]) -> Response:
         """Valid once, for a minute, and only for the operator at the site's own socket: all others have credentials."""
         if who.means != LOCAL_OPERATOR.means:

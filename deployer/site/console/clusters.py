@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from deployer.site.api.clusters import cluster_summary, cluster_view, permitted_cluster, reason_with_actor
 from deployer.site.api.parameters import AfterQuery
-from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import Denied, SiteAction, authorize
 from deployer.site.console.events import events_about
 from deployer.site.console.request import (
@@ -43,8 +42,7 @@ def _clusters(console: Console) -> APIRouter:
 
     @routes.get("/clusters")
     def clusters(visit: visiting, after: AfterQuery = None) -> Response:
-        access.demand(visit.who, SiteAction.READ)
-        wanted = restrict_filter(ListFilter(), access.reach(visit.who))
+        wanted = access.visible(visit.who, ListFilter())
         items, following = site.clusters.page(wanted, ROWS, after) if wanted else ((), None)
         return console.show(
             visit,

@@ -9,17 +9,16 @@ from catalog.errors import Misused
 from deployer.errors import MachineConflict
 from deployer.machine.state import MachineState
 from deployer.site.api.clusters import cluster_summary
-from deployer.site.api.deployments import (
+from deployer.site.api.deployments import permitted_deployment
+from deployer.site.api.machines import ACTIONS, permitted_machine
+from deployer.site.api.parameters import (
+    AfterQuery,
     ClusterQuery,
     DeploymentQuery,
     ImageQuery,
     NodeQuery,
     StatesQuery,
-    permitted_deployment,
 )
-from deployer.site.api.machines import ACTIONS, permitted_machine
-from deployer.site.api.parameters import AfterQuery
-from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import Denied, SiteAction, authorize
 from deployer.site.console.events import events_about, newest_events
 from deployer.site.console.images import parse_rules
@@ -66,7 +65,7 @@ def _overview(console: Console) -> APIRouter:
         who = visit.who
         status = site.status() if access.allows(who, SiteAction.NODES) else None
         reads = access.allows(who, SiteAction.READ)
-        wanted = restrict_filter(ListFilter(), access.reach(who)) if reads else None
+        wanted = access.visible(who, ListFilter()) if reads else None
         clusters = site.clusters.page(wanted, FEW, None, active=True)[0] if wanted else ()
         alive = tuple(one for one in MachineState if not one.final)
         return console.show(
@@ -100,11 +99,10 @@ def _machines(console: Console) -> APIRouter:
         after: AfterQuery = None,
         all: Annotated[bool, Query()] = False,  # noqa: A002 - as it stands in the address
     ) -> Response:
-        access.demand(visit.who, SiteAction.READ)
         living = tuple(one for one in MachineState if not one.final)
         states = tuple(state) if state else (None if all else living)
         asked = ListFilter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
-        wanted = restrict_filter(asked, access.reach(visit.who))
+        wanted = access.visible(visit.who, asked)
         items, following = site.store.read(list_machines, wanted, ROWS, after) if wanted else ((), None)
         return console.show(
             visit,
@@ -173,8 +171,7 @@ def _deployments(console: Console) -> APIRouter:
 
     @routes.get("/deployments")
     def deployments(visit: visiting, after: AfterQuery = None) -> Response:
-        access.demand(visit.who, SiteAction.READ)
-        wanted = restrict_filter(ListFilter(), access.reach(visit.who))
+        wanted = access.visible(visit.who, ListFilter())
         items, following = site.store.read(list_deployments, wanted, ROWS, after) if wanted else ((), None)
         return console.show(visit, "deployments.html", deployments=items, next=next_page_url(visit.request, following))
 
