@@ -35,7 +35,7 @@ from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, MachineTransition, SiteMachine
-from deployer.site.operations.admission import ClusterMembership
+from deployer.site.scheduling.proposal import ClusterMembership
 from deployer.site.store.admission import AdmittedDeployment
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
@@ -254,10 +254,7 @@ class ClusterController:
 
     def _take_room(self, cluster: Cluster, role: str) -> str:
         """Room for a role's members, or for its quorum: all of them or none. Returns the image that they run."""
-        known = cluster.document.roles[role]
-        count = known.count if cluster.document.start == "all" else known.quorum or known.count
-        hostnames = tuple(cluster.document.hostname(role, slot) for slot in range(1, count + 1))
-        request = known.request(known.image, cluster.remaining(role, self._now()), hostnames, whole=True)
+        request = cluster.document.initial_request(role, cluster.remaining(role, self._now()))
         key = f"cluster:{cluster.uuid}:{role}:first"
         part = ClusterMembership(cluster.uuid, role, held=True)
         return self._admit(request, cluster.owner, key, part).deployment.image_id

@@ -10,22 +10,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from deployer.errors import NoCapacity
-from deployer.policy.decision import Decision
-from deployer.site.model.cluster import ClusterDocument, ClusterRole
+from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.scheduling.boot_estimate import BootHistory, ReadinessSample, estimate_boot
 from deployer.site.scheduling.node_capacity import cap_machines
 from deployer.site.scheduling.placement import NodeCapacity, Placement, Placer
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.clusters import ClusterDryRun, RoleDryRun
-
-
-@dataclass(frozen=True, slots=True)
-class RoleProposal:
-    """What a role would be admitted as: for all members that are taken room for at once, and what the policy says of it."""
-
-    proposal: Proposal
-    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +28,9 @@ class _Room:
     fault: str = ""
 
 
-def initial_count(document: ClusterDocument, role: ClusterRole) -> int:
-    """How many of a role's members have room taken for them at once: all, or the quorum."""
-    return role.count if document.start == "all" else role.quorum or role.count
-
-
 def dry_run_cluster(
     document: ClusterDocument,
-    proposed: Mapping[str, RoleProposal],
+    proposed: Mapping[str, Proposal],
     rooms: Sequence[NodeCapacity],
     place: Placer,
     usage: tuple[ResourceUsage, ResourceUsage],
@@ -55,7 +41,7 @@ def dry_run_cluster(
 
     Args:
         document: the cluster.
-        proposed: each role's, asked for `initial_count` members.
+        proposed: each role's, asked for the members whose capacity is reserved at once.
         rooms: the nodes now, with what they cache of all the roles' images.
         place: chooses nodes where a proposal has no way of its own.
         usage: what the owner has now, and all of their VO.
@@ -72,11 +58,11 @@ def dry_run_cluster(
         begins, ready = times[name]
         roles[name] = RoleDryRun(
             accepted=one.decision.accepted,
-            image_id=one.proposal.image_id,
-            title=one.proposal.title,
+            image_id=one.image_id,
+            title=one.title,
             decision=one.decision.as_json(),
             wanted=role.count,
-            need=initial_count(document, role),
+            need=document.initial_count(name),
             placed=len(room.nodes),
             nodes=dict(Counter(room.nodes)),
             placement=room.sentences,
@@ -103,7 +89,7 @@ def dry_run_cluster(
 
 def _take_room(
     document: ClusterDocument,
-    proposed: Mapping[str, RoleProposal],
+    proposed: Mapping[str, Proposal],
     rooms: dict[str, NodeCapacity],
     place: Placer,
     usage: tuple[ResourceUsage, ResourceUsage],
@@ -111,8 +97,8 @@ def _take_room(
     """First all roles' members that are needed, as admission does; then, as far as there is room, the rest."""
     found: dict[str, _Room] = {}
     mine, together = usage
-    for name, role in document.roles.items():
-        proposal, count = proposed[name].proposal, initial_count(document, role)
+    for name in document.roles:
+        proposal, count = proposed[name], document.initial_count(name)
         more = proposal.usage(count)
         fault = proposal.limit(mine, more, together) if proposal.limit is not None else None
         try:
@@ -121,12 +107,12 @@ def _take_room(
             found[name] = _Room((), (str(exc),), fault or str(exc))
             continue
         found[name] = _Room(chosen.nodes, chosen.sentences, fault or "")
-        mine, together = _and(mine, more), _and(together, more)
+        mine, together = mine + more, together + more
         _taken(rooms, proposal, chosen)
     for name, role in document.roles.items():
-        more_wanted = role.count - initial_count(document, role)
+        more_wanted = role.count - document.initial_count(name)
         if more_wanted and not found[name].fault:
-            proposal = proposed[name].proposal
+            proposal = proposed[name]
             try:
                 chosen = _place(proposal, more_wanted, rooms, place, whole=False)
             except NoCapacity:
@@ -160,15 +146,6 @@ def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement
         )
 
 
-def _and(have: ResourceUsage, more: ResourceUsage) -> ResourceUsage:
-    return replace(
-        have,
-        machines=have.machines + more.machines,
-        cores=have.cores + more.cores,
-        memory=have.memory + more.memory,
-    )
-
-
 def _order(document: ClusterDocument) -> tuple[str, ...]:
     """Roles, each after those that it waits for."""
     found: list[str] = []
@@ -197,7 +174,7 @@ def _steps(document: ClusterDocument, order: Sequence[str]) -> tuple[tuple[str, 
 
 def _fetch(
     order: Sequence[str],
-    proposed: Mapping[str, RoleProposal],
+    proposed: Mapping[str, Proposal],
     found: Mapping[str, _Room],
     cached: Mapping[str, frozenset[str]],
 ) -> dict[str, dict[str, int]]:
@@ -205,7 +182,7 @@ def _fetch(
     there = {uuid: set(held) for uuid, held in cached.items()}
     fetch: dict[str, dict[str, int]] = {}
     for role in order:
-        addresses = proposed[role].proposal.ask.addresses
+        addresses = proposed[role].ask.addresses
         fetch[role] = {}
         for uuid in dict.fromkeys(found[role].nodes):
             fetch[role][uuid] = sum(size for address, size in addresses.items() if address not in there[uuid])
@@ -216,7 +193,7 @@ def _fetch(
 def _times(
     document: ClusterDocument,
     order: Sequence[str],
-    proposed: Mapping[str, RoleProposal],
+    proposed: Mapping[str, Proposal],
     found: Mapping[str, _Room],
     fetch: Mapping[str, Mapping[str, int]],
     past: BootHistory,
@@ -229,7 +206,7 @@ def _times(
         waits = [(times[one][1] if role.starts == "ready" else runs[one]) for one in document.before(name)]
         begins = _latest(waits)
         boot = estimate_boot(past.boots, fetch[name]) if found[name].nodes else None
-        settles = _settles(proposed[name].proposal.image_id, past.settled) if role.ready == "reported" else 0.0
+        settles = _settles(proposed[name].image_id, past.settled) if role.ready == "reported" else 0.0
         runs[name] = None if begins is None or boot is None else round(begins + boot, 1)
         run = runs[name]
         times[name] = begins, None if run is None or settles is None else round(run + settles, 1)

@@ -216,6 +216,16 @@ class ClusterDocument(Document):
         """The roles that must be there before that role starts, by name."""
         return tuple(name for name in self.providers(role) if name != role)
 
+    def initial_count(self, role: str) -> int:
+        """How many of a role's members have capacity reserved at once: all, or the quorum."""
+        known = self.roles[role]
+        return known.count if self.start == "all" else known.quorum or known.count
+
+    def initial_request(self, role: str, lifetime: int) -> DeploymentRequest:
+        """The order for the members of a role whose capacity is reserved at once; seconds."""
+        hostnames = tuple(self.hostname(role, slot) for slot in range(1, self.initial_count(role) + 1))
+        return self.roles[role].request(self.roles[role].image, lifetime, hostnames, whole=True)
+
     def hostname(self, role: str, slot: int) -> str:
         """The host name of a role's member; slots count from 1."""
         return f"{self.name}-{role}-{slot}"

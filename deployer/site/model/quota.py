@@ -1,6 +1,7 @@
 """Quotas: the most that a person may have running at a site, and whether a request fits. Pure."""
 
-from dataclasses import dataclass
+import operator
+from dataclasses import astuple, dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -24,6 +25,9 @@ class ResourceUsage:
     cores: int = 0
     memory: int = 0
     lifetime: int = 0
+
+    def __add__(self, other: "ResourceUsage") -> "ResourceUsage":
+        return ResourceUsage(*map(operator.add, astuple(self), astuple(other)))
 
 
 class QuotaLimits(Document):

@@ -9,7 +9,7 @@ A dry run does 2 and 3, and reports the result that 4 would have now.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from catalog.client.trusted import TrustedCatalog
@@ -17,23 +17,22 @@ from catalog.image.manifest import Manifest
 from deployer.errors import NoCapacity
 from deployer.machine.spec import hostname_base
 from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
 from deployer.policy.resolution import ResolvedOrder, resolve_order
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.machine_order import RequestDefaults
-from deployer.site.db.machines import recent_boots, usage_of
+from deployer.site.db.machines import recent_boots
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
-from deployer.site.model.quota import Quota, ResourceUsage
+from deployer.site.model.quota import Quota
 from deployer.site.model.records import NodeState
 from deployer.site.scheduling.boot_estimate import estimate_boot
 from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer, place_machines
-from deployer.site.scheduling.proposal import Proposal
+from deployer.site.scheduling.proposal import NO_CLUSTER, ClusterMembership, Proposal
 from deployer.site.schema.messages import DryRunResult
-from deployer.site.store.admission import AdmittedDeployment, admit_request, find_ordered, place_now
+from deployer.site.store.admission import AdmittedDeployment, admit_request, find_ordered, place_now, quota_fault
 from deployer.site.store.store import SiteStore
 from signer.verification.signature_cache import SignatureCache
 
@@ -42,21 +41,10 @@ BurstPlacement = Callable[[Placer, Principal, Manifest, Proposal], Placer]
 
 
 @dataclass(frozen=True)
-class ClusterMembership:
-    """The cluster and role of the machines of a request, and whether they are withheld from their nodes at first."""
-
-    cluster: str | None = None
-    role: str = ""
-    held: bool = False
-
-
-NO_CLUSTER = ClusterMembership()
-
-
 class AdmissionService:
     """Admits requests to one site. Safe to use from several threads.
 
-    Args:
+    Attributes:
         store: of the site.
         images: the catalog, where images are looked up.
         rules: the policy in force at each call; raises PolicyUnusable.
@@ -65,22 +53,18 @@ class AdmissionService:
         clock: the present, UTC.
         withdrawn: the revocations and blocks until now.
         burst: extends placement to accounts at EC2; None without such accounts.
+        signatures: a cache of verified signatures.
     """
 
-    def __init__(
-        self,
-        store: SiteStore,
-        images: TrustedCatalog,
-        rules: Callable[[], RuleSet],
-        quota: Callable[[Principal, Manifest], Quota],
-        defaults: RequestDefaults,
-        clock: Callable[[], datetime],
-        withdrawn: Callable[[], RevocationState] = RevocationState,
-        burst: BurstPlacement | None = None,
-    ) -> None:
-        self._store, self._images, self._rules, self._quota = store, images, rules, quota
-        self._defaults, self._clock, self._withdrawn, self._burst = defaults, clock, withdrawn, burst
-        self._memory = SignatureCache()
+    store: SiteStore
+    images: TrustedCatalog
+    rules: Callable[[], RuleSet]
+    quota: Callable[[Principal, Manifest], Quota]
+    defaults: RequestDefaults
+    clock: Callable[[], datetime]
+    withdrawn: Callable[[], RevocationState] = RevocationState
+    burst: BurstPlacement | None = None
+    signatures: SignatureCache = field(default_factory=SignatureCache)
 
     def admit(
         self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
@@ -102,46 +86,43 @@ class AdmissionService:
             Errors of catalog and signer: the image does not exist, or cannot be verified now.
         """
         if key is not None:
-            done = self._store.read(find_ordered, who, key, request, part.cluster, part.role)
+            done = self.store.read(find_ordered, who, key, request, part)
             if done is not None:
                 return AdmittedDeployment(*done, new=False)
-        proposal, decision = self._propose(request, who, part)
-        if not decision.accepted:
-            raise decision.refusal()
-        return self._store.write(admit_request, who, key, proposal, place_machines)
+        proposal = self.propose(request, who, part)
+        if not proposal.decision.accepted:
+            raise proposal.decision.refusal()
+        return self.store.write(admit_request, who, key, proposal, place_machines)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
         """The result that a request would have now; nothing is stored or reserved. Errors as in `admit`, except refusals."""
-        proposal, decision = self._propose(request, who, NO_CLUSTER)
-        fault = self._over(proposal, who)
+        proposal = self.propose(request, who)
+        count = request.count if request.wishes.whole else 1
+        fault = self.store.read(quota_fault, who, proposal, count)
         try:
-            chosen = self._store.read(
-                place_now, self._store.overcommit, proposal.ask, proposal.place or place_machines, proposal.most
+            chosen = self.store.read(
+                place_now, self.store.overcommit, proposal.ask, proposal.place or place_machines, proposal.most
             )
         except NoCapacity as exc:
             chosen = Placement((), (str(exc),), {})
         return DryRunResult(
-            accepted=decision.accepted,
+            accepted=proposal.decision.accepted,
             image_id=proposal.image_id,
             title=proposal.title,
-            decision=decision.as_json(),
+            decision=proposal.decision.as_json(),
             placement=(fault, *chosen.sentences) if fault else chosen.sentences,
             placed=bool(chosen.nodes) and not fault,
             fetch=dict(chosen.fetch),
-            seconds=estimate_boot(self._store.read(recent_boots), chosen.fetch) if chosen.nodes else None,
+            seconds=estimate_boot(self.store.read(recent_boots), chosen.fetch) if chosen.nodes else None,
         )
-
-    def weigh(self, request: DeploymentRequest, who: Principal) -> tuple[Proposal, Decision]:
-        """The proposal of a request and the policy's decision; nothing is stored. Errors as in `try_out`."""
-        return self._propose(request, who, NO_CLUSTER)
 
     def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Evaluation]:
         """The image of a request and the policy's evaluation of it; nothing is stored. Errors as in `try_out`."""
-        found = resolve_order(request, self._images, self._defaults)
-        return found.manifest, self._judge(self._rules(), found, who)
+        found = resolve_order(request, self.images, self.defaults)
+        return found.manifest, self._judge(self.rules(), found, who)
 
     def _judge(self, rules: RuleSet, found: ResolvedOrder, who: Principal) -> Evaluation:
-        nodes = sum(node.state is not NodeState.LEFT for node in self._store.read(list_nodes, contents=False))
+        nodes = sum(node.state is not NodeState.LEFT for node in self.store.read(list_nodes, contents=False))
         case = EvaluationInput(
             found.manifest,
             found.endorsements,
@@ -149,16 +130,15 @@ class AdmissionService:
             0,
             requester_of(who),
             node="site",
-            withdrawn=self._withdrawn(),
+            withdrawn=self.withdrawn(),
         )
-        return evaluate(site_wide_rules(rules, nodes), case, self._clock(), self._memory)
+        return evaluate(site_wide_rules(rules, nodes), case, self.clock(), self.signatures)
 
-    def _propose(
-        self, request: DeploymentRequest, who: Principal, part: ClusterMembership
-    ) -> tuple[Proposal, Decision]:
-        found = resolve_order(request, self._images, self._defaults)
+    def propose(self, request: DeploymentRequest, who: Principal, part: ClusterMembership = NO_CLUSTER) -> Proposal:
+        """The proposal of a request, with the policy's decision; nothing is stored. Errors as in `try_out`."""
+        found = resolve_order(request, self.images, self.defaults)
         manifest, machine = found.manifest, found.request.machine
-        rules = self._rules()
+        rules = self.rules()
         decision = self._judge(rules, found, who).decision
         decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})
         proposal = Proposal(
@@ -176,24 +156,14 @@ class AdmissionService:
             ),
             machine=machine,
             lifetime=found.request.lifetime,
-            policy=decision.policy,
-            decision=decision.as_json(),
-            limit=self._quota(who, manifest).check,
+            decision=decision,
+            limit=self.quota(who, manifest).check,
             most=rules.policy.limits.machines,
-            cluster=part.cluster,
-            role=part.role,
-            held=part.held,
+            part=part,
         )
-        if self._burst is not None and decision.accepted:
-            proposal = replace(proposal, place=self._burst(place_machines, who, manifest, proposal))
-        return proposal, decision
-
-    def _over(self, proposal: Proposal, who: Principal) -> str | None:
-        if proposal.limit is None:
-            return None
-        count = proposal.ask.count if proposal.request.wishes.whole else 1
-        together = self._store.read(usage_of, vo=who.vo) if who.vo else ResourceUsage()
-        return proposal.limit(self._store.read(usage_of, owner=who), proposal.usage(count), together)
+        if self.burst is not None and decision.accepted:
+            proposal = replace(proposal, place=self.burst(place_machines, who, manifest, proposal))
+        return proposal
 
 
 def requester_of(who: Principal) -> Requester:

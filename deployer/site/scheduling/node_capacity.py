@@ -1,6 +1,7 @@
 """The room on a node: what it said it has, times the site's overcommit, less what is promised. Pure."""
 
-from dataclasses import dataclass, replace
+import operator
+from dataclasses import astuple, dataclass, replace
 
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapacity
@@ -24,12 +25,7 @@ class UsedCapacity:
     disk: int = 0
 
     def __add__(self, other: "UsedCapacity") -> "UsedCapacity":
-        return UsedCapacity(
-            self.machines + other.machines,
-            self.cores + other.cores,
-            self.memory + other.memory,
-            self.disk + other.disk,
-        )
+        return UsedCapacity(*map(operator.add, astuple(self), astuple(other)))
 
 
 def capacity_of(

@@ -1,10 +1,10 @@
 """What is proposed to a site's store: a request with everything that was found out about it, ready to be admitted."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deployer.machine.properties import MachineProperties
+from deployer.policy.decision import Decision
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.model.records import SiteMachine
@@ -19,8 +19,20 @@ CostCheck = Callable[[SiteMachine, Sequence[MachineReservation]], None]
 
 
 @dataclass(frozen=True)
+class ClusterMembership:
+    """The cluster and role of the machines of a request, and whether they are withheld from their nodes at first."""
+
+    cluster: str | None = None
+    role: str = ""
+    held: bool = False
+
+
+NO_CLUSTER = ClusterMembership()
+
+
+@dataclass(frozen=True)
 class Proposal:
-    """A request that the policy has accepted.
+    """A request, with the policy's decision on it.
 
     Attributes:
         request: as asked.
@@ -29,11 +41,10 @@ class Proposal:
         ask: its machines as placement sees them.
         machine: what each of them is.
         lifetime: seconds.
-        policy, decision: the digest of what accepted it, and the decision as JSON.
+        decision: of the policy in force.
         limit: quotas, or None where there are none.
         most: machines on one node that the policy allows, or None.
-        cluster, role: what it belongs to.
-        held: its machines get their room, and their nodes do not hear of them yet.
+        part: the cluster of its machines.
         place: chooses their nodes, where that depends on who asks; None for the site's usual way.
     """
 
@@ -44,13 +55,10 @@ class Proposal:
     ask: PlacementRequest
     machine: MachineProperties
     lifetime: int
-    policy: str
-    decision: Mapping[str, Any]
+    decision: Decision
     limit: UsageLimit | None = None
     most: int | None = None
-    cluster: str | None = None
-    role: str = ""
-    held: bool = False
+    part: ClusterMembership = NO_CLUSTER
     place: Placer | None = None
 
     def usage(self, count: int) -> ResourceUsage:

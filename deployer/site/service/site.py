@@ -34,7 +34,7 @@ from deployer.site.auth.authorizer import SiteAuthorizer
 from deployer.site.auth.grants import SiteGrants, quota_of
 from deployer.site.broker.broker import Broker, BrokerEndpoint, broker_key
 from deployer.site.clusters.controller import ClusterController
-from deployer.site.clusters.dry_run import RoleProposal, dry_run_cluster, initial_count
+from deployer.site.clusters.dry_run import dry_run_cluster
 from deployer.site.clusters.published import resolve_published
 from deployer.site.db.clusters import get_cluster
 from deployer.site.db.engine import SiteDatabase
@@ -300,9 +300,10 @@ class Site:
         self.clusters.check(document)
         lifetime = document.lifetime or parse_duration(self.settings.lifetime)
         proposed = {
-            name: RoleProposal(*self.admitting.weigh(_first(document, name, lifetime), who)) for name in document.roles
+            name: self.admitting.propose(document.initial_request(name, min(lifetime, role.lifetime or lifetime)), who)
+            for name, role in document.roles.items()
         }
-        addresses = {one for role in proposed.values() for one in role.proposal.ask.addresses}
+        addresses = {one for proposal in proposed.values() for one in proposal.ask.addresses}
         together = self.store.read(usage_of, vo=who.vo) if who.vo else ResourceUsage()
         clash = self.clusters.clash(document, who)
         return dry_run_cluster(
@@ -344,13 +345,6 @@ class Site:
 
     def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
         self.store.write(UnitOfWork.tell, "node", uuid, what, why)
-
-
-def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentRequest:
-    """The order for the members of a role whose capacity is reserved at once."""
-    role = document.roles[name]
-    hostnames = tuple(document.hostname(name, slot) for slot in range(1, initial_count(document, role) + 1))
-    return role.request(role.image, min(lifetime, role.lifetime or lifetime), hostnames, whole=True)
 
 
 def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:

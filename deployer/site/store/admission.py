@@ -24,7 +24,7 @@ from deployer.site.model.quota import ResourceUsage
 from deployer.site.model.records import CostReservation, Deployment, MachineTransition, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit, cap_machines
 from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer
-from deployer.site.scheduling.proposal import Proposal
+from deployer.site.scheduling.proposal import NO_CLUSTER, ClusterMembership, Proposal
 from deployer.site.store.unit_of_work import UnitOfWork
 from signer.documents import canonical
 
@@ -44,15 +44,14 @@ def find_ordered(
     owner: Principal,
     key: str,
     request: DeploymentRequest,
-    cluster: str | None = None,
-    role: str = "",
+    part: ClusterMembership = NO_CLUSTER,
 ) -> tuple[Deployment, tuple[SiteMachine, ...]] | None:
     """What an owner was given for a key before, or None; Conflict if the key asked for something else."""
     found = store_machines.find_order(connection, owner.identity, key)
     if found is None:
         return None
     digest, uuid = found
-    if digest != _digest(request, cluster, role):
+    if digest != _digest(request, part):
         raise Conflict(
             f"the idempotency key {key[:80]!r} was used for another request, deployment {uuid}; choose a new key"
         )
@@ -81,14 +80,14 @@ def admit_request(
     """
     connection = work.connection
     if key is not None:
-        done = find_ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
+        done = find_ordered(connection, owner, key, proposal.request, proposal.part)
         if done is not None:
             return AdmittedDeployment(*done, new=False)
     whole = proposal.request.wishes.whole
-    _check(connection, owner, proposal, proposal.ask.count if whole else 1)
+    _check_quota(connection, owner, proposal, proposal.ask.count if whole else 1)
     chosen = place_now(connection, work.overcommit, proposal.ask, place, proposal.most)
     if not whole:
-        _check(connection, owner, proposal, len(chosen.nodes))
+        _check_quota(connection, owner, proposal, len(chosen.nodes))
     deployment = Deployment(
         uuid=work.new_uuid(),
         owner=owner,
@@ -97,11 +96,11 @@ def admit_request(
         title=proposal.title,
         created=work.now,
         expires=work.now + timedelta(seconds=proposal.lifetime),
-        policy=proposal.policy,
-        decision=dict(proposal.decision),
+        policy=proposal.decision.policy,
+        decision=proposal.decision.as_json(),
         placement=chosen.sentences,
-        cluster=proposal.cluster,
-        role=proposal.role,
+        cluster=proposal.part.cluster,
+        role=proposal.part.role,
     )
     made = tuple(
         _machine(deployment, proposal, work.new_uuid(), node, number, chosen.promises.get(node))
@@ -109,7 +108,7 @@ def admit_request(
     )
     store_machines.add_deployment(connection, deployment, proposal.ask, proposal.most, made)
     if key is not None:
-        digest = _digest(proposal.request, proposal.cluster, proposal.role)
+        digest = _digest(proposal.request, proposal.part)
         store_machines.record_order(connection, owner.identity, key, digest, deployment.uuid)
     work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
     work.made(made)
@@ -170,12 +169,17 @@ def mark_waiting(machine: SiteMachine) -> MachineTransition:
     return MachineTransition(machine.model_copy(update={"reason": WAITS}))
 
 
-def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
+def quota_fault(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> str | None:
+    """Why an owner may not have so many of a proposal's machines beside the present ones, as a sentence; None if they may."""
     if proposal.limit is None:
-        return
+        return None
     mine = store_machines.usage_of(connection, owner=owner)
     together = store_machines.usage_of(connection, vo=owner.vo) if owner.vo else ResourceUsage()
-    if fault := proposal.limit(mine, proposal.usage(count), together):
+    return proposal.limit(mine, proposal.usage(count), together)
+
+
+def _check_quota(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
+    if fault := quota_fault(connection, owner, proposal, count):
         raise OverQuota(fault)
 
 
@@ -197,8 +201,8 @@ def _machine(
         changed=deployment.created,
         expires=deployment.expires,
         disk=proposal.ask.disk,
-        role=proposal.role,
-        held=proposal.held,
+        role=proposal.part.role,
+        held=proposal.part.held,
         promise=promise,
     )
 
@@ -207,6 +211,6 @@ NULL_MEMBERS = ("memory", "cores", "lifetime", "hostname", "network", "user_data
 """Members that a key's digest has even where they are not given, as it had from the first; later ones it has where they are."""
 
 
-def _digest(request: DeploymentRequest, cluster: str | None, role: str) -> str:
+def _digest(request: DeploymentRequest, part: ClusterMembership) -> str:
     values = dict.fromkeys(NULL_MEMBERS) | request.model_dump(mode="json", exclude_none=True)
-    return hashlib.sha256(canonical([values, cluster or "", role])).hexdigest()
+    return hashlib.sha256(canonical([values, part.cluster or "", part.role])).hexdigest()

@@ -12,7 +12,7 @@ from deployer.site.clusters.planner import ADMITTED_WITHIN
 from deployer.site.db.clusters import active_clusters
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.model.cluster import ClusterPhase, ClusterState
-from deployer.site.operations.admission import ClusterMembership
+from deployer.site.scheduling.proposal import ClusterMembership
 from deployer.site.store.changes import add_cluster
 from tests.support.site.cluster_site import Place, sqlite, star
 from tests.support.site.values import ALICE, GIB, NOW, world

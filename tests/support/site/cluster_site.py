@@ -13,8 +13,8 @@ from deployer.site.db.machines import desired_state, get_machine, list_machines
 from deployer.site.model.cluster import Cluster, ClusterDocument
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteMachine
-from deployer.site.operations.admission import NO_CLUSTER, ClusterMembership
 from deployer.site.scheduling.placement import place_machines as placed
+from deployer.site.scheduling.proposal import NO_CLUSTER, ClusterMembership
 from deployer.site.store.admission import AdmittedDeployment, admit_request
 from signer.documents import validate
 from tests.support.site.values import ALICE, GIB, World, observed, proposal

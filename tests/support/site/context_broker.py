@@ -28,7 +28,7 @@ from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, 
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import PlacementRequest, place_machines
-from deployer.site.scheduling.proposal import Proposal
+from deployer.site.scheduling.proposal import ClusterMembership, Proposal
 from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_cluster, add_node
 from deployer.site.store.reports import store_report
@@ -36,7 +36,7 @@ from deployer.site.store.store import SiteStore
 from deployer.web.wakeup import Wakeup
 from signer.documents import validate
 from tests.deployer.guest.test_nocloud_seed import public_key
-from tests.support.site.values import properties
+from tests.support.site.values import decision, properties
 
 ALICE = Principal(issuer="https://tokens.example.org", subject="alice", vo="star")
 IMAGE = "sha256:" + "5b" * 32
@@ -129,10 +129,8 @@ class World:
             ask=ask,
             machine=machine,
             lifetime=3600,
-            policy="sha256:" + "1c" * 32,
-            decision={},
-            cluster=cluster,
-            role=role,
+            decision=decision(),
+            part=ClusterMembership(cluster, role),
         )
         return self.store.write(admit_request, ALICE, None, proposal, place_machines)[1]
 

@@ -11,6 +11,7 @@ from typing import Any
 from deployer.machine.network import Network
 from deployer.machine.properties import MachineProperties
 from deployer.machine.state import MachineState
+from deployer.policy.decision import Decision, RuleResult
 from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
 from deployer.protocol.desired_state import Capacity, DesiredStatus, NodeReport, ObservedMachine
 from deployer.site.db.engine import SiteDatabase
@@ -22,7 +23,7 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, MachineTransition, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import PlacementRequest, place_machines
-from deployer.site.scheduling.proposal import Proposal, UsageLimit
+from deployer.site.scheduling.proposal import ClusterMembership, Proposal, UsageLimit
 from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_node
 from deployer.site.store.deadlines import DueWork, meet_deadlines
@@ -48,6 +49,12 @@ def cluster_of(name: str) -> tuple[ClusterDocument, ClusterState]:
     """A small cluster that is ready."""
     document = validate(ClusterDocument, {"name": name, "roles": {"a": {"image": "v/n"}}}, "cluster")
     return document, ClusterState(phase=ClusterPhase.READY, changed=NOW, expires=NOW, counts={"a": 1})
+
+
+def decision(*, accepted: bool = True) -> Decision:
+    """A policy's decision on a request."""
+    rule = RuleResult(name="endorsements", passed=accepted, reason="so it is")
+    return Decision(image=IMAGE, title="star/worker@1.0", at=NOW, policy="sha256:" + "2" * 64, rules=(rule,))
 
 
 @dataclass
@@ -154,6 +161,7 @@ def proposal(
     role: str = "",
     held: bool = False,
     image_id: str = IMAGE,
+    decided: Decision | None = None,
     **request: Any,
 ) -> Proposal:
     """A request for machines, accepted by a policy."""
@@ -169,13 +177,10 @@ def proposal(
         ask=PlacementRequest(count, machine.shape, disk, "x86_64", contents, wishes),
         machine=machine,
         lifetime=lifetime,
-        policy="sha256:" + "2" * 64,
-        decision={"accepted": True},
+        decision=decided or decision(),
         limit=limit,
         most=most,
-        cluster=cluster,
-        role=role,
-        held=held,
+        part=ClusterMembership(cluster, role, held),
     )
 
 

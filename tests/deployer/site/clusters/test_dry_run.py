@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from deployer.errors import NoCapacity
-from deployer.policy.decision import Decision, RuleResult
-from deployer.site.clusters.dry_run import RoleProposal, dry_run_cluster
+from deployer.site.clusters.dry_run import dry_run_cluster
 from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.scheduling.boot_estimate import BootHistory, BootRecord, ReadinessSample
 from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, place_machines
 from deployer.site.schema.clusters import ClusterDryRun
 from signer.documents import validate
-from tests.support.site.values import GIB, IMAGE, MIB, NOW, proposal
+from tests.support.site.values import GIB, IMAGE, MIB, decision, proposal
 
 BASE, HEAD, WORK = (f"{letter * 64}-{size}" for letter, size in (("a", 100 * MIB), ("b", 10 * MIB), ("c", 20 * MIB)))
 SIZES = {BASE: 100 * MIB, HEAD: 10 * MIB, WORK: 20 * MIB}
@@ -54,12 +53,6 @@ def room(uuid: str, cores: int = 4, **changes: Any) -> NodeCapacity:
     return NodeCapacity(uuid, f"node-{uuid}", cores, 64 * GIB, 100 * GIB, **changes)
 
 
-def decision(*, accepted: bool = True) -> Decision:
-    """What a policy says."""
-    rule = RuleResult(name="endorsements", passed=accepted, reason="so it is")
-    return Decision(image=IMAGE, title="star/worker@1.0", at=NOW, policy="sha256:" + "2" * 64, rules=(rule,))
-
-
 def tried(
     document: ClusterDocument,
     *rooms: NodeCapacity,
@@ -72,13 +65,13 @@ def tried(
     proposed = {}
     for name, role in document.roles.items():
         contents = (BASE, HEAD) if "head" in role.image else (BASE, WORK)
-        made = proposal(
+        proposed[name] = proposal(
             role.count,
             addresses={one: SIZES[one] for one in contents},
             image_id=IMAGE if "head" in role.image else WORKER,
             limit=limit,
+            decided=decision(accepted=name != refused),
         )
-        proposed[name] = RoleProposal(made, decision(accepted=name != refused))
     return dry_run_cluster(document, proposed, rooms, chooses, (ResourceUsage(), ResourceUsage()), past)
 
 

@@ -104,7 +104,7 @@ def test_quotas_and_keys_count_as_before(old: Callable[[], World]) -> None:
     assert store.read(usage_of, owner=ALICE) == ResourceUsage(2, 8, 8 * GIB)
     assert store.read(usage_of, owner=BOB) == ResourceUsage(1, 2, GIB)
     for who, key, number in ((ALICE, "key-grow", 2), (BOB, "key-plain", 1)):
-        request = store.read(find_ordered, who, key, _request(who.subject), None, "")
+        request = store.read(find_ordered, who, key, _request(who.subject))
         assert request is not None
         assert len(request[1]) == number
 

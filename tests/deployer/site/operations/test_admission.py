@@ -35,11 +35,11 @@ from deployer.site.model.quota import UNLIMITED, Quota, QuotaLimits, QuotaShare,
 from deployer.site.model.records import NodeState
 from deployer.site.operations.admission import (
     AdmissionService,
-    ClusterMembership,
     requester_of,
     site_wide_rules,
     writable_bytes,
 )
+from deployer.site.scheduling.proposal import ClusterMembership
 from deployer.site.store.changes import add_cluster, set_node_state
 from deployer.site.store.reports import store_report
 from signer.documents import canonical, validate
