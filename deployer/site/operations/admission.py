@@ -92,7 +92,7 @@ class AdmissionService:
         proposal = self.propose(request, who, part)
         if not proposal.decision.accepted:
             raise proposal.decision.refusal()
-        return self.store.write(admit_request, who, key, proposal, place_machines)
+        return self.store.write(admit_request, who, key, proposal, proposal.place or place_machines)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
         """The result that a request would have now; nothing is stored or reserved. Errors as in `admit`, except refusals."""

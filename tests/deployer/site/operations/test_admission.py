@@ -4,7 +4,7 @@ import base64
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from deployer.site.operations.admission import (
     site_wide_rules,
     writable_bytes,
 )
+from deployer.site.scheduling.placement import Placer
 from deployer.site.scheduling.proposal import ClusterMembership
 from deployer.site.store.changes import add_cluster, set_node_state
 from deployer.site.store.reports import store_report
@@ -395,3 +396,17 @@ def test_an_estimate_comes_from_what_earlier_machines_took(desk: Desk) -> None:
 def test_host_names_begin_with_the_images(name: str, base: str) -> None:
     """As far as host names go."""
     assert hostname_base(name) == base
+
+
+def test_machines_are_placed_as_the_requesters_account_demands(desk: Desk) -> None:
+    """At admission as in a dry run: an account that may not be used is not used."""
+
+    def without_second_node(place: Placer, *_request: object) -> Placer:
+        return lambda rooms, ask: place([room for room in rooms if room.uuid != desk.nodes[1]], ask)
+
+    admitting = replace(desk.admitting, burst=without_second_node)
+    assert admitting.try_out(asked(count=3), ALICE).placed
+    assert not admitting.try_out(asked(count=4), ALICE).placed
+    assert {machine.node for machine in admitting.admit(asked(count=3), ALICE).machines} == {desk.nodes[0]}
+    with pytest.raises(NoCapacity):
+        admitting.admit(asked(), ALICE)
