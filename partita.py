@@ -27,7 +27,6 @@ from signer.openpgp.keys import SignerSettings
 from signer.runtime import terminal
 from signer.runtime.log_config import LogSettings
 from signer.runtime.settings import Settings, default_file, load_settings
-from signer.runtime.terminal import Json
 from stager.settings import NodeSettings
 
 SECTIONS: dict[str, type[Document]] = {
@@ -108,7 +107,23 @@ def _command(name: str) -> Any:
         single.command(name)(found)
         command = typer.main.get_command(single)
     command.name = name
+    _add_json_option(command)
     return command
+
+
+def _json_option(as_json: terminal.Json = False) -> None:
+    """Declare the option `--json`."""
+
+
+def _add_json_option(command: Any) -> None:
+    """Give a command, or all commands of a group, the option `--json`."""
+    if isinstance(command, typer.core.TyperGroup):
+        for inner in command.commands.values():
+            _add_json_option(inner)
+    else:
+        single = typer.Typer(add_completion=False)
+        single.command()(_json_option)
+        command.params += typer.main.get_command(single).params
 
 
 class Commands(typer.core.TyperGroup):
@@ -156,7 +171,7 @@ def options(
 
 
 @config_app.command("show")
-def config_show(context: typer.Context, json: Json = False) -> None:
+def config_show(context: typer.Context) -> None:
     """Show every setting, its value and its origin: default, file, environment or flag."""
     settings: Settings = context.obj
     rows = {
@@ -169,7 +184,6 @@ def config_show(context: typer.Context, json: Json = False) -> None:
         terminal.table(
             ("SETTING", "VALUE", "ORIGIN"), [(name, value, origin) for name, (value, origin) in rows.items()]
         ),
-        as_json=json,
     )
 
 

@@ -12,7 +12,6 @@ from signer.openpgp.keyring import ALGORITHMS, Keyring
 from signer.openpgp.keys import Key, SignerSettings, normalize_fingerprint, sole_signing_key
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration
 from signer.statements.endorsement import write_instant
 from signer.verification.signers import CertificateSigner, KeySigner, Signer
@@ -113,24 +112,23 @@ def new(
     expires: Annotated[str, typer.Option(help="Lifetime of the key: 90d, 4w, 2y, or never.")] = "2y",
     algorithm: Annotated[str, typer.Option(help=f"One of {', '.join(ALGORITHMS)}.")] = "ed25519",
     passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
 ) -> None:
     """Make a key for endorsing images; prints its fingerprint."""
     keyring, lifetime, passphrase = open_keyring(context), _span(expires), read_passphrase(passphrase_file)
     fingerprint = keyring.generate(user_id, lifetime=lifetime, algorithm=algorithm, passphrase=passphrase)
     if not passphrase:
         terminal.say(f"This key has no passphrase: anyone who can read {keyring.home} can endorse in your name.")
-    terminal.show({"fingerprint": fingerprint, "home": str(keyring.home)}, fingerprint, as_json=as_json)
+    terminal.show({"fingerprint": fingerprint, "home": str(keyring.home)}, fingerprint)
 
 
 @key_app.command("list")
-def list_keys(context: typer.Context, as_json: Json = False) -> None:
+def list_keys(context: typer.Context) -> None:
     """List the keys of your keyring, your own first."""
     now = utc_now()
     keys = open_keyring(context).keys()
     rows = [[key.fingerprint, _kind(key), _state(key, now), ", ".join(key.user_ids)] for key in keys]
     value = [_value(key, now) for key in keys]
-    terminal.show(value, terminal.table(["FINGERPRINT", "KEY", "STATE", "USER"], rows), as_json=as_json)
+    terminal.show(value, terminal.table(["FINGERPRINT", "KEY", "STATE", "USER"], rows))
 
 
 @key_app.command("export")
@@ -138,7 +136,6 @@ def export(
     context: typer.Context,
     fingerprint: Annotated[str | None, typer.Argument(help="40 hex digits; by default your only key.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the key to this file.")] = None,
-    as_json: Json = False,
 ) -> None:
     """Print a public key, or write it to a file, to be registered at a catalog and trusted by sites."""
     keyring = open_keyring(context)
@@ -149,17 +146,15 @@ def export(
             output.write_bytes(key)
         except OSError as exc:
             raise KeyUnusable(f"{output}: the key cannot be written: {exc.strerror}") from exc
-        terminal.show({"fingerprint": wanted, "file": str(output)}, f"{output}: public key {wanted}", as_json=as_json)
+        terminal.show({"fingerprint": wanted, "file": str(output)}, f"{output}: public key {wanted}")
     else:
         text = key.decode("ascii")
-        terminal.show({"fingerprint": wanted, "key": text}, text.rstrip(), as_json=as_json)
+        terminal.show({"fingerprint": wanted, "key": text}, text.rstrip())
 
 
 @key_app.command("import")
 def import_keys(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A public key, armoured or binary.")],
-    as_json: Json = False,
+    context: typer.Context, file: Annotated[Path, typer.Argument(help="A public key, armoured or binary.")]
 ) -> None:
     """Import another person's public key into your keyring."""
     try:
@@ -168,7 +163,7 @@ def import_keys(
     except OSError as exc:
         raise KeyUnusable(f"{file}: the key cannot be read: {exc.strerror}") from exc
     found = open_keyring(context).import_keys(data)
-    terminal.show({"fingerprints": found}, "\n".join(found), as_json=as_json)
+    terminal.show({"fingerprints": found}, "\n".join(found))
 
 
 def _kind(key: Key) -> str:

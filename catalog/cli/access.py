@@ -15,7 +15,6 @@ from catalog.errors import Misused, NotFound
 from catalog.swarm.announce_keys import ORIGIN
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 
 site_app = typer.Typer(
     name="site",
@@ -37,7 +36,6 @@ def register(
         bool, typer.Option("--renew", help="Replace the credential and the VOs of a registered site.")
     ] = False,
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Register a site and write its credential. The catalog stores only a digest: keep the file, or renew it."""
     from catalog.access import rule_store
@@ -54,12 +52,11 @@ def register(
         {"site": name, "vos": sorted(vos), "credential": str(output)},
         f"the site {name} is registered; its credential is in {output}: hand it over on a private channel; nodes use it as "
         "the setting node.credential",
-        as_json=as_json,
     )
 
 
 @site_app.command("list")
-def list_(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+def list_(context: typer.Context, directory: Directory = None) -> None:
     """List the sites and the access rules."""
     from catalog.access import rule_store
 
@@ -73,21 +70,20 @@ def list_(context: typer.Context, directory: Directory = None, as_json: Json = F
         ],
     }
     rows = [(site.name, ", ".join(sorted(site.vos)), f"{since:%Y-%m-%d}") for site, since in sites]
-    terminal.show(value, terminal.table(("SITE", "SERVES", "REGISTERED"), rows), as_json=as_json)
-    if not as_json and rules:
-        restricted = [(str(scope), ", ".join(sorted(rule.sites)), ", ".join(sorted(rule.vos))) for scope, rule in rules]
-        terminal.show(None, terminal.table(("RESTRICTED", "TO SITES", "TO SITES OF"), restricted), as_json=False)
+    restricted = [(str(scope), ", ".join(sorted(rule.sites)), ", ".join(sorted(rule.vos))) for scope, rule in rules]
+    tables = [terminal.table(("RESTRICTED", "TO SITES", "TO SITES OF"), restricted)] if rules else []
+    terminal.show(value, terminal.table(("SITE", "SERVES", "REGISTERED"), rows), *tables)
 
 
 @site_app.command("remove")
-def remove(context: typer.Context, name: SiteName, directory: Directory = None, as_json: Json = False) -> None:
+def remove(context: typer.Context, name: SiteName, directory: Directory = None) -> None:
     """Remove a site. Its credential is refused within a second; its certificates expire within 12 hours."""
     from catalog.access import rule_store
 
     with writing(context, directory) as connection:
         if not rule_store.remove_site(connection, name):
             raise NotFound(f"no site {name}; `partita catalog site list` shows the sites")
-    terminal.show({"removed": name}, f"the site {name} is removed", as_json=as_json)
+    terminal.show({"removed": name}, f"the site {name} is removed")
 
 
 def restrict(
@@ -99,7 +95,6 @@ def restrict(
     ] = None,
     nobody: Annotated[bool, typer.Option("--nobody", help="No site may read them.")] = False,
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Restrict images, present and future, to sites. Replaces the rule for the same images; the narrowest rule counts."""
     from catalog.access import rule_store
@@ -117,11 +112,10 @@ def restrict(
     terminal.show(
         {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)},
         f"{scope} may be read by {', '.join(admitted) or 'no site'}",
-        as_json=as_json,
     )
 
 
-def open_(context: typer.Context, images: Images, directory: Directory = None, as_json: Json = False) -> None:
+def open_(context: typer.Context, images: Images, directory: Directory = None) -> None:
     """Remove the rule for these images: they become public, unless a wider rule covers them."""
     from catalog.access import rule_store
 
@@ -133,5 +127,4 @@ def open_(context: typer.Context, images: Images, directory: Directory = None, a
     terminal.show(
         {"images": str(scope), "public": left is None},
         f"{scope} is public" if left is None else f"{scope} is still restricted by the rule for {left[0]}",
-        as_json=as_json,
     )

@@ -10,7 +10,6 @@ from catalog.errors import NotFound
 from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 
 DATABASE = "catalog.db"
 
@@ -19,7 +18,6 @@ def backup(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The tar to write. It holds private keys.")],
     directory: Directory = None,
-    json: Json = False,
 ) -> None:
     """Back up a catalog: its database, online keys and history. Contents never change: copy DIR/blobs with any tool."""
     root = catalog_settings(context, directory).directory
@@ -30,7 +28,6 @@ def backup(
     terminal.show(
         {"file": str(file), "members": sorted(made.members)},
         f"{file}: {len(made.members)} files; copy {root / 'blobs'} too, and store both as safely as keys",
-        as_json=json,
     )
 
 
@@ -38,7 +35,6 @@ def restore(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The tar that `partita catalog backup` wrote.")],
     directory: Directory = None,
-    json: Json = False,
 ) -> None:
     """Restore a catalog into a new directory. Then copy its contents to DIR/blobs, and run `partita catalog check`."""
     root = catalog_settings(context, directory).directory
@@ -48,5 +44,4 @@ def restore(
         {"directory": str(root), "made": found.made.isoformat()},
         f"{root}: restored as of {found.made:%Y-%m-%d %H:%M} UTC; next: copy the contents to {root / 'blobs'}, then "
         f"partita catalog check --directory {root}",
-        as_json=json,
     )

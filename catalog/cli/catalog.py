@@ -14,7 +14,6 @@ from signer.documents import validate
 from signer.errors import DocumentError
 from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
-from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
 
 if TYPE_CHECKING:
@@ -33,11 +32,7 @@ ReadyFile = Annotated[Path | None, typer.Option(help="Write the URL to this file
 
 @catalog_app.command("serve")
 def serve(
-    context: typer.Context,
-    directory: Directory = None,
-    listen: Listen = None,
-    ready_file: ReadyFile = None,
-    as_json: Json = False,
+    context: typer.Context, directory: Directory = None, listen: Listen = None, ready_file: ReadyFile = None
 ) -> None:
     """Serve the catalog until interrupted. Migrates the database and recovers from a crash first."""
     # The service is imported where it runs: publishers and nodes do not need its libraries.
@@ -49,7 +44,7 @@ def serve(
         found = {name: len(items) for name, items in dataclasses.asdict(recovery).items() if items}
         report = "".join(f"; {name} {count}" for name, count in found.items())
         value = {"url": url, "directory": str(settings.directory)} | found
-        terminal.show(value, f"catalog ready at {url}{report}", as_json=as_json)
+        terminal.show(value, f"catalog ready at {url}{report}")
         if ready_file is not None:
             files.write(ready_file, f"{url}\n", sync=None)
 
@@ -64,7 +59,6 @@ def mirror(
     listen: Listen = None,
     every: Annotated[float, typer.Option(min=1, help="Seconds between two polls of the catalog.")] = 60.0,
     ready_file: ReadyFile = None,
-    as_json: Json = False,
 ) -> None:
     """Keep and serve a read-only copy of a catalog, for a site. It can withhold, but cannot forge."""
     from catalog.service.daemon import serve
@@ -72,7 +66,7 @@ def mirror(
     settings = _listening(context, directory, listen)
 
     def ready(here: str, _recovery: "RecoveryReport") -> None:
-        terminal.show({"url": here, "of": url}, f"mirror of {url} ready at {here}", as_json=as_json)
+        terminal.show({"url": here, "of": url}, f"mirror of {url} ready at {here}")
         if ready_file is not None:
             files.write(ready_file, f"{here}\n", sync=None)
 
@@ -92,7 +86,7 @@ def _listening(context: typer.Context, directory: Path | None, listen: str | Non
 
 
 @catalog_app.command("migrate")
-def migrate(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+def migrate(context: typer.Context, directory: Directory = None) -> None:
     """Migrate the database to the newest schema; `serve` does the same when it starts."""
     from catalog.db.migrations import HEAD
     from catalog.publication.state_directory import open_database
@@ -100,11 +94,11 @@ def migrate(context: typer.Context, directory: Directory = None, as_json: Json =
     database = open_database(catalog_settings(context, directory).directory)
     database.close()
     done = "migrated to" if database.migrated else "is already at"
-    terminal.show({"revision": HEAD, "migrated": database.migrated}, f"{database.path} {done} {HEAD}", as_json=as_json)
+    terminal.show({"revision": HEAD, "migrated": database.migrated}, f"{database.path} {done} {HEAD}")
 
 
 @catalog_app.command("check")
-def check(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+def check(context: typer.Context, directory: Directory = None) -> None:
     """Read every content again and compare it with its address. Changes nothing, and may run while the service runs."""
     from catalog.publication.state_directory import check_contents
 
@@ -113,9 +107,7 @@ def check(context: typer.Context, directory: Directory = None, as_json: Json = F
         report = check_contents(settings.directory, advance)
     rows = [[name, item] for name in ("lost", "quarantined") for item in getattr(report, name)]
     summary = f"{len(report.checked)} contents are intact"
-    terminal.show(
-        dataclasses.asdict(report), terminal.table(["PROBLEM", "ITEM"], rows) if rows else summary, as_json=as_json
-    )
+    terminal.show(dataclasses.asdict(report), terminal.table(["PROBLEM", "ITEM"], rows) if rows else summary)
     if rows:
         raise ContentMismatch(
             f"{settings.directory}: {len(report.lost)} contents are lost or altered and {len(report.quarantined)} files are "
@@ -124,7 +116,7 @@ def check(context: typer.Context, directory: Directory = None, as_json: Json = F
 
 
 @catalog_app.command("history")
-def history(context: typer.Context, catalog: Url = None, as_json: Json = False) -> None:
+def history(context: typer.Context, catalog: Url = None) -> None:
     """List every publication, endorsement and revocation that a catalog ever accepted, and verify the hash chain."""
     with open_client(context, catalog) as client:
         found = list(client.history())
@@ -140,5 +132,4 @@ def history(context: typer.Context, catalog: Url = None, as_json: Json = False) 
     terminal.show(
         [entry.model_dump(mode="json") for entry in found],
         terminal.table(["ENTRY", "TIME", "EVENT", "IMAGE", "BY", "ROLE"], rows),
-        as_json=as_json,
     )

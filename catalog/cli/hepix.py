@@ -19,7 +19,6 @@ from signer.openpgp.verifier import read_keys
 from signer.runtime import files, terminal
 from signer.runtime.clock import current_second
 from signer.runtime.settings import state_directory
-from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.signers import CertificateSigner, KeySigner
 from signer.verification.trust import Anchor
@@ -59,7 +58,6 @@ def export_hepix(
     days: Annotated[int, typer.Option(min=1, max=366, help="How many days the list is valid.")] = LIFETIME.days,
     passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """Sign a HEPiX image list of a VO's endorsed images, each as one raw file that the catalog serves.
 
@@ -99,7 +97,7 @@ def export_hepix(
         "images": [{"identifier": image.identifier, "uri": image.uri} for image in done.content.images],
         "left_out": list(done.left_out),
     }
-    terminal.show(value, terminal.table(["IMAGE", "VERSION", "SIZE", "URL"], rows), as_json=as_json)
+    terminal.show(value, terminal.table(["IMAGE", "VERSION", "SIZE", "URL"], rows))
 
 
 @import_app.command("hepix")
@@ -123,7 +121,6 @@ def import_hepix(
     state: Annotated[Path | None, typer.Option(help="Directory of the subscriptions.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="Fingerprint of the site's key to endorse with.")] = None,
     passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
-    as_json: Json = False,
 ) -> None:
     """Import images from a signed list and endorse them as the site. Publish each with `partita publish`."""
     now, known = current_second(), Subscriptions(state or state_directory("hepix"))
@@ -158,7 +155,7 @@ def import_hepix(
     shown = (
         terminal.table(["IMAGE", "ID", "DIRECTORY"], rows) if rows else "nothing new: all images were imported before"
     )
-    terminal.show(value, shown, as_json=as_json)
+    terminal.show(value, shown)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -17,7 +17,6 @@ from catalog.image.manifest import BareDisk, Blank, Manifest, Partition, PlacedP
 from signer.documents import validate
 from signer.errors import EXIT_REFUSED
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 from signer.runtime.units import parse_size
 
 image_app = typer.Typer(
@@ -78,7 +77,6 @@ def import_(
         str | None, typer.Option("--max-size", help="The largest virtual size accepted; 2TiB by default.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 3 if the linter warns.")] = False,
-    as_json: Json = False,
 ) -> None:
     """Split a disk into partitions: make an image directory, ready to endorse and publish."""
     document: dict[str, Any] = {
@@ -101,7 +99,7 @@ def import_(
         max_size=MAX_VIRTUAL_SIZE if max_size is None else _size(max_size),
     )
     identity = validate(ImageIdentity, document, "image")
-    _made(import_disk(disk, named, identity, output, import_options, terminal.progress), strict=strict, as_json=as_json)
+    _made(import_disk(disk, named, identity, output, import_options, terminal.progress), strict=strict)
 
 
 @image_app.command("build")
@@ -110,27 +108,20 @@ def build_(
     output: Output,
     *,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 3 if the linter warns.")] = False,
-    as_json: Json = False,
 ) -> None:
     """Build an image from partition files, directory trees and blanks. Same recipe and inputs, same image ID."""
-    _made(build_image(recipe, output, terminal.progress), strict=strict, as_json=as_json)
+    _made(build_image(recipe, output, terminal.progress), strict=strict)
 
 
 @image_app.command("show")
-def show(directory: Annotated[Path, typer.Argument(help="An image directory.")], *, as_json: Json = False) -> None:
+def show(directory: Annotated[Path, typer.Argument(help="An image directory.")]) -> None:
     """Show the contents of an image directory."""
     bundle = Bundle.open(directory)
     terminal.show(
         {"image": bundle.manifest.image_id, "manifest": bundle.manifest.model_dump(mode="json", exclude_none=True)},
         _head(bundle.manifest),
-        as_json=as_json,
+        terminal.table(("partition", "type", "size", "access", "content"), _rows(bundle.manifest)),
     )
-    if not as_json:
-        terminal.show(
-            None,
-            terminal.table(("partition", "type", "size", "access", "content"), _rows(bundle.manifest)),
-            as_json=False,
-        )
 
 
 @image_app.command("lint")
@@ -138,17 +129,16 @@ def lint(
     directory: Annotated[Path, typer.Argument(help="An image directory.")],
     *,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 3 if there is a warning.")] = False,
-    as_json: Json = False,
 ) -> None:
     """Warn about host keys, authorized keys, password hashes and credentials inside an image."""
     with terminal.progress("searching for keys and passwords", None):
         findings = lint_bundle(Bundle.open(directory)).findings
     shown = "\n".join(map(str, findings)) or "no keys, passwords or credentials found"
-    terminal.show({"findings": [_json(finding) for finding in findings]}, terminal.printable(shown), as_json=as_json)
+    terminal.show({"findings": [_json(finding) for finding in findings]}, terminal.printable(shown))
     _end(findings, strict=strict)
 
 
-def _made(made: BuiltImage, *, strict: bool, as_json: bool) -> None:
+def _made(made: BuiltImage, *, strict: bool) -> None:
     manifest = made.bundle.manifest
     value = {
         "image": manifest.image_id,
@@ -160,7 +150,7 @@ def _made(made: BuiltImage, *, strict: bool, as_json: bool) -> None:
     lines = [_head(manifest), *(f"note: {note}" for note in made.notes)]
     lines += [f"warning: {finding}" for finding in made.findings]
     lines.append(f"The image is in {made.bundle.root}; next: partita endorse {made.bundle.root}")
-    terminal.show(value, terminal.printable("\n".join(lines)), as_json=as_json)
+    terminal.show(value, terminal.printable("\n".join(lines)))
     _end(made.findings, strict=strict)
 
 

@@ -23,7 +23,6 @@ from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFi
 from signer.runtime import terminal
 from signer.runtime.clock import current_second, utc_now
 from signer.runtime.settings import state_directory
-from signer.runtime.terminal import Json
 from signer.statements.endorsement import SubjectKind, write_instant
 from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse
 
@@ -38,7 +37,7 @@ image_app.command("torrent")(torrent)
 ImageDirectory = Annotated[Path, typer.Argument(help="An image directory that `image import` or `image build` made.")]
 
 
-def publish_command(context: typer.Context, image: ImageDirectory, catalog: Url = None, as_json: Json = False) -> None:
+def publish_command(context: typer.Context, image: ImageDirectory, catalog: Url = None) -> None:
     """Publish an endorsed image directory. Run it again after an interruption: it continues where it stopped."""
     bundle = Bundle.open(image)
     total = sum(address.size for address in bundle.manifest.contents())
@@ -51,7 +50,7 @@ def publish_command(context: typer.Context, image: ImageDirectory, catalog: Url 
         f"{result.title} is published at {url}\n{result.image_id}\n"
         f"{sent} sent, {present} already present or zero, {time.monotonic() - begun:.1f} s"
     )
-    terminal.show(dataclasses.asdict(result) | {"catalog": url}, shown, as_json=as_json)
+    terminal.show(dataclasses.asdict(result) | {"catalog": url}, shown)
 
 
 def endorse_command(
@@ -72,7 +71,6 @@ def endorse_command(
         str | None, typer.Option("--as", help="With --partition: its title, as VO-OR-SITE/NAME@VERSION.")
     ] = None,
     passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
 ) -> None:
     """Endorse an image: sign a statement that names it, and store both in its directory."""
     bundle, now = Bundle.open(image), current_second()
@@ -94,7 +92,7 @@ def endorse_command(
         "expires": write_instant(until),
     }
     shown = f"{manifest.title} is endorsed until {until:%Y-%m-%d}\n{manifest.image_id}\n{path}"
-    terminal.show(value, shown, as_json=as_json)
+    terminal.show(value, shown)
 
 
 @image_app.command("list")
@@ -103,7 +101,6 @@ def image_list(
     vo: VoFilter = None,
     name: Annotated[str | None, typer.Option(help="Only of this name.")] = None,
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """List the published images of a catalog, last published first."""
     with open_client(context, catalog) as client:
@@ -119,11 +116,11 @@ def image_list(
         for one in found
     ]
     value = [one.model_dump(mode="json") for one in found]
-    terminal.show(value, terminal.table(["IMAGE", "ARCHITECTURE", "SIZE", "PUBLISHED", "ID"], rows), as_json=as_json)
+    terminal.show(value, terminal.table(["IMAGE", "ARCHITECTURE", "SIZE", "PUBLISHED", "ID"], rows))
 
 
 @image_app.command("candidates")
-def image_candidates(context: typer.Context, vo: VoFilter = None, catalog: Url = None, as_json: Json = False) -> None:
+def image_candidates(context: typer.Context, vo: VoFilter = None, catalog: Url = None) -> None:
     """List images that sites offer and that wait for an endorsement. Needs the credential of a site that serves the VO."""
     with open_client(context, catalog) as client:
         found = client.candidates(vo)
@@ -138,7 +135,7 @@ def image_candidates(context: typer.Context, vo: VoFilter = None, catalog: Url =
         for one in found
     ]
     table = terminal.table(("IMAGE", "SIZE", "STATE", "EXPIRES", "ID"), rows) if rows else "no candidates"
-    terminal.show([one.model_dump(mode="json") for one in found], table, as_json=as_json)
+    terminal.show([one.model_dump(mode="json") for one in found], table)
 
 
 @image_app.command("fetch")
@@ -150,7 +147,6 @@ def image_fetch(
         bool, typer.Option("--candidate", help="Fetch an image without endorsements that a site offers, by its ID.")
     ] = False,
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """Fetch an image into a directory. Contents are verified; verifying its endorsements is left to you."""
     wanted, note = Reference.parse(reference), ""
@@ -167,7 +163,7 @@ def image_fetch(
                 bundle = transfer.fetch_image(verified, wanted, output, advance)
     manifest = bundle.manifest
     value = {"image_id": manifest.image_id, "title": manifest.title, "directory": str(output)}
-    terminal.show(value, f"{manifest.title} is in {output}{note}\n{manifest.image_id}", as_json=as_json)
+    terminal.show(value, f"{manifest.title} is in {output}{note}\n{manifest.image_id}")
 
 
 def _open_verified(context: typer.Context, url: str | None) -> "AbstractContextManager[CatalogClient | TrustedCatalog]":

@@ -15,7 +15,6 @@ from signer.errors import DocumentError
 from signer.openpgp.keys import normalize_fingerprint
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 from signer.statements.endorsement import VouchingStatement, parse_endorsement
 from signer.statements.revocation import SECURITY_OFFICER, RevocationReason, RevokedObject
 from signer.verification.revocations import revoke
@@ -50,7 +49,6 @@ def revoke_endorsement(
     role: RoleOption = SECURITY_OFFICER,
     comment: CommentText = "",
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """Revoke endorsements of an image: your own, or those of others if you are a security officer."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
@@ -78,7 +76,7 @@ def revoke_endorsement(
             client.revoke(*pair)
     rows = [{"statement": digest, "endorser": said.predicate.endorser, "title": said.title} for digest, said in wanted]
     shown = "\n".join(f"the endorsement of {one['title']} by {one['endorser']} is revoked" for one in rows)
-    terminal.show(rows, shown, as_json=as_json)
+    terminal.show(rows, shown)
 
 
 @revoke_app.command("image")
@@ -93,7 +91,6 @@ def revoke_image(
     role: RoleOption = SECURITY_OFFICER,
     comment: CommentText = "",
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """Revoke an image: a security officer revokes it everywhere, an endorser only their own endorsement."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
@@ -110,7 +107,7 @@ def revoke_image(
         )
         client.revoke(statement, signature)
     value = {"image_id": manifest.image_id, "title": manifest.title, "revoker": signer.endorser}
-    terminal.show(value, f"{manifest.title} is revoked\n{manifest.image_id}", as_json=as_json)
+    terminal.show(value, f"{manifest.title} is revoked\n{manifest.image_id}")
 
 
 @revoke_app.command("key")
@@ -127,7 +124,6 @@ def revoke_key(
     role: RoleOption = SECURITY_OFFICER,
     comment: CommentText = "",
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """Revoke a key: your own, or another if you are a security officer. A certificate file revokes that certificate only."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
@@ -146,7 +142,7 @@ def revoke_key(
     with open_client(context, catalog) as client:
         client.revoke(statement, signature)
     value = {"key": name, "serial": serial, "vo": vo, "revoker": signer.endorser}
-    terminal.show(value, f"{name} no longer counts for {vo} ({reason})", as_json=as_json)
+    terminal.show(value, f"{name} no longer counts for {vo} ({reason})")
 
 
 def _said(data: bytes) -> VouchingStatement | None:

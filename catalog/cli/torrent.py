@@ -13,7 +13,6 @@ from catalog.image.manifest import Manifest, PlacedPartition
 from catalog.image.reference import Reference
 from catalog.swarm.torrent import info_hash, torrent_file
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 
 
 def torrent(
@@ -22,7 +21,6 @@ def torrent(
     partition: Annotated[str, typer.Argument(help="A partition's label or number, or the address of a content.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .torrent file to make.")],
     catalog: Url = None,
-    as_json: Json = False,
 ) -> None:
     """Write the .torrent of a public partition, for any BitTorrent v2 client. Partita's nodes do not need it."""
     with open_client(context, catalog) as client:
@@ -46,7 +44,6 @@ def torrent(
     terminal.show(
         {"address": str(address), "info_hash": digest, "torrent": str(output)},
         f"{output}: {terminal.format_size(address.size)}, info-hash {digest}",
-        as_json=as_json,
     )
 
 

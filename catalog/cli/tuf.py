@@ -13,7 +13,6 @@ from catalog.errors import Misused, NotFound
 from signer.cli import read_passphrase
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
     from catalog.db.engine import Transaction
@@ -45,7 +44,6 @@ def tuf_init(
         Path | None, typer.Option(help="Directory for root and targets keys, outside the service's own.")
     ] = None,
     passphrase_file: Passphrase = None,
-    as_json: Json = False,
 ) -> None:
     """Make the keys and the first metadata. `serve` does the same, with the defaults, if there are none."""
     settings = catalog_settings(context, directory)
@@ -65,11 +63,11 @@ def tuf_init(
         f"sites pin {repository.root_file}\nkeep offline, each root key on media of its own: {place}\n"
         f"{threshold} of {root_keys} root keys can replace any key; back up {repository.online}"
     )
-    terminal.show({"root": str(repository.root_file), "offline": str(place)}, shown, as_json=as_json)
+    terminal.show({"root": str(repository.root_file), "offline": str(place)}, shown)
 
 
 @tuf_app.command("status")
-def tuf_status(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+def tuf_status(context: typer.Context, directory: Directory = None) -> None:
     """Show version, expiry and keys of each role, and warn about what an operator should do."""
     from catalog.tuf_repository.status import list_role_statuses, list_warnings
 
@@ -91,7 +89,7 @@ def tuf_status(context: typer.Context, directory: Directory = None, as_json: Jso
     for one in todo:
         terminal.say(one)
     value = {"roles": [_row(one) for one in found], "warnings": list(todo)}
-    terminal.show(value, terminal.table(["ROLE", "VERSION", "EXPIRES", "SIGN", "KEYS HERE"], rows), as_json=as_json)
+    terminal.show(value, terminal.table(["ROLE", "VERSION", "EXPIRES", "SIGN", "KEYS HERE"], rows))
 
 
 @tuf_app.command("export")
@@ -99,14 +97,13 @@ def tuf_export(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Write the root in force to a file, for sites to pin with `partita node trust-root`."""
     from catalog.client.trusted import pin_root
 
     with _repository(context, directory) as (repository, connection):
         digest = pin_root(output, repository.latest(connection, "root"))
-    terminal.show({"root": str(output), "sha256": digest}, f"{output}\nSHA-256 {digest}", as_json=as_json)
+    terminal.show({"root": str(output), "sha256": digest}, f"{output}\nSHA-256 {digest}")
 
 
 @tuf_app.command("rotate")
@@ -116,7 +113,6 @@ def tuf_rotate(
     key: Keys = None,
     passphrase_file: Passphrase = None,
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Replace the keys of a role: after a theft, a loss, or a year. Nodes and a running service follow automatically."""
     from catalog.tuf_repository.key_ceremony import KeyCeremony
@@ -125,7 +121,7 @@ def tuf_rotate(
     with _repository(context, directory) as (repository, connection):
         signers = _signers(key or [repository.offline], passphrase)
         outcome = KeyCeremony(repository).rotate(connection, role, signers, passphrase, current_second())
-    _show(outcome, as_json)
+    _show(outcome)
 
 
 @tuf_app.command("sign")
@@ -138,7 +134,6 @@ def tuf_sign(
     ] = None,
     passphrase_file: Passphrase = None,
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Sign the proposals, or renew a role for another year. Metadata comes into force with the last missing signature."""
     from catalog.tuf_repository.key_ceremony import KeyCeremony, read_proposal, sign_document
@@ -151,23 +146,23 @@ def tuf_sign(
             raise Misused("no keys to sign with; give --key FILE")
         write_file(file, sign_document(read_proposal(file), signers))
         shown = f"signed {file}; bring it back to the catalog, beside its root.json"
-        terminal.show({"signed": str(file)}, shown, as_json=as_json)
+        terminal.show({"signed": str(file)}, shown)
         return
     with _repository(context, directory) as (repository, connection):
         signers = _signers(key or [repository.offline], passphrase)
         outcome = KeyCeremony(repository).sign(connection, role, signers, current_second())
-    _show(outcome, as_json)
+    _show(outcome)
 
 
 @tuf_app.command("drop")
-def tuf_drop(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+def tuf_drop(context: typer.Context, directory: Directory = None) -> None:
     """Delete the proposals that are not yet in force."""
     from catalog.tuf_repository.key_ceremony import KeyCeremony
 
     with _repository(context, directory) as (repository, _):
         removed = KeyCeremony(repository).drop()
     shown = "\n".join(f"removed {path}" for path in removed) or "there are no proposals"
-    terminal.show({"removed": list(removed)}, shown, as_json=as_json)
+    terminal.show({"removed": list(removed)}, shown)
 
 
 @contextmanager
@@ -199,9 +194,9 @@ def _row(one: "TufRoleStatus") -> dict[str, object]:
     return dataclasses.asdict(one) | {"expires": one.expires.isoformat(), "due": one.due.isoformat()}
 
 
-def _show(outcome: "CeremonyResult", as_json: bool) -> None:
+def _show(outcome: "CeremonyResult") -> None:
     lines = [f"made {path}" for path in outcome.made]
     lines += [f"{role} is in force" for role in outcome.adopted]
     lines += [f"waiting for signatures: {path}" for path in outcome.files]
     lines += [f"missing: {one}" for one in outcome.lacking]
-    terminal.show(dataclasses.asdict(outcome), "\n".join(lines), as_json=as_json)
+    terminal.show(dataclasses.asdict(outcome), "\n".join(lines))

@@ -14,7 +14,6 @@ from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.verifier import read_keys
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE
 from signer.verification.trust import Anchor, scheme_of
 from signer.x509.certificates import read_certificate
@@ -31,7 +30,6 @@ def register(
     ],
     role: Annotated[str, typer.Option(help="The role of the keys' holders in the VO.")] = DEFAULT_ROLE,
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Register a VO and the keys that may endorse its images. Run it again to add keys or to change their role."""
     from catalog.db import images
@@ -47,11 +45,11 @@ def register(
         _record(context, directory, name, keys, "registered", role)
     fingerprints = [anchor.fingerprint for anchor in anchors]
     shown = f"{name} may publish what {', '.join(fingerprints)} endorses as {role}"
-    terminal.show({"vo": name, "role": role, "fingerprints": fingerprints}, shown, as_json=as_json)
+    terminal.show({"vo": name, "role": role, "fingerprints": fingerprints}, shown)
 
 
 @vo_app.command("list")
-def list_vos(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+def list_vos(context: typer.Context, directory: Directory = None) -> None:
     """List the registered VOs and their keys."""
     from catalog.db import images
     from catalog.publication.state_directory import open_database
@@ -66,7 +64,7 @@ def list_vos(context: typer.Context, directory: Directory = None, as_json: Json 
         {"vo": vo, "keys": [{"fingerprint": a.fingerprint, "role": a.role} for a in anchors]}
         for vo, anchors in found.items()
     ]
-    terminal.show(value, terminal.table(["VO", "KEY", "ROLE"], rows), as_json=as_json)
+    terminal.show(value, terminal.table(["VO", "KEY", "ROLE"], rows))
 
 
 @vo_app.command("remove-key")
@@ -75,7 +73,6 @@ def remove_key(
     name: Annotated[str, typer.Argument(help="The VO's name.")],
     fingerprint: Annotated[str, typer.Argument(help="The key's fingerprint, as `vo list` shows it.")],
     directory: Directory = None,
-    as_json: Json = False,
 ) -> None:
     """Remove a key of a VO. Published images stay; sites decide by their own anchors."""
     from catalog.db import images
@@ -86,7 +83,7 @@ def remove_key(
         if not images.remove_key(connection, name, key):
             raise NotFound(f"{key} is not a registered key of {name}; `partita vo list` shows the registered keys")
         _record(context, directory, name, [f"{scheme_of(key)}:{key}"], "removed")
-    terminal.show({"vo": name, "fingerprint": key}, f"{key} may no longer publish for {name}", as_json=as_json)
+    terminal.show({"vo": name, "fingerprint": key}, f"{key} may no longer publish for {name}")
 
 
 def _record(

@@ -173,10 +173,10 @@ def print_console(chunks: Iterable[bytes], *, raw: bool) -> None:
 
 def print_console_json(output: bytes) -> None:
     """Write console output as a JSON document."""
-    terminal.show({"console": output.decode(errors="replace")}, "", as_json=True)
+    terminal.show_json({"console": output.decode(errors="replace")})
 
 
-def pin_trust_root(file: Path, place: Path, *, as_json: bool) -> None:
+def pin_trust_root(file: Path, place: Path) -> None:
     """Pin a catalog's TUF root as the file `place`; Misused if it cannot be read."""
     from catalog.client.trusted import pin_root  # loads the TUF library: only here
 
@@ -186,7 +186,7 @@ def pin_trust_root(file: Path, place: Path, *, as_json: bool) -> None:
         raise Misused(f"{file}: cannot be read: {exc.strerror}") from exc
     digest = pin_root(place, data)
     text = f"pinned; compare this with the catalog's operator: SHA-256 {digest}"
-    terminal.show({"root": str(place), "sha256": digest}, text, as_json=as_json)
+    terminal.show({"root": str(place), "sha256": digest}, text)
 
 
 def to_json(document: Document) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from signer.errors import EXIT_UNVERIFIED, ReceiptRefused
 from signer.openpgp.gpg import MAX_KEY
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
 from stager.settings import NodeSettings
 
@@ -40,13 +39,11 @@ OfCatalog = Annotated[bool, typer.Option("--catalog", help="Use the log of this 
 
 
 @receipt_app.command("show")
-def receipt_show(context: typer.Context, file: ReceiptName, as_json: Json = False) -> None:
+def receipt_show(context: typer.Context, file: ReceiptName) -> None:
     """Show a receipt without verifying its signature; see `receipt verify`."""
     path = _receipt_file(context, file)
     receipt = read_receipt(read_receipt_files(path)[0], str(path))
-    terminal.show(
-        json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True)), _receipt_text(receipt), as_json=as_json
-    )
+    terminal.show(json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True)), _receipt_text(receipt))
 
 
 @receipt_app.command("verify")
@@ -58,7 +55,6 @@ def receipt_verify(
         typer.Option("--key", help="The node's public key, from its operator; by default that of this machine's node."),
     ] = None,
     node: Annotated[str, typer.Option(help="The node's UUID, which the receipt must name.")] = "",
-    as_json: Json = False,
 ) -> None:
     """Verify that a node signed a receipt, and show it; exits with 4 where it did not."""
     path = _receipt_file(context, file)
@@ -73,7 +69,6 @@ def receipt_verify(
         {"verified": True, "key": receipt.deployment.key, "node": receipt.node}
         | {"receipt": json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True))},
         f"signed by {receipt.deployment.key}, the key of node {receipt.node}\n{_receipt_text(receipt)}",
-        as_json=as_json,
     )
 
 
@@ -84,7 +79,6 @@ def audit_show(
     catalog: OfCatalog = False,
     kind: Annotated[str, typer.Option(help="Only entries of this kind, such as decision.")] = "",
     last: Annotated[int, typer.Option("--last", help="Number of entries, from the end.", min=1)] = 50,
-    as_json: Json = False,
 ) -> None:
     """Show the last entries of a log."""
     path = _log_file(context, log, catalog=catalog)
@@ -98,7 +92,6 @@ def audit_show(
     terminal.show(
         [entry.model_dump(mode="json") for entry in found[-last:]],
         terminal.table(("ENTRY", "WHEN", "WHAT", "FACTS"), rows),
-        as_json=as_json,
     )
 
 
@@ -117,7 +110,6 @@ def audit_verify(
             "--receipts", help="Receipts, which contain heads of the log; by default those of this node.", metavar="DIR"
         ),
     ] = None,
-    as_json: Json = False,
 ) -> None:
     """Find edited, missing and reordered entries in a log, and a truncated end as far as a head or receipt shows it.
 
@@ -130,7 +122,7 @@ def audit_verify(
     if receipts or not (log or catalog):
         kept += audit_heads(receipts or path.parent / "receipts")
     report = verify_log(path, kept)
-    terminal.show(_as_json(report, len(kept)), _report(path, report, len(kept)), as_json=as_json)
+    terminal.show(_as_json(report, len(kept)), _report(path, report, len(kept)))
     if not report.intact:
         raise typer.Exit(EXIT_UNVERIFIED)
 

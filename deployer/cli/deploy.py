@@ -16,7 +16,6 @@ from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.protocol.machine_order import MachineOrder
 from signer.documents import validate
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 
 
 @arguments.with_order_options
@@ -28,19 +27,18 @@ def deploy(
         str | None,
         typer.Option(help="Order at a site instead of on this node: its URL, or `here` for the one in the settings."),
     ] = None,
-    json: Json = False,
 ) -> None:
     """Run machines of an image, if the site's policy accepts it."""
     if site is not None:
         from deployer.cli.site.deployment import order_at_site
 
-        order_at_site(context, order, "" if site == "here" else site, "", dry_run=dry_run, json=json)
+        order_at_site(context, order, "" if site == "here" else site, "", dry_run=dry_run)
         return
     wanted = validate(MachineOrder, order, "order")
     with node_client(context) as node:
         if dry_run:
             decision = node.decide(wanted)
-            terminal.show(decision, format_decision(decision), as_json=json)
+            terminal.show(decision, format_decision(decision))
             if not decision["accepted"]:
                 raise typer.Exit(Refused.exit_code)
             return
@@ -49,9 +47,9 @@ def deploy(
                 result = node.deploy(wanted, watch)
         except Refused as refused:
             if refused.decision is not None:
-                terminal.show(dict(refused.decision), format_decision(dict(refused.decision)), as_json=json)
+                terminal.show(dict(refused.decision), format_decision(dict(refused.decision)))
             raise
-    terminal.show(to_json(result), _deployed(result), as_json=json)
+    terminal.show(to_json(result), _deployed(result))
 
 
 def format_decision(decision: dict[str, Any]) -> Group:

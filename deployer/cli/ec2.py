@@ -22,7 +22,6 @@ from deployer.policy.store import PolicyStore
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration, parse_size
 
 if TYPE_CHECKING:  # they load the AWS library, which slows other commands down
@@ -79,7 +78,7 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
 
 
 @ec2_app.command("images")
-def ec2_images(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
+def ec2_images(context: typer.Context, account: AccountName = None) -> None:
     """List the images that the site has registered, the most recently used first."""
     with _accounts(context, account) as accounts:
         found = [(each.account.name, entry) for each in accounts for entry in each.books.images()]
@@ -90,12 +89,11 @@ def ec2_images(context: typer.Context, account: AccountName = None, json: Json =
             ("AMI", "IMAGE", "ACCOUNT", "VOLUMES", "USED"),
             [(entry.ami or "-", entry.title, name, len(entry.contents), entry.used) for name, entry in found],
         ),
-        as_json=json,
     )
 
 
 @ec2_app.command("machines")
-def ec2_machines(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
+def ec2_machines(context: typer.Context, account: AccountName = None) -> None:
     """List the site's machines at EC2, with their states there."""
     with _accounts(context, account) as accounts:
         found = [(each.account.name, instance) for each in accounts for instance in each.machines.all()]
@@ -120,7 +118,6 @@ def ec2_machines(context: typer.Context, account: AccountName = None, json: Json
             [column.upper() for column in columns],
             [[", ".join(row[c]) if isinstance(row[c], list) else row[c] for c in columns] for row in rows],
         ),
-        as_json=json,
     )
 
 
@@ -132,7 +129,6 @@ def ec2_upload(
     ignore_drivers: Annotated[
         bool, typer.Option("--ignore-drivers", help="Upload an image without drivers for EC2's disks or network, too.")
     ] = False,
-    json: Json = False,
 ) -> None:
     """Make an image's snapshots and AMI ahead of its first machine. The policy must accept the image."""
     from deployer.ec2.images.image_upload import MachineProgress
@@ -155,7 +151,7 @@ def ec2_upload(
     text = f"{manifest.title} is {entry.ami} in {found.account.name}; blocks of 512 KiB sent: {progress.sent}"
     if progress.drivers is not None and progress.drivers.answer != "yes":
         text += f"\ndrivers for EC2's disks and network: {progress.drivers}"
-    terminal.show(result, text, as_json=json)
+    terminal.show(result, text)
 
 
 @ec2_app.command("estimate")
@@ -167,7 +163,6 @@ def ec2_estimate(
     memory: MemoryOption = None,
     cores: CoresOption = None,
     lifetime: Annotated[str, typer.Option(help="Lifetime of each, such as 12h.")] = "1h",
-    json: Json = False,
 ) -> None:
     """Show the instance type that machines would get, and their cost by the site's own table. Nothing is ordered."""
     size = optional_amount(memory, parse_size, "--memory")
@@ -185,7 +180,7 @@ def ec2_estimate(
         dollars = estimate_cost(found.account.prices, kind.name, gib, seconds, count)
     result = {"type": kind.name, "gib": gib, "usd": str(dollars), "count": count, "seconds": seconds}
     text = f"{count} x {kind.name} with {gib} GiB for {lifetime}: {dollars} USD by the table of {found.account.name}"
-    terminal.show(result, text, as_json=json)
+    terminal.show(result, text)
 
 
 @ec2_app.command("clean")
@@ -198,7 +193,6 @@ def ec2_clean(
     older_than: Annotated[
         str | None, typer.Option(help="Only resources unused for so long, such as 12h; by default ec2.keep.")
     ] = None,
-    json: Json = False,
 ) -> None:
     """Show, and with --apply remove, the site's unused resources at EC2; the oldest first."""
     from deployer.ec2.account.cleanup import list_resources, plan_cleanup, remove_resources
@@ -224,7 +218,6 @@ def ec2_clean(
         terminal.table([column.upper() for column in columns], [[row[column] for column in columns] for row in rows])
         if rows
         else "no unused resources",
-        as_json=json,
     )
 
 

@@ -26,7 +26,6 @@ from signer.errors import EXIT_REFUSED, KeyUnusable
 from signer.openpgp.verifier import read_keys
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.verification.endorsements import DEFAULT_ROLE
 
@@ -86,7 +85,7 @@ def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None
 
 
 @policy_app.command("check")
-def policy_check(file: PolicyFile, as_json: Json = False) -> None:
+def policy_check(file: PolicyFile) -> None:
     """Check a policy, and warn of probable mistakes."""
     rules = RuleSet.load(file)
     policy = rules.policy
@@ -97,11 +96,11 @@ def policy_check(file: PolicyFile, as_json: Json = False) -> None:
         f"{file}: anchors: {len(policy.anchor)}{cedar}, digest: {rules.digest}{shadow}",
         *(f"warning: {w}" for w in warnings),
     ]
-    terminal.show({"digest": rules.digest, "warnings": warnings}, "\n".join(lines), as_json=as_json)
+    terminal.show({"digest": rules.digest, "warnings": warnings}, "\n".join(lines))
 
 
 @policy_app.command("show")
-def policy_show(file: PolicyFile, as_json: Json = False) -> None:
+def policy_show(file: PolicyFile) -> None:
     """Show a policy, defaults included."""
     rules_set = RuleSet.load(file)
     policy = rules_set.policy
@@ -128,7 +127,7 @@ def policy_show(file: PolicyFile, as_json: Json = False) -> None:
         ),
         ("digest", rules_set.digest),
     ]
-    terminal.show(value | {"digest": rules_set.digest}, terminal.table(("rule", "says"), rows), as_json=as_json)
+    terminal.show(value | {"digest": rules_set.digest}, terminal.table(("rule", "says"), rows))
 
 
 @policy_app.command("explain")
@@ -151,7 +150,6 @@ def policy_explain(
     network: NetworkChoice = Network(kind="none"),
     running: Annotated[int, typer.Option(help="Number of machines that the node already has.", min=0)] = 0,
     requests: RequestFile = None,
-    as_json: Json = False,
 ) -> None:
     """Show the decision on an image or a past request, rule by rule, and the smallest change that would make it pass.
 
@@ -192,9 +190,7 @@ def policy_explain(
     )
     decision = found_out.decision
     terminal.show(
-        decision.as_json() | {"explanation": found_out.as_json()},
-        f"{decision.text()}\n\n{found_out.sentence()}",
-        as_json=as_json,
+        decision.as_json() | {"explanation": found_out.as_json()}, f"{decision.text()}\n\n{found_out.sentence()}"
     )
     if not decision.accepted:
         raise typer.Exit(EXIT_REFUSED)
@@ -205,7 +201,6 @@ def policy_anchor(
     key: Annotated[Path, typer.Argument(help="An exported public key.", metavar="KEY.asc")],
     vo: Annotated[str, typer.Option(help="The VO whose images the key may endorse.")],
     role: Annotated[str, typer.Option(help="The role of the endorser.")] = DEFAULT_ROLE,
-    as_json: Json = False,
 ) -> None:
     """Print an [[anchor]] for a key, to append to a policy once its owner has confirmed the fingerprint."""
     data = read_bounded(key, MAX_KEY)
@@ -213,14 +208,14 @@ def policy_anchor(
         raise PolicyUnusable(f"{key}: is larger than {MAX_KEY} bytes; export a minimal key")
     if b"-----BEGIN CERTIFICATE-----" in data:
         names, block = certificate_anchor(vo, role, data)
-        terminal.show({"vo": vo, "role": role, "toml": block} | names, block.rstrip("\n"), as_json=as_json)
+        terminal.show({"vo": vo, "role": role, "toml": block} | names, block.rstrip("\n"))
         return
     found = read_keys(data)
     if len(found) != 1:
         raise PolicyUnusable(f"{key}: holds {len(found)} keys; an anchor is for one key, so export that one alone")
     block = anchor_block(vo, role, found[0].fingerprint, data.decode("ascii", "replace"))
     value = {"vo": vo, "role": role, "fingerprint": found[0].fingerprint, "toml": block}
-    terminal.show(value, block.rstrip("\n"), as_json=as_json)
+    terminal.show(value, block.rstrip("\n"))
 
 
 def _key_warnings(policy: Policy) -> list[str]:

@@ -13,7 +13,6 @@ from deployer.trials.request_log import MAX_REQUESTS, read_requests
 from signer.errors import EXIT_FAILED
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
 from stager.settings import NodeSettings
 
@@ -37,9 +36,7 @@ def requests_file(context: typer.Context, named: Path | None) -> Path:
 
 @trials_app.command("test")
 def policy_test(
-    file: PolicyFile,
-    cases: Annotated[Path, typer.Argument(help="Expected decisions, TOML or JSON.", metavar="CASES")],
-    as_json: Json = False,
+    file: PolicyFile, cases: Annotated[Path, typer.Argument(help="Expected decisions, TOML or JSON.", metavar="CASES")]
 ) -> None:
     """Run a policy's test cases; exits with 1 where a decision differs from the expected one."""
     rules = RuleSet.load(file)
@@ -58,7 +55,7 @@ def policy_test(
             for result in results
         ],
     }
-    terminal.show(value, terminal.printable("\n".join(lines)), as_json=as_json)
+    terminal.show(value, terminal.printable("\n".join(lines)))
     if wrong:
         raise typer.Exit(EXIT_FAILED)
 
@@ -70,7 +67,6 @@ def policy_diff(
     new: Annotated[Path, typer.Argument(help="The new policy.", metavar="NEW")],
     last: Last = MAX_REQUESTS,
     requests: RequestFile = None,
-    as_json: Json = False,
 ) -> None:
     """Show recorded requests that another policy would decide differently; exits with 1 where there are any."""
     records = read_requests(requests_file(context, requests), last)
@@ -82,15 +78,13 @@ def policy_diff(
         + (f", {len(found) - len(turned)} refused for other reasons" if len(found) > len(turned) else "")
     )
     value = {"requests": len(records), "turned": len(turned), "differences": [one.as_json() for one in found]}
-    terminal.show(value, terminal.printable("\n".join(lines)), as_json=as_json)
+    terminal.show(value, terminal.printable("\n".join(lines)))
     if turned:
         raise typer.Exit(EXIT_FAILED)
 
 
 @trials_app.command("requests")
-def policy_requests(
-    context: typer.Context, last: Last = 20, requests: RequestFile = None, as_json: Json = False
-) -> None:
+def policy_requests(context: typer.Context, last: Last = 20, requests: RequestFile = None) -> None:
     """List the last requests that the node decided, with the shadow policy's decisions."""
     records = read_requests(requests_file(context, requests), last)
     rows = [
@@ -107,10 +101,10 @@ def policy_requests(
     ]
     value = [record.model_dump(mode="json", exclude={"manifest", "endorsements"}) for record in records]
     columns = ("REQUEST", "WHEN", "IMAGE", "MACHINES", "DECISION", "BY", "SHADOW")
-    terminal.show(value, terminal.table(columns, rows), as_json=as_json)
+    terminal.show(value, terminal.table(columns, rows))
 
 
 @trials_app.command("schema")
-def policy_schema(as_json: Json = False) -> None:
+def policy_schema() -> None:
     """Print the schema for Cedar rules, in Cedar's schema language."""
-    terminal.show({"schema": SCHEMA}, SCHEMA.rstrip("\n"), as_json=as_json)
+    terminal.show({"schema": SCHEMA}, SCHEMA.rstrip("\n"))

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -28,8 +29,25 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 UNBOUNDED = 1 << 16
 """Columns of a table that goes to a file or a pipe."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 S = TypeVar("S", bound=Document)
+
+
+@dataclass
+class OutputOptions:
+    """How the running command prints its result: as JSON, or for people."""
+
+    json: bool = False
+
+
+options = OutputOptions()
+
+
+def _choose(chosen: bool) -> None:
+    options.json = chosen
+
+
+Json = Annotated[bool, typer.Option("--json", callback=_choose, expose_value=False, help="Print the result as JSON.")]
+"""The option that the command line gives to every command."""
 
 
 def section(context: typer.Context, model: type[S]) -> S:
@@ -38,12 +56,24 @@ def section(context: typer.Context, model: type[S]) -> S:
     return settings.section(model)
 
 
-def show(value: Any, text: object, *, as_json: bool) -> None:
-    """Print a result: `value` (JSON-ready) when JSON was asked for, else `text` (a string or a Rich renderable)."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-    elif isinstance(text, str):
+def show(value: Any, *texts: object) -> None:
+    """Print a result: `value` (JSON-ready) when JSON was asked for, else texts (strings or Rich renderables)."""
+    if options.json:
+        show_json(value)
+        return
+    for text in texts:
+        show_text(text)
+
+
+def show_json(value: Any) -> None:
+    """Print a JSON-ready value."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def show_text(text: object) -> None:
+    """Print a string or a Rich renderable for people."""
+    if isinstance(text, str):
         out.print(text, markup=False)
     else:
         # A file or a pipe has no width: text for programs must not be cut to that of an imagined screen.

@@ -14,7 +14,6 @@ from catalog.errors import Misused
 from catalog.image.address import Address
 from catalog.image.reference import Reference
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 from stager.cache.cache import Cache
 from stager.cache.entries import CacheEntry, CacheLease
 from stager.errors import EntryChanged, NotCached
@@ -30,7 +29,7 @@ KeyArgument = Annotated[
 
 
 @cache_app.command("list")
-def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
+def list_entries(context: typer.Context) -> None:
     """List the entries of the cache and the holders of their leases."""
     with _cache(context) as cache:
         entries, leases, usage = cache.entries(), cache.leases(), cache.usage()
@@ -49,15 +48,13 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
             for entry, row in zip(entries, rows, strict=True)
         ],
     )
-    terminal.show(asdict(usage) | {"entries": rows}, grid, as_json=as_json)
-    if not as_json:
-        terminal.show(
-            None,
-            f"{terminal.format_size(usage.allocated)} of {terminal.format_size(usage.quota)} in use, "
-            f"{terminal.format_size(usage.leased)} of it leased, {terminal.format_size(usage.reserved)} reserved, "
-            f"{terminal.format_size(usage.trash)} in the trash",
-            as_json=False,
-        )
+    terminal.show(
+        asdict(usage) | {"entries": rows},
+        grid,
+        f"{terminal.format_size(usage.allocated)} of {terminal.format_size(usage.quota)} in use, "
+        f"{terminal.format_size(usage.leased)} of it leased, {terminal.format_size(usage.reserved)} reserved, "
+        f"{terminal.format_size(usage.trash)} in the trash",
+    )
 
 
 @cache_app.command()
@@ -66,7 +63,6 @@ def verify(
     key: Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="Only this entry.")] = None,
     *,
     full: Annotated[bool, typer.Option("--full", help="Hash all bytes again instead of samples.")] = False,
-    as_json: Json = False,
 ) -> None:
     """Check that entries are the files that were verified. Changed ones are dropped, and the exit code is 4."""
     changed: list[EntryChanged] = []
@@ -84,19 +80,18 @@ def verify(
     terminal.show(
         {"checked": checked, "full": full, "changed": lines},
         "\n".join([*lines, f"{checked} checked, {len(changed)} changed"]),
-        as_json=as_json,
     )
     if changed:
         raise typer.Exit(EntryChanged.exit_code)
 
 
 @cache_app.command()
-def evict(context: typer.Context, key: KeyArgument, *, as_json: Json = False) -> None:
+def evict(context: typer.Context, key: KeyArgument) -> None:
     """Remove an entry without leases."""
     with _cache(context) as cache:
         entry = _find(cache, key)
         freed = cache.evict(entry.key)
-    terminal.show({"evicted": entry.key, "freed": freed}, f"freed {terminal.format_size(freed)}", as_json=as_json)
+    terminal.show({"evicted": entry.key, "freed": freed}, f"freed {terminal.format_size(freed)}")
 
 
 @cache_app.command()
@@ -104,7 +99,6 @@ def trash(
     context: typer.Context,
     *,
     empty: Annotated[bool, typer.Option("--empty", help="Delete everything in the trash.")] = False,
-    as_json: Json = False,
 ) -> None:
     """List the trash: entries that were evicted by hand or failed a check."""
     with _cache(context) as cache:
@@ -126,7 +120,6 @@ def trash(
             ],
         },
         f"removed {removed}" if empty else terminal.table(("NAME", "ON DISK", "SINCE", "WHY"), rows),
-        as_json=as_json,
     )
 
 
@@ -136,8 +129,6 @@ def stage(
     reference: Annotated[str, typer.Argument(help="sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME.")],
     holder: Annotated[str, typer.Option(help="Holder of the lease.")] = "command-line",
     ttl: Annotated[float, typer.Option(min=0, help="Seconds of the lease; with 0 the image may be evicted.")] = 0,
-    *,
-    as_json: Json = False,
 ) -> None:
     """Stage an image ahead of its use. The policy is not evaluated, since nothing boots."""
     wanted = Reference.parse(reference)
@@ -158,7 +149,6 @@ def stage(
         },
         f"{manifest.title} is staged: {terminal.format_size(staged.from_network)} from the network, "
         f"{terminal.format_size(staged.from_cache + staged.resumed + staged.copied)} already here, {staged.made} blanks made",
-        as_json=as_json,
     )
 
 

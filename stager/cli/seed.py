@@ -12,7 +12,6 @@ from catalog.errors import Misused
 from catalog.settings import CatalogSettings
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 
 
 def seed(
@@ -27,7 +26,6 @@ def seed(
         str | None, typer.Option(help="URL of the catalog's service as nodes reach it; by default catalog.url.")
     ] = None,
     upload_limit: Annotated[int, typer.Option(min=0, help="Bytes per second to all peers; 0 for no limit.")] = 0,
-    as_json: Json = False,
 ) -> None:
     """Share all published contents of the catalog with BitTorrent peers, beside its service, until interrupted."""
     from stager.swarm.catalog_seeder import seed_catalog
@@ -42,7 +40,7 @@ def seed(
 
     def ready(contents: int, port: int) -> None:
         text = f"sharing {contents} contents on port {port}"
-        terminal.show({"contents": contents, "port": port}, text, as_json=as_json)
+        terminal.show({"contents": contents, "port": port}, text)
 
     try:
         seed_catalog(

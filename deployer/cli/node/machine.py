@@ -14,7 +14,6 @@ from deployer.node.schema.machines import OperationName, ResizeRequest, SaveOrde
 from deployer.records.machine_store import MachineRecord
 from signer.documents import validate
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration, parse_size
 
 machine_app = typer.Typer(no_args_is_help=True, help="Manage this node's machines: show, change and end them.")
@@ -31,7 +30,7 @@ VERBS: dict[OperationName, tuple[str, str]] = {
 
 
 @machine_app.command("list")
-def machine_list(context: typer.Context, json: Json = False) -> None:
+def machine_list(context: typer.Context) -> None:
     """List the node's machines, the oldest first."""
     with node_client(context) as node:
         machines = node.machines()
@@ -49,16 +48,16 @@ def machine_list(context: typer.Context, json: Json = False) -> None:
     ]
     columns = ("UUID", "NAME", "STATE", "IMAGE", "SIZE", "EXPIRES", "REASON")
     shown = terminal.table(columns, rows) if rows else "no machines"
-    terminal.show([record_summary(record) for record in machines], shown, as_json=json)
+    terminal.show([record_summary(record) for record in machines], shown)
 
 
 @machine_app.command("show")
-def machine_show(context: typer.Context, name: arguments.MachineArgument, json: Json = False) -> None:
+def machine_show(context: typer.Context, name: arguments.MachineArgument) -> None:
     """Show the node's full record of a machine."""
     with node_client(context) as node:
         value = to_json(node.machine(name))
     rows = [(key, json_text.dumps(entry) if isinstance(entry, dict) else entry) for key, entry in value.items()]
-    terminal.show(value, terminal.table(("FIELD", "VALUE"), rows), as_json=json)
+    terminal.show(value, terminal.table(("FIELD", "VALUE"), rows))
 
 
 @machine_app.command("console")
@@ -67,11 +66,10 @@ def machine_console(
     name: arguments.MachineArgument,
     follow: arguments.FollowOption = False,
     raw: arguments.RawOption = False,
-    json: Json = False,
 ) -> None:
     """Print a machine's serial console."""
     with node_client(context) as node:
-        if json:
+        if terminal.options.json:
             arguments.print_console_json(b"".join(node.console(name)))
             return
         arguments.print_console(node.console(name, follow=follow), raw=raw)
@@ -83,12 +81,11 @@ def machine_shutdown(
     name: arguments.MachineArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the guest has powered off.")] = False,
     timeout: Annotated[int, typer.Option(help="Longest wait in seconds.", min=1)] = 60,
-    json: Json = False,
 ) -> None:
     """Ask a machine's guest to power off."""
     with node_client(context) as node:
         record = node.shutdown(name, float(timeout) if wait else 0.0)
-    _show(record, record.state.value if wait else "asked to power off", as_json=json)
+    _show(record, record.state.value if wait else "asked to power off")
     if wait and record.state.value == "running":
         raise typer.Exit(1)
 
@@ -98,7 +95,6 @@ def machine_destroy(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(help="Machines, by UUID, its beginning, or name.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All machines of the node.")] = False,
-    json: Json = False,
 ) -> None:
     """End machines now, and remove their disks and consoles."""
     if bool(names) == every:
@@ -107,14 +103,14 @@ def machine_destroy(
         wanted = [record.uuid for record in node.machines()] if every else names or []
         ended = [node.destroy(name) for name in wanted]
     text = "\n".join(f"{record.name}: destroyed" for record in ended) or "no machines"
-    terminal.show([record_summary(record) for record in ended], text, as_json=json)
+    terminal.show([record_summary(record) for record in ended], text)
 
 
 def _add_verb(verb: OperationName, about: str, done: str) -> None:
-    def command(context: typer.Context, name: arguments.MachineArgument, json: Json = False) -> None:
+    def command(context: typer.Context, name: arguments.MachineArgument) -> None:
         with node_client(context) as node:
             record = node.do(name, verb)
-        _show(record, done, as_json=json)
+        _show(record, done)
 
     machine_app.command(verb, help=about)(command)
 
@@ -129,7 +125,6 @@ def machine_resize(
     name: arguments.MachineArgument,
     memory: Annotated[str | None, typer.Option(help="Memory, such as 2GiB.")] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Number of cores.")] = None,
-    json: Json = False,
 ) -> None:
     """Change a machine's memory or cores, up to its maximum; at once if it runs."""
     if memory is None and cores is None:
@@ -138,7 +133,7 @@ def machine_resize(
     request = validate(ResizeRequest, {key: value for key, value in wanted.items() if value is not None}, "request")
     with node_client(context) as node:
         record = node.resize(name, request)
-    _show(record, f"{terminal.format_size(record.memory)}, {record.cores} cores", as_json=json)
+    _show(record, f"{terminal.format_size(record.memory)}, {record.cores} cores")
 
 
 @machine_app.command("extend")
@@ -146,12 +141,11 @@ def machine_extend(
     context: typer.Context,
     name: arguments.MachineArgument,
     lifetime: Annotated[str, typer.Argument(help="Lifetime from now on, such as 2h; may be shorter than before.")],
-    json: Json = False,
 ) -> None:
     """Change when a machine expires."""
     with node_client(context) as node:
         record = node.extend(name, arguments.parse_amount(lifetime, parse_duration, "LIFETIME"))
-    _show(record, f"expires at {record.expires:%Y-%m-%d %H:%M:%S} UTC", as_json=json)
+    _show(record, f"expires at {record.expires:%Y-%m-%d %H:%M:%S} UTC")
 
 
 @machine_app.command("save")
@@ -160,7 +154,6 @@ def machine_save(
     name: arguments.MachineArgument,
     directory: Annotated[Path, typer.Argument(help="The image directory to make.")],
     version: Annotated[str, typer.Option(help="Version of the new image.")],
-    json: Json = False,
 ) -> None:
     """Save a stopped or suspended machine's disks as a new, unendorsed version of its image."""
     order = validate(SaveOrder, {"directory": str(directory.absolute()), "version": version}, "request")
@@ -168,19 +161,19 @@ def machine_save(
         saved = node.save(name, order)
     changed = f"{', '.join(saved.changed) or 'nothing'} ({terminal.format_size(saved.written)})"
     text = f"{saved.title} ({saved.image_id}) in {saved.directory}; changed: {changed}"
-    terminal.show(saved.model_dump(mode="json"), text, as_json=json)
+    terminal.show(saved.model_dump(mode="json"), text)
 
 
 @machine_app.command("addresses")
-def machine_addresses(context: typer.Context, name: arguments.MachineArgument, json: Json = False) -> None:
+def machine_addresses(context: typer.Context, name: arguments.MachineArgument) -> None:
     """Show a machine's IP addresses, from the hypervisor's network or the guest's agent."""
     with node_client(context) as node:
         found = node.addresses(name)
-    terminal.show(found, "\n".join(found) or "no addresses are known", as_json=json)
+    terminal.show(found, "\n".join(found) or "no addresses are known")
 
 
-def _show(record: MachineRecord, text: str, *, as_json: bool) -> None:
-    terminal.show(record_summary(record), f"{record.name}: {text}", as_json=as_json)
+def _show(record: MachineRecord, text: str) -> None:
+    terminal.show(record_summary(record), f"{record.name}: {text}")
 
 
 def record_summary(record: MachineRecord) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from deployer.node.schema.orders import NodeStatus
 from deployer.node.settings import DeploySettings
 from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
-from signer.runtime.terminal import Json
 from stager.cli.cache import cache_app
 from stager.settings import NodeSettings
 
@@ -30,7 +29,6 @@ def node_serve(
     end_machines: Annotated[
         bool, typer.Option("--end-machines", help="Destroy all machines when the service ends; else they keep running.")
     ] = False,
-    json: Json = False,
 ) -> None:
     """Run the node's service until it gets SIGTERM or SIGINT."""
     from deployer.node.daemon import serve_node  # loads libvirt and all four packages: only here
@@ -41,7 +39,7 @@ def node_serve(
         text = f"node ready at {socket}; {status.hypervisor}; {status.accelerator.reason}"
         if status.policy_problem:
             text += f"\n{status.policy_problem}"
-        terminal.show({"socket": str(socket)} | to_json(status), text, as_json=json)
+        terminal.show({"socket": str(socket)} | to_json(status), text)
         if ready_file is not None:
             files.write(ready_file, f"{socket}\n", sync=None)
 
@@ -50,21 +48,20 @@ def node_serve(
 
 
 @node_app.command("trust-root")
-def node_trust_root(context: typer.Context, file: RootFile, json: Json = False) -> None:
+def node_trust_root(context: typer.Context, file: RootFile) -> None:
     """Pin the TUF root that the catalog's metadata is verified with. A running node notices this by itself."""
-    pin_trust_root(file, terminal.section(context, NodeSettings).freshness / "root.json", as_json=json)
+    pin_trust_root(file, terminal.section(context, NodeSettings).freshness / "root.json")
 
 
 @node_app.command("status")
 def node_status(
     context: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Show arriving contents until all have arrived.")] = False,
-    json: Json = False,
 ) -> None:
     """Show the node's hypervisor, policy, machines and arriving contents."""
     with node_client(context) as node:
         if watch:
-            watch_staging(node, as_json=json)
+            watch_staging(node)
         status, staging = node.status(), node.staging()
     rows = [
         ("node", status.node),
@@ -81,7 +78,7 @@ def node_status(
         ("machines", counts_text(status.machines)),
         *format_staging(staging),
     ]
-    terminal.show(to_json(status) | {"staging": to_json(staging)}, terminal.table(("WHAT", "IS"), rows), as_json=json)
+    terminal.show(to_json(status) | {"staging": to_json(staging)}, terminal.table(("WHAT", "IS"), rows))
 
 
 @node_app.command("join")
@@ -91,7 +88,6 @@ def node_join(
     token: Annotated[str, typer.Argument(help="A token that its operator got with `partita site token`.")],
     name: Annotated[str, typer.Option(help="The node's name at the site; by default its host name.")] = "",
     again: Annotated[bool, typer.Option("--again", help="Leave the site that the node belongs to.")] = False,
-    json: Json = False,
 ) -> None:
     """Join a site: get a certificate, and machines from there. A running node notices this by itself."""
     from deployer.pki.ca import validity_period
@@ -107,7 +103,7 @@ def node_join(
     text = (
         f"joined {url} as {joined.name} ({joined.node}); the certificate is valid until {until:%Y-%m-%d} and is renewed"
     )
-    terminal.show(value, text, as_json=json)
+    terminal.show(value, text)
 
 
 @node_app.command("exposure")
@@ -117,7 +113,6 @@ def node_exposure(
         str,
         typer.Argument(help="An image (ID, VO/NAME or VO/NAME@VERSION), a fingerprint, or x509:SUBJECT; else all."),
     ] = "",
-    json: Json = False,
 ) -> None:
     """List running machines that use an image or rely on a key, and those affected by revocations."""
     with node_client(context) as client:
@@ -126,6 +121,6 @@ def node_exposure(
         [one.name, one.title, one.state.value, "affected" if one.affected else "", one.reason] for one in found.machines
     ]
     shown = terminal.table(["MACHINE", "IMAGE", "STATE", "", "WHY"], rows) if rows else "no running machines"
-    terminal.show(found.model_dump(mode="json"), shown, as_json=json)
+    terminal.show(found.model_dump(mode="json"), shown)
     if affected := sum(one.affected for one in found.machines):
         terminal.say(f"{affected} affected; action of the policy: {found.action}")

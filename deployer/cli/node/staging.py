@@ -14,7 +14,6 @@ from deployer.node.client import NodeClient
 from deployer.node.schema.staging import ContentStatus, PrefetchOrder, PrefetchResult, StagingStatus
 from signer.documents import validate
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 
 LOOK = 0.5
 """Seconds between two queries for arriving contents."""
@@ -29,25 +28,24 @@ def node_prefetch(
     keep: Annotated[
         int, typer.Option(min=0, help="Seconds for which it is protected from eviction.", metavar="SECONDS")
     ] = 86400,
-    json: Json = False,
 ) -> None:
     """Fetch an image to the node ahead of its use. The policy is not consulted, since nothing boots."""
-    _fetch(context, {"image": image, "keep": keep}, as_json=json)
+    _fetch(context, {"image": image, "keep": keep})
 
 
 @staging_app.command("pin")
-def node_pin(context: typer.Context, image: ImageArgument, json: Json = False) -> None:
+def node_pin(context: typer.Context, image: ImageArgument) -> None:
     """Fetch an image to the node and keep it there until it is unpinned."""
-    _fetch(context, {"image": image, "pin": True}, as_json=json)
+    _fetch(context, {"image": image, "pin": True})
 
 
 @staging_app.command("unpin")
-def node_unpin(context: typer.Context, image: ImageArgument, json: Json = False) -> None:
+def node_unpin(context: typer.Context, image: ImageArgument) -> None:
     """Allow a pinned image to be evicted again."""
     with node_client(context) as node:
         answer = node.unpin(image)
     text = "unpinned" if answer.released else "was not pinned"
-    terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}", as_json=json)
+    terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}")
 
 
 def format_staging(status: StagingStatus) -> list[tuple[str, str]]:
@@ -84,20 +82,22 @@ def _fed_by(one: ContentStatus) -> str:
     return f" ({fed})" if fed else ""
 
 
-def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+def watch_staging(node: NodeClient, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show arriving contents until there are none: a live table on a terminal, else a document each time."""
-    live = Live(console=terminal.out, transient=True) if terminal.out.is_terminal and not as_json else None
+    live = (
+        Live(console=terminal.out, transient=True) if terminal.out.is_terminal and not terminal.options.json else None
+    )
     with live or nullcontext():
         while (status := node.staging()).arriving:
             shown = terminal.table(("WHAT", "IS"), format_staging(status))
             if live is not None:
                 live.update(shown)
             else:
-                terminal.show(to_json(status), shown, as_json=as_json)
+                terminal.show(to_json(status), shown)
             sleep(LOOK)
 
 
-def _fetch(context: typer.Context, values: dict[str, object], *, as_json: bool) -> None:
+def _fetch(context: typer.Context, values: dict[str, object]) -> None:
     order = validate(PrefetchOrder, values, "prefetch")
     with node_client(context) as node, terminal.progress(order.image, None) as advance:
         before = 0
@@ -108,7 +108,7 @@ def _fetch(context: typer.Context, values: dict[str, object], *, as_json: bool) 
             before = done
 
         result = node.prefetch(order, watch)
-    terminal.show(result.model_dump(mode="json"), _text(result, pinned=order.pin), as_json=as_json)
+    terminal.show(result.model_dump(mode="json"), _text(result, pinned=order.pin))
 
 
 def _text(result: PrefetchResult, *, pinned: bool) -> str:

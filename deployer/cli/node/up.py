@@ -20,7 +20,6 @@ from deployer.errors import BackendFailed
 from deployer.node.settings import DeploySettings
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 from stager.settings import NodeSettings
 
 READY_WITHIN = 60.0
@@ -40,7 +39,6 @@ def run_both(
     config: Path | None,
     *,
     keep_machines: bool,
-    as_json: bool,
     site: Callable[[str], None] | None = None,
 ) -> None:
     """Run both services until SIGINT, SIGTERM, or until one of them ends.
@@ -50,7 +48,6 @@ def run_both(
         sets: the values of --set.
         config: the value of --config.
         keep_machines: leave machines running at the end.
-        as_json: print the addresses as JSON.
         site: run a site's service too, and call this with its URL before the node starts; None for no site.
 
     Raises:
@@ -84,7 +81,7 @@ def run_both(
             value["socket"] = socket
             there = "".join(f"{name} at {where}, " for name, where in value.items() if name != "socket")
             ends = "both" if site is None else "all"
-            terminal.show(value, f"up: {there}node at {socket}; Ctrl-C ends {ends}", as_json=as_json)
+            terminal.show(value, f"up: {there}node at {socket}; Ctrl-C ends {ends}")
             _watch(children)
     except _Ended:
         pass
@@ -162,7 +159,6 @@ def up(
     with_site: Annotated[
         bool, typer.Option("--site", help="Run a site's service too, and let the node join it.")
     ] = False,
-    json: Json = False,
 ) -> None:
     """Run a catalog and a node on this machine, in one terminal; Ctrl-C ends them."""
     environment = dict(os.environ)
@@ -199,4 +195,4 @@ def up(
 
     given: dict[str, Any] = context.parent.params if context.parent else {}
     sets, config = list(given.get("settings") or ()), given.get("config")
-    run_both(environment, sets, config, keep_machines=keep_machines, as_json=json, site=join if with_site else None)
+    run_both(environment, sets, config, keep_machines=keep_machines, site=join if with_site else None)

@@ -17,7 +17,6 @@ from deployer.cli.site.published_clusters import published_app
 from signer.documents import validate
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ Timeout = Annotated[str, typer.Option(help="Longest wait, such as 30m; the clust
 @cluster_app.command("check")
 def cluster_check(
     file: Annotated[Path, typer.Argument(help="A cluster document: TOML, or JSON where its name ends in .json.")],
-    json: Json = False,
 ) -> None:
     """Check a cluster document, and show the order in which its roles start."""
     from deployer.site.model.cluster import read_cluster
@@ -64,7 +62,7 @@ def cluster_check(
         f"cluster {document.name}, SHA-256 {document.digest}",
         terminal.table(("ROLE", "MEMBERS", "IMAGE", "WAITS FOR", "PROVIDES"), rows),
     )
-    terminal.show(value, shown, as_json=json)
+    terminal.show(value, shown)
 
 
 @cluster_app.command("deploy")
@@ -83,7 +81,6 @@ def cluster_deploy(
     wait: WaitOption = True,
     timeout: Timeout = "1h",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Order a cluster, and wait until it is ready. Exits with 1 if it failed."""
     from deployer.site.schema.clusters import ClusterRequest
@@ -92,12 +89,12 @@ def cluster_deploy(
     order = validate(ClusterRequest, _requested(what) | ({"name": name} if name else {}), "order")
     with _cluster_client(context, site) as clusters:
         if dry_run:
-            _show_dry_run(clusters.try_out(order), as_json=json)
+            _show_dry_run(clusters.try_out(order))
             return
         made = clusters.create(order, key or str(uuids.uuid4()))
         if wait:
             made = _wait(clusters, made, _settled, seconds)
-    _show(made, as_json=json)
+    _show(made)
     if made.phase in _FAILED:
         raise typer.Exit(1)
 
@@ -108,12 +105,11 @@ def cluster_list(
     every: Annotated[bool, typer.Option("--all", help="Include clusters that have ended.")] = False,
     vo: VoOption = "",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """List the clusters that you may see, the newest first."""
     with _cluster_client(context, site) as clusters:
         found = list(clusters.all(vo=vo, active="" if every else "true"))
-    terminal.show([to_json(one) for one in found], _table(found), as_json=json)
+    terminal.show([to_json(one) for one in found], _table(found))
 
 
 @cluster_app.command("status")
@@ -122,14 +118,13 @@ def cluster_status(
     cluster: ClusterName,
     watch: Annotated[bool, typer.Option("--watch", help="Continue until it is ready, or has failed or ended.")] = False,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Show a cluster's roles and members, and what it waits for."""
     with _cluster_client(context, site) as clusters:
         found = clusters.get(cluster)
         if watch:
             found = _wait(clusters, found, _settled, float("inf"))
-    _show(found, as_json=json)
+    _show(found)
 
 
 @cluster_app.command("scale")
@@ -142,7 +137,6 @@ def cluster_scale(
     wait: WaitOption = True,
     timeout: Timeout = "1h",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Change the number of members in a role; superfluous ones are asked to power off, the highest numbers first."""
     from deployer.site.schema.clusters import ScaleRequest
@@ -158,7 +152,7 @@ def cluster_scale(
         found = clusters.scale(cluster, wanted)
         if wait:
             found = _wait(clusters, found, scaled, seconds)
-    _show(found, as_json=json)
+    _show(found)
 
 
 @cluster_app.command("replace")
@@ -170,7 +164,6 @@ def cluster_replace(
     wait: WaitOption = True,
     timeout: Timeout = "1h",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Replace a cluster member by a new machine, and reset its count of failures."""
     from deployer.site.schema.clusters import ReplaceRequest
@@ -181,7 +174,7 @@ def cluster_replace(
         found = clusters.replace(cluster, wanted)
         if wait:
             found = _wait(clusters, found, _settled, seconds)
-    _show(found, as_json=json)
+    _show(found)
 
 
 @cluster_app.command("destroy")
@@ -192,7 +185,6 @@ def cluster_destroy(
     wait: WaitOption = True,
     timeout: Timeout = "10m",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """End all members of a cluster now, and remove their disks."""
     seconds = parse_amount(timeout, parse_duration, "--timeout")
@@ -200,7 +192,7 @@ def cluster_destroy(
         found = clusters.destroy(cluster, reason)
         if wait:
             found = _wait(clusters, found, lambda one: one.phase != "ending", seconds)
-    terminal.show(to_json(found), f"{found.name}: {found.phase.value}", as_json=json)
+    terminal.show(to_json(found), f"{found.name}: {found.phase.value}")
 
 
 @contextmanager
@@ -285,7 +277,7 @@ def _member(machine: "MachineView", failed: str) -> tuple[str, ...]:
     return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.known), staged, reason)
 
 
-def _show_dry_run(one: "ClusterDryRun", *, as_json: bool) -> None:
+def _show_dry_run(one: "ClusterDryRun") -> None:
     """Show a dry run; exits with 3 where the policy refuses it, and with 5 where there is not enough capacity now."""
     rows = [
         (
@@ -307,7 +299,7 @@ def _show_dry_run(one: "ClusterDryRun", *, as_json: bool) -> None:
     ]
     columns = ("ROLE", "POLICY", "CAPACITY", "STARTS", "READY", "PROBLEM")
     text = Group(*map(terminal.printable, words), "", terminal.table(columns, rows))
-    terminal.show(to_json(one), text, as_json=as_json)
+    terminal.show(to_json(one), text)
     if not one.accepted:
         raise typer.Exit(EXIT_REFUSED)
     if not one.placed or one.problems:
@@ -318,8 +310,8 @@ def _in(seconds: float | None) -> str:
     return "unknown" if seconds is None else "at once" if seconds == 0 else f"in {seconds:.0f} s"
 
 
-def _show(one: "ClusterView", *, as_json: bool) -> None:
-    terminal.show(to_json(one), cluster_text(one), as_json=as_json)
+def _show(one: "ClusterView") -> None:
+    terminal.show(to_json(one), cluster_text(one))
 
 
 def _table(found: "list[ClusterSummary]") -> object:

@@ -14,7 +14,6 @@ from deployer.cli.site.options import KeyOption, SiteOption, VoOption, open_clie
 from deployer.errors import Refused
 from signer.documents import validate
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
     from deployer.site.schema.messages import DeploymentCreated, DryRunResult
@@ -41,7 +40,6 @@ def deployment_create(
     key: KeyOption = "",
     dry_run: arguments.DryRunOption = False,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Order machines of an image at a site."""
     wishes = {
@@ -50,12 +48,10 @@ def deployment_create(
         "labels": dict(_pairs(label or ())),
         "where": where,
     }
-    order_at_site(context, order | {"wishes": wishes}, site, key, dry_run=dry_run, json=json)
+    order_at_site(context, order | {"wishes": wishes}, site, key, dry_run=dry_run)
 
 
-def order_at_site(
-    context: typer.Context, order: dict[str, Any], site: str, key: str, *, dry_run: bool, json: bool
-) -> None:
+def order_at_site(context: typer.Context, order: dict[str, Any], site: str, key: str, *, dry_run: bool) -> None:
     """Order machines at a site; `order` has the members of a DeploymentRequest."""
     from deployer.protocol.deployment_request import DeploymentRequest
 
@@ -63,7 +59,7 @@ def order_at_site(
     with open_client(context, site) as client:
         if dry_run:
             trial = client.trial(request)
-            terminal.show(to_json(trial), _trial_text(trial), as_json=json)
+            terminal.show(to_json(trial), _trial_text(trial))
             if not (trial.accepted and trial.placed):
                 raise typer.Exit(Refused.exit_code)
             return
@@ -72,64 +68,51 @@ def order_at_site(
         except Refused as refused:
             if refused.decision is not None:
                 rules = terminal.table(("WHAT", "WHY"), _rules(dict(refused.decision)))
-                terminal.show(dict(refused.decision), rules, as_json=json)
+                terminal.show(dict(refused.decision), rules)
             raise
-    terminal.show(to_json(ordered), _ordered_text(ordered), as_json=json)
+    terminal.show(to_json(ordered), _ordered_text(ordered))
 
 
 @deployment_app.command("list")
-def deployment_list(
-    context: typer.Context,
-    vo: VoOption = "",
-    site: SiteOption = "",
-    json: Json = False,
-) -> None:
+def deployment_list(context: typer.Context, vo: VoOption = "", site: SiteOption = "") -> None:
     """List the deployments that you may see, the newest first."""
     with open_client(context, site) as client:
         found = list(client.deployments(vo=vo))
-    terminal.show([to_json(one) for one in found], _table(found), as_json=json)
+    terminal.show([to_json(one) for one in found], _table(found))
 
 
 @deployment_app.command("show")
-def deployment_show(
-    context: typer.Context, deployment: DeploymentName, site: SiteOption = "", json: Json = False
-) -> None:
+def deployment_show(context: typer.Context, deployment: DeploymentName, site: SiteOption = "") -> None:
     """Show a deployment and its machines."""
     with open_client(context, site) as client:
         ordered = client.deployment(deployment)
-    terminal.show(to_json(ordered), _ordered_text(ordered), as_json=json)
+    terminal.show(to_json(ordered), _ordered_text(ordered))
 
 
 @deployment_app.command("explain")
-def deployment_explain(
-    context: typer.Context, deployment: DeploymentName, site: SiteOption = "", json: Json = False
-) -> None:
+def deployment_explain(context: typer.Context, deployment: DeploymentName, site: SiteOption = "") -> None:
     """Show why a deployment was admitted, rule by rule, and why its machines run where they do."""
     with open_client(context, site) as client:
         found = client.explain(deployment)
     rows = [("policy", found.policy), *_rules(found.decision), *(("placement", line) for line in found.placement)]
-    terminal.show(to_json(found), terminal.table(("WHAT", "WHY"), rows), as_json=json)
+    terminal.show(to_json(found), terminal.table(("WHAT", "WHY"), rows))
 
 
 @deployment_app.command("hosts")
-def deployment_hosts(
-    context: typer.Context, deployment: DeploymentName, site: SiteOption = "", json: Json = False
-) -> None:
+def deployment_hosts(context: typer.Context, deployment: DeploymentName, site: SiteOption = "") -> None:
     """Print the SSH host keys of a deployment's machines, as lines for known_hosts."""
     with open_client(context, site) as client:
         found = client.known_hosts(deployment)
-    terminal.show({"known_hosts": found.splitlines()}, terminal.printable(found.rstrip()), as_json=json)
+    terminal.show({"known_hosts": found.splitlines()}, terminal.printable(found.rstrip()))
 
 
 @deployment_app.command("destroy")
-def deployment_destroy(
-    context: typer.Context, deployment: DeploymentName, site: SiteOption = "", json: Json = False
-) -> None:
+def deployment_destroy(context: typer.Context, deployment: DeploymentName, site: SiteOption = "") -> None:
     """End all machines of a deployment now, and remove their disks."""
     with open_client(context, site) as client:
         ordered = client.destroy_deployment(deployment)
     text = f"{ordered.deployment.uuid}: {len(ordered.machines)} machines are being ended"
-    terminal.show(to_json(ordered), text, as_json=json)
+    terminal.show(to_json(ordered), text)
 
 
 def _rules(decision: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,7 +24,6 @@ from signer.documents import validate
 from signer.errors import EXIT_REFUSED, DocumentError
 from signer.runtime import terminal
 from signer.runtime.clock import utc_now
-from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, size_text
 
 rights_app = typer.Typer(
@@ -43,7 +42,7 @@ UNKNOWN_PRINCIPAL = Principal(issuer="another issuer", subject="another person",
 
 
 @rights_app.command("check")
-def rights_check(context: typer.Context, file: RightsFile = None, json: Json = False) -> None:
+def rights_check(context: typer.Context, file: RightsFile = None) -> None:
     """Check a rights file, show its grants, and warn of probable mistakes."""
     rights = _load(context, file)
     warnings = rights.warnings()
@@ -53,10 +52,7 @@ def rights_check(context: typer.Context, file: RightsFile = None, json: Json = F
     ]
     shown = terminal.table(("GRANT", "WHO", "MAY", "OVER", "EACH AT A TIME"), rows) if rows else "no grants"
     value = {"digest": rights.digest, "grants": len(rights.grant), "warnings": warnings}
-    terminal.show(value, shown, as_json=json)
-    if not json:
-        for warning in warnings:
-            terminal.show(None, terminal.printable(f"warning: {warning}"), as_json=False)
+    terminal.show(value, shown, *(terminal.printable(f"warning: {warning}") for warning in warnings))
 
 
 @rights_app.command("explain")
@@ -77,7 +73,6 @@ def rights_explain(
     action: Annotated[
         SiteAction | None, typer.Option(help="Only this action, grant by grant; exits with 3 where it is denied.")
     ] = None,
-    json: Json = False,
 ) -> None:
     """Show what a person may do at the site, to whose machines, and with what quota."""
     rights = _load(context, file)
@@ -89,7 +84,7 @@ def rights_explain(
     else:
         who = _described(issuer, subject, vo, tuple(groups or ()), capabilities)
     if action is not None:
-        _one(rights, who, action, as_json=json)
+        _one(rights, who, action)
         return
     same_vo = UNKNOWN_PRINCIPAL.model_copy(update={"vo": who.vo}) if who.vo else None
     rows = []
@@ -105,25 +100,20 @@ def rights_explain(
         "actions": {name: {"own": own, "vo": ours, "all": every} for name, own, ours, every in rows},
         "shares": [{"grant": name, "each": each, "together": together} for name, each, together in shares],
     }
-    if json:
-        terminal.show(value, "", as_json=True)
-        return
-    said = [f"{who.subject} of {who.issuer}, VO {who.vo or 'none'}, {', '.join(who.groups) or 'no groups'}"]
+    lines = [f"{who.subject} of {who.issuer}, VO {who.vo or 'none'}, {', '.join(who.groups) or 'no groups'}"]
     if who.capabilities is not None:
-        said.append(f"capabilities: {', '.join(sorted(who.capabilities)) or 'none of use here'}; groups do not count")
-    terminal.show(None, terminal.printable("\n".join(said)), as_json=False)
+        lines.append(f"capabilities: {', '.join(sorted(who.capabilities)) or 'none of use here'}; groups do not count")
     cells = [
         (name, _yes(own), _yes(ours) if name in OWNER_ACTIONS else "", _yes(every) if name in OWNER_ACTIONS else "")
         for name, own, ours, every in rows
     ]
-    terminal.show(None, terminal.table(("MAY", "OWN", "THE VO'S", "ALL"), cells), as_json=False)
+    tables = [terminal.table(("MAY", "OWN", "THE VO'S", "ALL"), cells)]
     if shares:
-        terminal.show(
-            None, terminal.table(("BY THE GRANT", "EACH AT A TIME", "THE VO TOGETHER"), shares), as_json=False
-        )
+        tables.append(terminal.table(("BY THE GRANT", "EACH AT A TIME", "THE VO TOGETHER"), shares))
+    terminal.show(value, terminal.printable("\n".join(lines)), *tables)
 
 
-def _one(rights: SiteGrants, who: Principal, action: SiteAction, *, as_json: bool) -> None:
+def _one(rights: SiteGrants, who: Principal, action: SiteAction) -> None:
     said = authorize(rights, who, action, who)
     rows = explain_denial(rights, who, action, who)
     value = {
@@ -134,10 +124,9 @@ def _one(rights: SiteGrants, who: Principal, action: SiteAction, *, as_json: boo
         "grants": [{"grant": name, "allows": not fault, "reason": fault} for name, fault in rows],
     }
     text = f"allowed by {said.grant!r}" if said.allowed else said.reason
-    terminal.show(value, terminal.printable(text), as_json=as_json)
-    if not as_json and rows:
-        cells = [(name, _yes(not fault), fault) for name, fault in rows]
-        terminal.show(None, terminal.table(("GRANT", "ALLOWS IT", "WHY NOT"), cells), as_json=False)
+    cells = [(name, _yes(not fault), fault) for name, fault in rows]
+    tables = [terminal.table(("GRANT", "ALLOWS IT", "WHY NOT"), cells)] if rows else []
+    terminal.show(value, terminal.printable(text), *tables)
     if not said.allowed:
         raise typer.Exit(EXIT_REFUSED)
 

@@ -20,7 +20,6 @@ from deployer.cli.site.options import (
 from deployer.errors import DeployerError
 from signer.documents import validate
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ def site_machine_list(
     state: Annotated[str, typer.Option(help="Only in this state.")] = "",
     every: Annotated[bool, typer.Option("--all", help="Include machines that have ended.")] = False,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """List the machines that you may see, the newest first."""
     with open_client(context, site) as client:
@@ -63,15 +61,15 @@ def site_machine_list(
             for one in client.machines(deployment=deployment, node=uuid, vo=vo, state=state)
             if every or state or not one.state.final
         ]
-    terminal.show([to_json(one) for one in found], machine_table(found), as_json=json)
+    terminal.show([to_json(one) for one in found], machine_table(found))
 
 
 @site_machine_app.command("show")
-def site_machine_show(context: typer.Context, machine: MachineName, site: SiteOption = "", json: Json = False) -> None:
+def site_machine_show(context: typer.Context, machine: MachineName, site: SiteOption = "") -> None:
     """Show the site's full record of a machine."""
     with open_client(context, site) as client:
         value = to_json(client.machine(machine))
-    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())), as_json=json)
+    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())))
 
 
 def _add_verb(verb: str, about: str) -> None:
@@ -80,11 +78,10 @@ def _add_verb(verb: str, about: str) -> None:
         machine: MachineName,
         reason: ReasonOption = "",
         site: SiteOption = "",
-        json: Json = False,
     ) -> None:
         with open_client(context, site) as client:
             found = client.do(machine, verb, reason)
-        terminal.show(to_json(found), _states(found), as_json=json)
+        terminal.show(to_json(found), _states(found))
 
     site_machine_app.command(verb, help=about)(command)
 
@@ -101,7 +98,6 @@ def site_machine_reactivate(
     elsewhere: Annotated[bool, typer.Option("--elsewhere", help="Migrate it to any other node first.")] = False,
     reason: ReasonOption = "",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Resume a suspended machine or boot a stopped one, on its node or on another."""
     with open_client(context, site) as client:
@@ -109,7 +105,7 @@ def site_machine_reactivate(
     migrates = (
         f"{found.hostname}: is being migrated to another node and runs there afterwards; see `partita site events`"
     )
-    terminal.show(to_json(found), _states(found) if not found.moving else migrates, as_json=json)
+    terminal.show(to_json(found), _states(found) if not found.moving else migrates)
 
 
 @site_machine_app.command("change")
@@ -120,7 +116,6 @@ def site_machine_change(
     memory: Annotated[str, typer.Option(help="Memory, such as 1GiB, up to its maximum.")] = "",
     cores: Annotated[int | None, typer.Option(min=1, help="Cores, up to its maximum.")] = None,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Change when a machine expires, its memory or its cores."""
     from deployer.site.schema.messages import MachineChange
@@ -135,7 +130,7 @@ def site_machine_change(
     with open_client(context, site) as client:
         found = client.change(machine, validate(MachineChange, wanted, "change"))
     size = f"{found.cores} x {terminal.format_size(found.memory)}"
-    terminal.show(to_json(found), f"{found.hostname}: {size}, expires {arguments.minute(found.expires)}", as_json=json)
+    terminal.show(to_json(found), f"{found.hostname}: {size}, expires {arguments.minute(found.expires)}")
 
 
 @site_machine_app.command("console")
@@ -146,11 +141,10 @@ def site_machine_console(
     follow: arguments.FollowOption = False,
     raw: arguments.RawOption = False,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Print the end of a machine's serial console."""
     with open_client(context, site) as client:
-        if json:
+        if terminal.options.json:
             arguments.print_console_json(client.console(machine, most))
             return
         arguments.print_console(
@@ -167,7 +161,6 @@ def site_machine_save(
     wait: Annotated[bool, typer.Option(help="Wait until it is saved, or has failed.")] = True,
     reason: ReasonOption = "",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Save a stopped or suspended machine as a new version of its image: a candidate that its VO can endorse."""
     with open_client(context, site) as client:
@@ -183,7 +176,7 @@ def site_machine_save(
         if last.state == "saved"
         else f"{found.hostname}: is being saved as version {version}"
     )
-    terminal.show(to_json(last), text, as_json=json)
+    terminal.show(to_json(last), text)
 
 
 def _wait_saved(client: "SiteClient", machine: str, last: "MachineSave") -> "MachineSave":

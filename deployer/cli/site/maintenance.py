@@ -15,7 +15,6 @@ from deployer.errors import SiteUnavailable
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 
 SECONDS = 3600
 """Time limit of PostgreSQL's tools."""
@@ -32,7 +31,6 @@ maintenance_app = typer.Typer()
 def site_backup(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The tar to write. It contains the site's private keys.")],
-    json: Json = False,
 ) -> None:
     """Back up a site, running or not: its database, keys and certificates."""
     settings = terminal.section(context, SiteSettings)
@@ -46,15 +44,12 @@ def site_backup(
     terminal.show(
         {"file": str(file), "members": sorted(made.members)},
         f"{file}: {len(made.members)} members, private keys included; the settings, policy and rights files are not",
-        as_json=json,
     )
 
 
 @maintenance_app.command("restore")
 def site_restore(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A file that `partita site backup` wrote.")],
-    json: Json = False,
+    context: typer.Context, file: Annotated[Path, typer.Argument(help="A file that `partita site backup` wrote.")]
 ) -> None:
     """Restore a site into an empty directory and database. Its nodes trust it as before."""
     settings = terminal.section(context, SiteSettings)
@@ -69,15 +64,12 @@ def site_restore(
     terminal.show(
         {"directory": str(settings.directory), "made": found.made.isoformat()},
         f"{settings.directory}: restored as of {minute(found.made)}; start it with partita site serve",
-        as_json=json,
     )
 
 
 @maintenance_app.command("prune")
 def site_prune(
-    context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the objects.")] = False,
-    json: Json = False,
+    context: typer.Context, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the objects.")] = False
 ) -> None:
     """Remove objects that ended long ago from a site's database now, as its service does regularly; it may be running."""
     from deployer.site.db.engine import SiteDatabase  # loads SQLAlchemy: only here
@@ -91,7 +83,7 @@ def site_prune(
         database.close()
     shown = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if found[kind]) or "nothing"
     value = {kind: found[kind] for kind in KINDS} | {"dry_run": dry_run}
-    terminal.show(value, f"{'to be removed' if dry_run else 'removed'}: {shown}", as_json=json)
+    terminal.show(value, f"{'to be removed' if dry_run else 'removed'}: {shown}")
 
 
 def _pg_dump(url: str) -> Callable[[Path], None]:

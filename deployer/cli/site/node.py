@@ -7,13 +7,12 @@ import typer
 from deployer.cli.arguments import to_json
 from deployer.cli.site.options import NodeName, ReasonOption, SiteOption, open_client
 from signer.runtime import terminal
-from signer.runtime.terminal import Json
 
 site_node_app = typer.Typer()
 
 
 @site_node_app.command("nodes")
-def site_nodes(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
+def site_nodes(context: typer.Context, site: SiteOption = "") -> None:
     """List the site's nodes."""
     with open_client(context, site) as client:
         nodes = client.nodes()
@@ -32,15 +31,15 @@ def site_nodes(context: typer.Context, site: SiteOption = "", json: Json = False
     ]
     columns = ("NAME", "UUID", "STATE", "HAS", "LABELS", "LAST REPORT", "PROBLEM")
     shown = terminal.table(columns, rows) if rows else "no nodes; get a token for one with `partita site token`"
-    terminal.show([to_json(one) for one in nodes], shown, as_json=json)
+    terminal.show([to_json(one) for one in nodes], shown)
 
 
 @site_node_app.command("node")
-def site_node(context: typer.Context, node: NodeName, site: SiteOption = "", json: Json = False) -> None:
+def site_node(context: typer.Context, node: NodeName, site: SiteOption = "") -> None:
     """Show the site's full record of a node."""
     with open_client(context, site) as client:
         value = to_json(client.node(node))
-    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())), as_json=json)
+    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())))
 
 
 @site_node_app.command("drain")
@@ -50,31 +49,24 @@ def site_drain(
     move: Annotated[bool, typer.Option("--move", help="Migrate its stopped and suspended machines.")] = False,
     reason: ReasonOption = "",
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Place no more machines on a node; those that it has keep running."""
-    _change_node(context, node, "drain", reason, site, as_json=json, move=move)
+    _change_node(context, node, "drain", reason, site, move=move)
 
 
 @site_node_app.command("undrain")
-def site_undrain(
-    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
-) -> None:
+def site_undrain(context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "") -> None:
     """Place machines on a drained node again."""
-    _change_node(context, node, "undrain", reason, site, as_json=json)
+    _change_node(context, node, "undrain", reason, site)
 
 
 @site_node_app.command("remove")
-def site_remove(
-    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
-) -> None:
+def site_remove(context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "") -> None:
     """Remove a node for good; its certificate is refused from then on."""
-    _change_node(context, node, "remove", reason, site, as_json=json)
+    _change_node(context, node, "remove", reason, site)
 
 
-def _change_node(
-    context: typer.Context, node: str, verb: str, reason: str, site: str, *, as_json: bool, move: bool = False
-) -> None:
+def _change_node(context: typer.Context, node: str, verb: str, reason: str, site: str, *, move: bool = False) -> None:
     with open_client(context, site) as client:
         found = client.do_node(node, verb, reason, move=move)
-    terminal.show(to_json(found), f"{found.name}: {found.state.value}", as_json=as_json)
+    terminal.show(to_json(found), f"{found.name}: {found.state.value}")

@@ -14,7 +14,6 @@ from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFi
 from signer.documents import canonical
 from signer.runtime import terminal
 from signer.runtime.clock import current_second
-from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse
 from signer.verification.signers import Signer
 
@@ -42,7 +41,6 @@ def _add_vouching(verb: str, about: str, *, publishes: bool) -> None:
         comment: CommentText = "",
         passphrase_file: PassphraseFile = None,
         catalog: Url = None,
-        json: Json = False,
     ) -> None:
         data, digest = _read(file, title)
         signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
@@ -50,11 +48,11 @@ def _add_vouching(verb: str, about: str, *, publishes: bool) -> None:
         with _catalog(context, catalog) as client:
             if publishes:
                 entry = client.publish_cluster(data, [pair])
-                terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}", as_json=json)
+                terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}")
             else:
                 client.endorse_cluster(digest, [pair])
                 value = {"title": title, "digest": digest, "role": role}
-                terminal.show(value, f"{title} is endorsed\n{digest}", as_json=json)
+                terminal.show(value, f"{title} is endorsed\n{digest}")
 
     published_app.command(verb, help=about)(command)
 
@@ -72,14 +70,13 @@ def cluster_published(
     context: typer.Context,
     vo: Annotated[str | None, typer.Option(help="Only clusters of this VO.")] = None,
     catalog: Url = None,
-    json: Json = False,
 ) -> None:
     """List the cluster documents that a catalog has published, the newest first."""
     with _catalog(context, catalog) as client:
         found = list(client.clusters(vo))
     rows = [(f"{one.vo}/{one.name}@{one.version}", f"{one.published:%Y-%m-%d %H:%M}", one.digest) for one in found]
     shown = terminal.table(("CLUSTER", "PUBLISHED", "DIGEST"), rows) if rows else "no clusters"
-    terminal.show([one.model_dump(mode="json") for one in found], shown, as_json=json)
+    terminal.show([one.model_dump(mode="json") for one in found], shown)
 
 
 def _read(file: Path, title: str) -> tuple[bytes, str]:

@@ -19,7 +19,6 @@ from deployer.site.settings import SiteSettings
 from signer.documents import validate
 from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
-from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
     from deployer.site.model.records import SiteEvent
@@ -34,7 +33,7 @@ site_app.add_typer(maintenance_app)
 
 
 @site_app.command("serve")
-def site_serve(context: typer.Context, ready_file: ReadyFile = None, json: Json = False) -> None:
+def site_serve(context: typer.Context, ready_file: ReadyFile = None) -> None:
     """Run the site's service until it gets SIGTERM or SIGINT. Machines keep running without it."""
     from deployer.ec2.site.extension import AccountSupervisor  # loads the server, the database and all four packages
     from deployer.site.daemon import serve_site
@@ -45,7 +44,7 @@ def site_serve(context: typer.Context, ready_file: ReadyFile = None, json: Json 
         status = site.status()
         text = f"site ready at {url}; its CA: SHA-256 {status.fingerprint}; operator's socket {socket}"
         text += "".join(f"\n{problem}" for problem in status.problems)
-        terminal.show({"socket": str(socket)} | to_json(status), text, as_json=json)
+        terminal.show({"socket": str(socket)} | to_json(status), text)
         if ready_file is not None:
             files.write(ready_file, f"{url}\n", sync=None)
 
@@ -54,13 +53,13 @@ def site_serve(context: typer.Context, ready_file: ReadyFile = None, json: Json 
 
 
 @site_app.command("trust-root")
-def site_trust_root(context: typer.Context, file: RootFile, json: Json = False) -> None:
+def site_trust_root(context: typer.Context, file: RootFile) -> None:
     """Pin the TUF root that the catalog's metadata is verified with."""
-    pin_trust_root(file, terminal.section(context, SiteSettings).pinned_root, as_json=json)
+    pin_trust_root(file, terminal.section(context, SiteSettings).pinned_root)
 
 
 @site_app.command("status")
-def site_status(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
+def site_status(context: typer.Context, site: SiteOption = "") -> None:
     """Show a site's policy, nodes, machines and problems."""
     with open_client(context, site) as client:
         status = client.status()
@@ -74,7 +73,7 @@ def site_status(context: typer.Context, site: SiteOption = "", json: Json = Fals
         ("events", str(status.events)),
         *(("problem", problem) for problem in status.problems),
     ]
-    terminal.show(to_json(status), terminal.table(("WHAT", "IS"), rows), as_json=json)
+    terminal.show(to_json(status), terminal.table(("WHAT", "IS"), rows))
 
 
 @site_app.command("token")
@@ -83,7 +82,6 @@ def site_token(
     name: Annotated[str, typer.Option(help="The node's name; by default the node chooses it.")] = "",
     minutes: Annotated[int, typer.Option(min=1, max=1440, help="Validity of the token in minutes.")] = 60,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Get a token with which one node may join, once."""
     from deployer.site.schema.messages import JoinTokenRequest
@@ -92,15 +90,15 @@ def site_token(
     with open_client(context, site) as client:
         made = client.token(wanted)
     text = f"run on the node, until {made.expires:%H:%M} UTC: partita node join {made.url} {made.token}"
-    terminal.show(to_json(made), text, as_json=json)
+    terminal.show(to_json(made), text)
 
 
 @site_app.command("login")
-def site_login(context: typer.Context, json: Json = False) -> None:
+def site_login(context: typer.Context) -> None:
     """Print a link with which this site's operator logs in on the console, valid once, for a minute."""
     with open_client(context) as client:
         made = client.login_link()
-    terminal.show(to_json(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}", as_json=json)
+    terminal.show(to_json(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}")
 
 
 @site_app.command("events")
@@ -110,20 +108,19 @@ def site_events(
     deployment: Annotated[str, typer.Option(help="Only events of this deployment.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new events.")] = False,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Show the event log. With --json, print a line for each event."""
     with open_client(context, site) as client:
         while True:
             page = client.events(after, deployment=deployment)
             for one in page.items:
-                _print_event(one, as_json=json)
+                _print_event(one)
             after = page.last
             if not page.more:
                 break
         if follow:
             for one in client.follow(after, deployment):
-                _print_event(one, as_json=json)
+                _print_event(one)
 
 
 @site_app.command("audit")
@@ -137,7 +134,6 @@ def site_audit(
     until: Annotated[str, typer.Option(help="Only entries until then.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most entries to show, from the last one.")] = 100,
     site: SiteOption = "",
-    json: Json = False,
 ) -> None:
     """Show a site's audit log, the last entry first. Needs the action `audit`."""
     wanted = {"by": by, "owner": owner, "vo": vo, "machine": machine}
@@ -162,14 +158,14 @@ def site_audit(
     ]
     columns = ("NO.", "AT (UTC)", "BY", "TO", "WHAT", "OF", "WHY")
     table = terminal.table(columns, rows) if rows else "no entries"
-    terminal.show([to_json(one) for one in found], table, as_json=json)
+    terminal.show([to_json(one) for one in found], table)
 
 
-def _print_event(event: "SiteEvent", *, as_json: bool) -> None:
-    if as_json:
+def _print_event(event: "SiteEvent") -> None:
+    if terminal.options.json:
         sys.stdout.write(event.model_dump_json(exclude_none=True) + "\n")
         sys.stdout.flush()
         return
     at = event.at.astimezone(UTC)
     words = f"{event.number:>6}  {at:%Y-%m-%d %H:%M:%S}  {event.kind} {event.subject[:8]}  {event.what}"
-    terminal.show(None, terminal.printable(words + (f": {event.reason}" if event.reason else "")), as_json=False)
+    terminal.show_text(terminal.printable(words + (f": {event.reason}" if event.reason else "")))

@@ -10,18 +10,18 @@ from signer.runtime.progress import ignore_progress
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.show({"name": "x[red]y", "é": 1}, "text", as_json=True)
+    terminal.show_json({"name": "x[red]y", "é": 1})
     assert json.loads(capsys.readouterr().out) == {"name": "x[red]y", "é": 1}
 
 
 def test_text_is_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.show({}, "a [red]b[/red] [link=x]", as_json=False)
+    terminal.show({}, "a [red]b[/red] [link=x]")
     assert capsys.readouterr().out == "a [red]b[/red] [link=x]\n"
 
 
 def test_cells_are_never_markup_and_never_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     table = terminal.table(["NAME", "SIZE"], [["[bold]evil\x1b[2J\x9b1m", 3], ["plain", 4]])
-    terminal.show([], table, as_json=False)
+    terminal.show([], table)
     shown = capsys.readouterr().out
     assert "[bold]evil\\x1b[2J\\x9b1m" in shown
     assert "\x1b" not in shown
@@ -30,7 +30,7 @@ def test_cells_are_never_markup_and_never_drive_the_terminal(capsys: pytest.Capt
 
 def test_nothing_is_cut_off_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     row = ["F" * 64, "G" * 64, "a name of some length " * 5]
-    terminal.show([], terminal.table(["ONE", "TWO", "THREE"], [row]), as_json=False)
+    terminal.show([], terminal.table(["ONE", "TWO", "THREE"], [row]))
     (_, shown) = capsys.readouterr().out.splitlines()
     assert all(cell.strip() in shown for cell in row)
 

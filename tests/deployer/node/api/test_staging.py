@@ -10,6 +10,7 @@ from catalog.client import transfer
 from catalog.errors import NotFound
 from deployer.cli.node.staging import watch_staging
 from deployer.node.schema.staging import PrefetchOrder
+from signer.runtime import terminal
 from tests.support import factories
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, wait_for
@@ -73,13 +74,17 @@ def test_an_image_that_does_not_exist_is_not_fetched(make_node: Callable[..., No
 
 
 def test_what_is_arriving_is_watched_until_nothing_is(
-    make_node: Callable[..., NodeProcess], large: str, capsys: pytest.CaptureFixture[str]
+    make_node: Callable[..., NodeProcess],
+    large: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(terminal.options, "json", True)
     node = make_node()
     with node.client() as client, node.client() as watching, ThreadPoolExecutor(1) as pool:
         job = pool.submit(client.prefetch, PrefetchOrder(image=large), lambda *_: None)
         while not job.done():
-            watch_staging(watching, as_json=True, sleep=lambda _: None)
+            watch_staging(watching, sleep=lambda _: None)
         job.result()
     said = capsys.readouterr().out
     decoder, seen = json.JSONDecoder(), []
