@@ -114,7 +114,7 @@ def validate(model: type[D], value: object, what: str) -> D:
     """Turn a parsed value into a document of the given type; DocumentError names the place of the first error."""
     try:
         # JSON mode: arrays become tuples and texts become dates or addresses, and nothing else is converted.
-        return model.model_validate_json(json.dumps(value, default=str))
+        return model.model_validate_json(json.dumps(value, default=str), by_alias=True, by_name=False)
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
         raise DocumentError(what, _path(fault["loc"], value, fault["type"] == "missing"), _reason(fault)) from exc

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from catalog.client.client import CatalogClient
 from catalog.errors import Misused
-from catalog.hepix.image_list import ImageList, ListedImage, write_list
+from catalog.hepix.image_list import ImageList, ListedImage, NamedEndorser, write_list
 from catalog.image.manifest import DirectBoot, Manifest
 from signer.runtime.progress import Advance, ignore_progress
 from signer.verification.endorsements import verify_endorsements
@@ -114,10 +114,9 @@ def export_list(
         version=now.strftime("%Y%m%d.%H%M%S"),
         created=now,
         expires=now + wanted.lifetime,
-        dn=certificate.subject,
-        ca=certificate.issuer,
-        email=wanted.email,
-        creator=wanted.creator,
+        endorser=NamedEndorser(
+            dn=certificate.subject, ca=certificate.issuer, email=wanted.email, creator=wanted.creator
+        ),
         images=tuple(listed),
         vo=wanted.vo,
     )
@@ -148,9 +147,12 @@ def _listed(client: CatalogClient, manifest: Manifest, expires: datetime) -> Lis
         architecture=manifest.architecture,
         os=manifest.os.id,
         os_version=manifest.os.version or "-",
+        comments="",
+        hypervisor="kvm",
         format="RAW",
         memory=-(-manifest.needs.memory // _MIB),
         cores=manifest.needs.cores,
         expires=expires,
-        extra={"partita:image": manifest.image_id, "partita:manifest": place},
+        image_id=manifest.image_id,
+        manifest=place,
     )

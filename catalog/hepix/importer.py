@@ -184,7 +184,7 @@ def image_identity(found: ImageList, listed: ListedImage, vo: str) -> ImageIdent
         "provenance": [
             {"rel": "hepix-list", "href": f"urn:uuid:{found.identifier}"},
             {"rel": "hepix-image", "href": f"urn:uuid:{listed.identifier}"},
-            {"rel": "hepix-endorser", "href": found.dn[:1024]},
+            {"rel": "hepix-endorser", "href": found.endorser.dn[:1024]},
         ],
     }
     return validate(ImageIdentity, document, f"image {listed.identifier} of the list")

@@ -65,9 +65,9 @@ def check_list(found: ImageList, message: bytes, signer: ListEndorser, known: Su
         Stale: it has expired, or was made in the future.
         Equivocation: the version was accepted before with another content.
     """
-    if signer != ListEndorser(found.dn, found.ca):
+    if signer != ListEndorser(found.endorser.dn, found.endorser.ca):
         raise Unverified(
-            f"the list names {found.dn} (CA {found.ca}) as its endorser, but {signer.dn} (CA {signer.ca}) signed it"
+            f"the list names {found.endorser.dn} (CA {found.endorser.ca}) as its endorser, but {signer.dn} (CA {signer.ca}) signed it"
         )
     if signer != ListEndorser(known.dn, known.ca):
         raise Unverified(

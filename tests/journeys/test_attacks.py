@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import CatalogError, Equivocation, Stale, Unverified
-from catalog.hepix.image_list import ImageList, ListedImage, write_list
+from catalog.hepix.image_list import ImageList, ListedImage, NamedEndorser, write_list
 from catalog.hepix.importer import ImportRequest, open_list
 from catalog.hepix.subscriptions import ListEndorser, Subscriptions
 from catalog.image.address import Address
@@ -328,12 +328,12 @@ def _(scene: Scene) -> None:
     grid, ann, _ = _grid(scene)
     image = ListedImage(
         identifier="00000001-0000-4000-8000-000000000000", title="x", description="", version="1", uri="http://x/",
-        size=1, sha512="ab" * 64, architecture="x86_64", os="x", os_version="1",
+        size=1, sha512="ab" * 64, architecture="x86_64", os="x", os_version="1", comments="", hypervisor="kvm",
     )  # fmt: skip
     named = ImageList(
         identifier="00000002-0000-4000-8000-000000000000", title="x", description="x", source="x", uri="http://x/",
-        version="1", created=grid.now, expires=grid.now + DAY, dn="/DC=org/CN=Bob", ca="/DC=org/CN=CA", email="x",
-        creator="Bob", images=(image,),
+        version="1", created=grid.now, expires=grid.now + DAY, images=(image,),
+        endorser=NamedEndorser(dn="/DC=org/CN=Bob", ca="/DC=org/CN=CA", email="x", creator="Bob"),
     )  # fmt: skip
     message = sign_message(ann.signer(), write_list(named), grid.now)
     order = ImportRequest("site", ListEndorser("/DC=org/CN=Bob", "/DC=org/CN=CA"), every=True)

@@ -7,7 +7,7 @@ import pytest
 
 from catalog.builder.disk_import import ImportOptions, import_disk
 from catalog.errors import DiskRefused
-from catalog.hepix.image_list import ImageList, ListedImage
+from catalog.hepix.image_list import ImageList, ListedImage, NamedEndorser
 from catalog.hepix.importer import image_identity
 from signer.errors import DocumentError
 from tests.support.catalog.disk_images import LINUX, MIB, gpt_disk, identity, kept_whole, put, qcow2, run, table
@@ -55,13 +55,14 @@ def test_a_label_is_never_a_file_name(tmp_path: Path, label: str) -> None:
 
 @pytest.mark.parametrize("text", TRICKS)
 def test_what_a_list_calls_an_image_is_made_a_name_or_refused(text: str) -> None:
-    listed = ListedImage(
+    listed = ListedImage.model_construct(
         identifier="00000001-0000-4000-8000-000000000000", title=text, description=text, version=text, uri=text,
-        size=1, sha512="ab" * 64, architecture="x86_64", os=text, os_version=text,
+        size=1, sha512="ab" * 64, architecture="x86_64", os=text, os_version=text, memory=None, cores=None,
     )  # fmt: skip
-    found = ImageList(
+    found = ImageList.model_construct(
         identifier="00000002-0000-4000-8000-000000000000", title=text, description=text, source=text, uri=text,
-        version=text, created=utc_now(), expires=utc_now(), dn=text, ca=text, email=text, creator=text, images=(listed,),
+        version=text, created=utc_now(), expires=utc_now(), images=(listed,),
+        endorser=NamedEndorser.model_construct(dn=text, ca=text, email=text, creator=text),
     )  # fmt: skip
     try:
         made = image_identity(found, listed, "site")

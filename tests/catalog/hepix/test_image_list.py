@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +89,8 @@ def test_a_message_that_is_not_believed(world: World, tmp_path: Path, case: str)
 def test_a_list_says_the_same_when_it_is_read_again(world: World) -> None:
     found = world.list(world.image(memory=512, cores=2, expires=world.grid.now + DAY), world.image(identifier=TWO))
     again = read_list(write_list(found))
-    assert again == replace(found, images=(found.images[0], replace(found.images[1], expires=found.expires)))
+    second = found.images[1].model_copy(update={"expires": found.expires})
+    assert again == found.model_copy(update={"images": (found.images[0], second)})
 
 
 def test_the_members_that_the_three_consumers_demand_are_there(world: World) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.hepix.image_list import ImageList, ListedImage, write_list
+from catalog.hepix.image_list import ImageList, ListedImage, NamedEndorser, write_list
 from catalog.hepix.importer import ImportRequest, open_list
 from catalog.hepix.subscriptions import ListEndorser, Subscription, Subscriptions
 from signer.verification.smime import sign_message
@@ -33,18 +33,20 @@ class World:
         """An image in a list."""
         made = ListedImage(
             identifier=ONE, title="Scientific Linux", description="", version="1.2", uri="http://127.0.0.1:9/disk",
-            size=5, sha512="ab" * 64, architecture="x86_64", os="SL", os_version="6.4", format="RAW",
+            size=5, sha512="ab" * 64, architecture="x86_64", os="SL", os_version="6.4", comments="",
+            hypervisor="kvm", format="RAW",
         )  # fmt: skip
-        return replace(made, **changes)  # type: ignore[arg-type]
+        return made.model_copy(update=changes)
 
-    def list(self, *images: ListedImage, **changes: object) -> ImageList:
+    def list(self, *images: ListedImage, dn: str = ANN_DN, **changes: object) -> ImageList:
         """A list that Ann endorses, made an hour ago."""
         made = ImageList(
             identifier=OTHER, title="Images", description="All", source="vo", uri="https://vo.example/list",
-            version="2.0", created=self.grid.now - timedelta(hours=1), expires=self.grid.now + 7 * DAY, dn=ANN_DN,
-            ca=CA_DN, email="ann@vo.example", creator="Ann", images=images or (self.image(),), vo="vo",
+            version="2.0", created=self.grid.now - timedelta(hours=1), expires=self.grid.now + 7 * DAY,
+            endorser=NamedEndorser(dn=dn, ca=CA_DN, email="ann@vo.example", creator="Ann"),
+            images=images or (self.image(),), vo="vo",
         )  # fmt: skip
-        return replace(made, **changes)  # type: ignore[arg-type]
+        return made.model_copy(update=changes)
 
     def sign(self, found: ImageList, by: Holder | None = None) -> bytes:
         """The signed message."""
