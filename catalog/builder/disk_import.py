@@ -15,9 +15,9 @@ from catalog.builder.linter import Finding, LintReport, lint_file
 from catalog.builder.recipe import ImageIdentity
 from catalog.content.sparse_files import merge_runs, nonzero_runs
 from catalog.disk.blank_detection import detect_blank
-from catalog.disk.gpt import HEAD_SECTORS, TAIL_SECTORS, GptEntry, GptTable
+from catalog.disk.gpt import HEAD_SECTORS, TAIL_SECTORS, GptTable, TableEntry
 from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat, convert_disk, inspect_disk
-from catalog.disk.mbr import MbrEntry, MbrTable, read_table
+from catalog.disk.mbr import MbrTable, read_table
 from catalog.errors import DiskRefused, Misused
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import MANIFEST_TYPE, MAX_GAPS, SECTOR, Blank, Manifest
@@ -135,8 +135,7 @@ class _DiskSplit:
 
     def disk(self, advance: Advance) -> dict[str, Any]:
         """Split the disk; returns its description for the manifest."""
-        entries: list[GptEntry | MbrEntry] = [*self._table.entries]
-        entries.sort(key=lambda entry: entry.first_lba)
+        entries = sorted(self._table.entries, key=lambda entry: entry.first_lba)
         partitions = [self._partition(entry, advance) for entry in entries]
         document: dict[str, Any] = {"size": self._size, "partitions": partitions}
         if isinstance(self._table, MbrTable):
@@ -158,16 +157,13 @@ class _DiskSplit:
         """Lint the partitions that are content."""
         return LintReport.joined([lint_file(path, where) for where, path in self._partitions])
 
-    def _partition(self, entry: GptEntry | MbrEntry, advance: Advance) -> dict[str, Any]:
+    def _partition(self, entry: TableEntry, advance: Advance) -> dict[str, Any]:
         offset = entry.first_lba * SECTOR
         size = (entry.last_lba - entry.first_lba + 1) * SECTOR
         names = partition_names(entry)
         access = next((self._options.access[name] for name in names if name in self._options.access), "copy-on-write")
         document: dict[str, Any] = {"number": entry.number, "offset": offset, "uuid": entry.uuid, "access": access}
-        if isinstance(entry, GptEntry):
-            document |= {"label": entry.name, "type": type_name(entry.type), "flags": flags_from_bits(entry.attributes)}
-        else:
-            document |= {"label": "", "type": entry.type}
+        document |= {"label": entry.label, "type": type_name(entry.type), "flags": flags_from_bits(entry.attributes)}
         index = self._draft.add_range(self._disk, offset, size, advance)
         blank = None
         if self._options.keep.isdisjoint((*names, EVERY)):
@@ -213,13 +209,12 @@ class _DiskSplit:
         ]
 
 
-def partition_names(entry: GptEntry | MbrEntry) -> tuple[str, ...]:
+def partition_names(entry: TableEntry) -> tuple[str, ...]:
     """The names of a partition in options: its number, and its label if it has one."""
-    label = entry.name if isinstance(entry, GptEntry) else ""
-    return (str(entry.number), label) if label else (str(entry.number),)
+    return (str(entry.number), entry.label) if entry.label else (str(entry.number),)
 
 
-def describe_partition(entry: GptEntry | MbrEntry) -> str:
+def describe_partition(entry: TableEntry) -> str:
     """The name of a partition in messages: `partition 2 (label)`."""
     number, *label = partition_names(entry)
     return f"partition {number} ({label[0]})" if label else f"partition {number}"

@@ -40,16 +40,23 @@ _ADVICE = "repair the table, for example with `sgdisk` or `gdisk`"
 
 
 @dataclass(frozen=True, slots=True)
-class GptEntry:
-    """One partition. `type` and `uuid` are GUIDs in lower case, positions are sectors, `last_lba` is inclusive."""
+class TableEntry:
+    """One partition; positions are sectors, `last_lba` is inclusive.
+
+    Attributes:
+        type, uuid: GUIDs in lower case; in an MBR `mbr-XX`, and `SSSSSSSS-NN` as in Linux.
+        label, attributes: of a GPT entry.
+        active: whether an MBR marks it as bootable.
+    """
 
     number: int
     type: str
     uuid: str
     first_lba: int
     last_lba: int
-    attributes: int
-    name: str
+    label: str = ""
+    attributes: int = 0
+    active: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class GptTable:
     last_lba: int
     boot_code: bytes | None
     protective: bytes | None
-    entries: tuple[GptEntry, ...]
+    entries: tuple[TableEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +221,7 @@ def _header(read: ReadAt, what: str, lba: int, alternate: int, entries_lba: int)
     return _Header(first_lba, last_lba, uuid, entries)
 
 
-def _entry(number: int, raw: bytes) -> GptEntry:
+def _entry(number: int, raw: bytes) -> TableEntry:
     kind, uuid, first, last, attributes, name = _ENTRY.unpack(raw)
     where = f"GPT: partition {number}"
     if not any(kind):
@@ -227,10 +234,10 @@ def _entry(number: int, raw: bytes) -> GptEntry:
         raise DiskRefused(f"{where}: the name is not valid UTF-16; rename the partition") from exc
     if rest.strip("\0") or _CONTROL.search(text):
         raise DiskRefused(f"{where}: the name has control characters, or bytes after its end; rename the partition")
-    return GptEntry(number, str(UUID(bytes_le=kind)), str(UUID(bytes_le=uuid)), first, last, attributes, text)
+    return TableEntry(number, str(UUID(bytes_le=kind)), str(UUID(bytes_le=uuid)), first, last, text, attributes)
 
 
-def _check_entries(entries: Sequence[GptEntry], first_lba: int, last_lba: int) -> None:
+def _check_entries(entries: Sequence[TableEntry], first_lba: int, last_lba: int) -> None:
     seen: dict[str, int] = {}
     for entry in entries:
         if not first_lba <= entry.first_lba <= entry.last_lba <= last_lba:

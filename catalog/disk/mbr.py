@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catalog.disk.gpt import GptTable, ReadAt, check_overlaps, read_gpt, read_sectors
+from catalog.disk.gpt import GptTable, ReadAt, TableEntry, check_overlaps, read_gpt, read_sectors
 from catalog.errors import DiskRefused
 from catalog.image.manifest import SECTOR
 
@@ -34,18 +34,6 @@ _FILESYSTEMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class MbrEntry:
-    """One partition: `type` is `mbr-XX`, `uuid` is `SSSSSSSS-NN` as in Linux; positions are sectors, `last_lba` inclusive."""
-
-    number: int
-    type: str
-    uuid: str
-    first_lba: int
-    last_lba: int
-    active: bool
-
-
-@dataclass(frozen=True, slots=True)
 class MbrTable:
     """The content of an MBR and its chain of logical partitions.
 
@@ -56,7 +44,7 @@ class MbrTable:
     """
 
     signature: int
-    entries: tuple[MbrEntry, ...]
+    entries: tuple[TableEntry, ...]
     tables: tuple[int, ...]
 
 
@@ -98,7 +86,7 @@ def read_mbr(read: ReadAt, size: int) -> MbrTable:
     records = _records(sector, 0)
     signature = int.from_bytes(sector[440:444], "little")
     sectors = size // SECTOR
-    entries: list[MbrEntry] = []
+    entries: list[TableEntry] = []
     containers: list[_Record] = []
     for number, record in enumerate(records, 1):
         if record.type == 0:
@@ -147,8 +135,8 @@ def _check_record(record: _Record, name: str, low: int, high: int) -> None:
         raise DiskRefused(f"{name} lies in sectors {record.start}-{record.last}, outside {low}-{high}")
 
 
-def _entry(number: int, record: _Record, signature: int) -> MbrEntry:
-    return MbrEntry(
+def _entry(number: int, record: _Record, signature: int) -> TableEntry:
+    return TableEntry(
         number=number,
         type=f"mbr-{record.type:02x}",
         uuid=f"{signature:08x}-{number:02x}",
@@ -158,12 +146,12 @@ def _entry(number: int, record: _Record, signature: int) -> MbrEntry:
     )
 
 
-def _chain(read: ReadAt, container: _Record, signature: int) -> tuple[list[MbrEntry], list[int]]:
+def _chain(read: ReadAt, container: _Record, signature: int) -> tuple[list[TableEntry], list[int]]:
     """Walk along the tables of logical partitions: each has one partition and a link to the next table.
 
     A partition's position counts from its own table, a table's from the container. The chain must go forward, so it ends.
     """
-    entries: list[MbrEntry] = []
+    entries: list[TableEntry] = []
     tables: list[int] = []
     extents: list[tuple[int, int, str]] = []
     at = container.start

@@ -94,7 +94,7 @@ def _same_as_sfdisk(path: Path, table: GptTable) -> None:
     assert table.uuid == theirs["id"].lower()
     assert (table.first_lba, table.last_lba) == (theirs["firstlba"], theirs["lastlba"])
     assert [
-        (str(e.number), e.first_lba, e.last_lba - e.first_lba + 1, e.type, e.uuid, e.name) for e in table.entries
+        (str(e.number), e.first_lba, e.last_lba - e.first_lba + 1, e.type, e.uuid, e.label) for e in table.entries
     ] == [
         (
             p["node"].removeprefix(str(path)),

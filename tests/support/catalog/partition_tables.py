@@ -60,7 +60,7 @@ def gpt_disk(table: GptTable, size: int) -> GptDisk:
         "last_lba": table.last_lba,
         "partitions": [
             {
-                "label": entry.name,
+                "label": entry.label,
                 "type": type_name(entry.type),
                 "uuid": entry.uuid,
                 "access": "copy-on-write",
