@@ -4,13 +4,11 @@ Nothing here decides about trust: signer.openpgp.status_lines reads what GnuPG r
 which signatures count.
 """
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from signer.errors import KeyUnusable
 from signer.openpgp.gpg import Gpg, clock_options, import_keys, list_keys
@@ -20,7 +18,7 @@ from signer.openpgp.status_lines import SKEW, SignatureCheck, check_signature
 from signer.runtime.clock import utc_now
 
 
-class OpenPgpExaminer:
+class OpenPgpExaminer(AbstractContextManager["OpenPgpExaminer"]):
     """A private, short-lived GnuPG home that holds the allowed public keys and nothing else. A context manager.
 
     Raises:
@@ -30,7 +28,8 @@ class OpenPgpExaminer:
     def __init__(self, allowed_keys: Sequence[bytes]) -> None:
         if not allowed_keys:
             raise KeyUnusable("no key is allowed, so no signature can count")
-        self._home = Path(tempfile.mkdtemp(prefix="partita-"))  # mode 0700
+        self._directory = tempfile.TemporaryDirectory(prefix="partita-", ignore_cleanup_errors=True)  # mode 0700
+        self._home = Path(self._directory.name)
         try:
             self._gpg = Gpg(
                 self._home,
@@ -43,16 +42,11 @@ class OpenPgpExaminer:
                 import_keys(self._gpg, key, latest)
             self.keys: Mapping[str, Key] = {key.fingerprint: key for key in list_keys(self._gpg, now=latest)}
         except BaseException:
-            self.__exit__(None, None, None)
+            self._directory.cleanup()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self._home, ignore_errors=True)
+    def __exit__(self, *_: object) -> None:
+        self._directory.cleanup()
 
     def examine(self, data: bytes, signature: bytes, now: datetime) -> tuple[SignatureCheck, ...]:
         """Check each signature of a detached signature file over exactly these bytes.

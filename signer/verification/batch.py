@@ -1,6 +1,7 @@
 """Examines many signature files at once, of either scheme: each file by itself, and none again that is in the cache."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 
 from signer.errors import SignatureError
@@ -48,7 +49,10 @@ def examine_all(
         return
     # 5. A fresh private home, with the keys of the anchors that are named and no other.
     allowed = list(dict.fromkeys(keys))
-    with OpenPgpExaminer(allowed) if scheme == "openpgp" else CmsExaminer(allowed, _required(x509)) as examiner:
+    opened: AbstractContextManager[OpenPgpExaminer | CmsExaminer] = (
+        OpenPgpExaminer(allowed) if scheme == "openpgp" else nullcontext(CmsExaminer(allowed, _required(x509)))
+    )
+    with opened as examiner:
         for at, pair in left.items():
             # 6. Every signature of the file by itself.
             try:

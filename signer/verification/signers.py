@@ -90,8 +90,7 @@ class CertificateSigner:
         signature = self.credential.sign(data)
         read_signed_data(signature)
         if self.rules is not None:
-            with CmsExaminer([certificate.pem()], self.rules) as examiner:
-                (check,) = examiner.examine(data, signature, now)
+            (check,) = CmsExaminer([certificate.pem()], self.rules).examine(data, signature, now)
             if not check.good:
                 raise SignatureError(f"the new signature would not count: {check.reason}")
         return signature

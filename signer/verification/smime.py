@@ -99,10 +99,10 @@ def verify_message(message: SignedMessage, rules: X509Rules, now: datetime) -> C
         SignatureError: the signature does not verify by these CAs; says why.
     """
     signer = read_signed_data(message.signature).signer
-    with CmsExaminer([signer.pem()], rules) as examiner:
-        # Canonical line ends, or the bytes as they are, as `openssl smime -sign -binary` signs them.
-        forms = dict.fromkeys((_canonical(message.part), message.part))
-        checks = [examiner.examine(form, message.signature, now)[0] for form in forms]
+    examiner = CmsExaminer([signer.pem()], rules)
+    # Canonical line ends, or the bytes as they are, as `openssl smime -sign -binary` signs them.
+    forms = dict.fromkeys((_canonical(message.part), message.part))
+    checks = [examiner.examine(form, message.signature, now)[0] for form in forms]
     if not any(check.good for check in checks):
         raise SignatureError(f"the signature by {signer.subject} does not count: {checks[0].reason}")
     return signer

@@ -63,35 +63,29 @@ class TrustStore:
         return self.by_subject.get(certificate.issuer_der, ())
 
 
-class CaDirectory:
-    """The directory at a path. It is read again whenever a file in it has changed."""
+def directory_state(path: Path) -> bytes:
+    """Return a digest of the state of a directory of CAs: names, sizes, times and inodes of its files.
 
-    def __init__(self, path: Path = DEFAULT_DIRECTORY) -> None:
-        self.path = path
+    Raises:
+        SignatureError: the directory cannot be read.
+    """
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if _NAMED.fullmatch(entry.name))
+        if len(names) > MAX_FILES:
+            raise SignatureError(f"{path}: not a directory of CAs: it has more than {MAX_FILES} files")
+        # A dangling link counts as absent.
+        seen = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name in names if (stat := _stat(path / name))]
+    except OSError as exc:
+        raise SignatureError(f"{path}: the CAs cannot be read: {exc.strerror}") from exc
+    return hashlib.sha256(repr((str(path.absolute()), seen)).encode()).digest()
 
-    def state(self) -> bytes:
-        """Return a digest of the directory's state: names, sizes, times and inodes of its files.
 
-        Raises:
-            SignatureError: the directory cannot be read.
-        """
-        try:
-            names = sorted(entry.name for entry in self.path.iterdir() if _NAMED.fullmatch(entry.name))
-            if len(names) > MAX_FILES:
-                raise SignatureError(f"{self.path}: not a directory of CAs: it has more than {MAX_FILES} files")
-            # A dangling link counts as absent.
-            seen = [
-                (name, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-                for name in names
-                if (stat := _stat(self.path / name))
-            ]
-        except OSError as exc:
-            raise SignatureError(f"{self.path}: the CAs cannot be read: {exc.strerror}") from exc
-        return hashlib.sha256(repr((str(self.path.absolute()), seen)).encode()).digest()
+def read_authorities(path: Path) -> TrustStore:
+    """Read the CAs in a directory, again whenever a file in it has changed; errors as in :func:`directory_state`.
 
-    def authorities(self) -> TrustStore:
-        """Read the CAs; a file that cannot be read disables its own CA and no other."""
-        return _load(self.path.absolute(), self.state())
+    A file that cannot be read disables its own CA and no other.
+    """
+    return _load(path.absolute(), directory_state(path))
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -4,15 +4,13 @@ Nothing here decides about trust: signer.verification.trust decides which signat
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 
 from signer.errors import KeyUnusable, SignatureError
 from signer.openpgp.status_lines import ALWAYS, SKEW, SignatureCheck
-from signer.x509.ca_directory import DEFAULT_DIRECTORY, CaDirectory
+from signer.x509.ca_directory import DEFAULT_DIRECTORY, directory_state, read_authorities
 from signer.x509.certificates import Certificate, read_certificate
 from signer.x509.cms_parser import SignedData, read_signed_data
 from signer.x509.openssl import verify_cms
@@ -32,23 +30,13 @@ class X509Rules:
 
     directory: Path = DEFAULT_DIRECTORY
     crls: CrlPolicy = "required"
-    _held: CaDirectory = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Open nothing yet: the directory may be absent at times."""
-        object.__setattr__(self, "_held", CaDirectory(self.directory))
-
-    @property
-    def authorities(self) -> CaDirectory:
-        """The directory of CAs."""
-        return self._held
 
     def state(self) -> bytes:
         """Return bytes that identify these rules and the directory's present state."""
-        return self._held.state() + self.crls.encode()
+        return directory_state(self.directory) + self.crls.encode()
 
 
-class CmsExaminer(AbstractContextManager["CmsExaminer"]):
+class CmsExaminer:
     """Examines signatures by the holders of the allowed certificates, and by no others.
 
     A certificate allows its holder, that is its subject and issuer: a renewed certificate counts as well.
@@ -63,11 +51,6 @@ class CmsExaminer(AbstractContextManager["CmsExaminer"]):
         self._holders = {read_certificate(each).holder_id for each in allowed}
         self._rules = rules
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing is kept."""
-
     def examine(self, data: bytes, signature: bytes, now: datetime) -> tuple[SignatureCheck, ...]:
         """Examine the one signature of a CMS file over exactly these bytes.
 
@@ -79,7 +62,7 @@ class CmsExaminer(AbstractContextManager["CmsExaminer"]):
             reason = f"it is by {signed.signer.subject}, issued by {signed.signer.issuer}, not among the allowed ones"
             return (SignatureCheck(SCHEME, good=False, reason=reason, until=ALWAYS),)
         try:
-            chain = find_chain(signed.signer, self._rules.authorities.authorities(), now, self._rules.crls)
+            chain = find_chain(signed.signer, read_authorities(self._rules.directory), now, self._rules.crls)
             _same(verify_cms(data, signature, *_trusted(chain), now), signed.signer)
         except SignatureError as exc:
             return (SignatureCheck(SCHEME, good=False, reason=str(exc)),)

@@ -190,11 +190,10 @@ def _audiences(found: object) -> tuple[str, ...]:
 def _of_proxy(settings: SiteSettings, text: str) -> Principal:
     from deployer.site.auth.grid_identity import GridTrust, authenticate_chain, parse_pem_chain
     from deployer.site.auth.voms import VomsDirectory
-    from signer.x509.ca_directory import CaDirectory
 
     if settings.grid_certificates is None:
         raise Misused("site.grid_certificates is not set: this site does not accept people's certificates")
-    trust = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
+    trust = GridTrust(settings.grid_certificates, VomsDirectory(settings.vomsdir), settings.names)
     return authenticate_chain(parse_pem_chain(text.encode("ascii")), trust, utc_now())
 
 

@@ -23,7 +23,6 @@ from deployer.site.auth.voms import VomsDirectory
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.settings import SiteSettings
 from signer.runtime.reloaded_files import ReloadedFiles
-from signer.x509.ca_directory import CaDirectory
 
 NODE_ISSUER = "site"
 """Issuer of the principals of nodes: the site itself."""
@@ -159,7 +158,7 @@ def make_authenticator(
     keys = IssuerKeys(keys_directory(settings.directory), now, settings.issuers_ca)
     grid = None
     if settings.grid_certificates is not None:
-        grid = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
+        grid = GridTrust(settings.grid_certificates, VomsDirectory(settings.vomsdir), settings.names)
     return Authenticator(
         issuers.current,
         settings.audience or url.rstrip("/"),

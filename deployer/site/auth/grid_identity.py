@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -18,7 +19,7 @@ from deployer.site.auth.proxy_certificates import find_holder
 from deployer.site.auth.voms import VomsDirectory, VomsMembership, read_membership
 from deployer.site.model.principal import Principal
 from signer.errors import SignatureError
-from signer.x509.ca_directory import CaDirectory
+from signer.x509.ca_directory import read_authorities
 from signer.x509.path_validation import CrlPolicy
 
 REMEMBERED = timedelta(seconds=10)
@@ -42,7 +43,7 @@ class GridTrust:
         crls: whether each CA must have a current revocation list.
     """
 
-    authorities: CaDirectory
+    authorities: Path
     servers: VomsDirectory
     targets: tuple[str, ...] = ()
     crls: CrlPolicy = "required"
@@ -61,7 +62,7 @@ def authenticate_chain(chain: Sequence[bytes], trust: GridTrust, now: datetime) 
         SiteUnavailable: the CAs cannot be read now.
     """
     try:
-        authorities = trust.authorities.authorities()
+        authorities = read_authorities(trust.authorities)
     except SignatureError as exc:
         log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
         raise SiteUnavailable("the site's directory of CAs cannot be read now") from exc

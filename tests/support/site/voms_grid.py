@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from signer.x509.ca_directory import CaDirectory, TrustStore
+from signer.x509.ca_directory import TrustStore, read_authorities
 from signer.x509.certificates import Certificate, read_certificate
 from tests.support.grid_ca import DAY, Authority, Grid, Holder, Private, ec_key, name
 
@@ -77,7 +77,7 @@ class GridWorld:
     @property
     def authorities(self) -> TrustStore:
         """The CAs as they are now."""
-        return CaDirectory(self.grid.path).authorities()
+        return read_authorities(self.grid.path)
 
     @property
     def vomsdir(self) -> Path:

@@ -21,7 +21,6 @@ from deployer.site.auth.rate_limits import RequestLimiter, RequestRate
 from deployer.site.auth.voms import VomsDirectory
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.settings import SiteSettings
-from signer.x509.ca_directory import CaDirectory
 from tests.support.grid_ca import utc_now
 from tests.support.site.token_issuer import AUDIENCE, Served, issuer
 from tests.support.site.voms_grid import ANN, LIMITED, ROOT, GridWorld, der, other, rsa_key
@@ -56,7 +55,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("world")
     grid = GridWorld.make(place / "grid", utc_now())
-    trust = GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir), ("localhost",))
+    trust = GridTrust(grid.grid.path, VomsDirectory(grid.vomsdir), ("localhost",))
     authority = CertificateAuthority.make(now())
     with issuer(place / "tls") as served:
         keys = IssuerKeys(place / "keys", now, served.authorities)
@@ -208,7 +207,7 @@ def test_what_cannot_be_known_now_is_not_a_refusal(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = Issuers(issuer=(Issuer(issuer="https://localhost:1", vo="star"),))
-    trust = GridTrust(CaDirectory(tmp_path / "none"), VomsDirectory(tmp_path))
+    trust = GridTrust(tmp_path / "none", VomsDirectory(tmp_path))
     keys = IssuerKeys(tmp_path / "keys", now, world.served.authorities)
     who = Authenticator(lambda: away, AUDIENCE, keys, world.authority, now, RequestLimiter(lambda: 0.0), trust)
     with pytest.raises(SiteUnavailable, match="cannot fetch the keys"):
