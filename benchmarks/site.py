@@ -133,7 +133,7 @@ def _record(machine: DesiredMachine) -> MachineRecord:
         **machine.properties(),
         virt="qemu",
         policy="sha256:" + "2" * 64,
-        wanted="running",
+        desired="running",
     )
 
 

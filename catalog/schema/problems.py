@@ -23,6 +23,9 @@ MAX_DETAIL = 8192
 INTERNAL = "the service failed; its log has the reason"
 """The message for internal errors, which reveals no details of the service."""
 
+UNKNOWN_ROUTE = "there is nothing at"
+"""The beginning of the message for a path that a service does not have, perhaps since it is of another release."""
+
 _EARLIER_CODES = {"deployment-misused": "misused", "site-conflict": "conflict", "blank-failed": "blank-unmade"}
 """Codes that services sent up to 0.1 -> the codes that replace them."""
 
@@ -94,6 +97,11 @@ def read_problem(data: bytes, *kinds: type[PartitaError]) -> PartitaError | None
         return from_problem(read_json(data, "problem", limit=MAX_PROBLEM), *kinds)
     except DocumentError:
         return None
+
+
+def is_unknown_route(problem: PartitaError | None) -> bool:
+    """Whether a service answered that it does not have the path."""
+    return problem is not None and str(problem).startswith(UNKNOWN_ROUTE)
 
 
 def _tree(kind: type[PartitaError]) -> Iterator[type[PartitaError]]:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from catalog.errors import Malformed, Misused, NotFound
-from catalog.schema.problems import INTERNAL, PROBLEM_MEDIA_TYPE, Problem, to_problem
+from catalog.schema.problems import INTERNAL, PROBLEM_MEDIA_TYPE, UNKNOWN_ROUTE, Problem, to_problem
 from signer.documents import canonical
 from signer.errors import PartitaError
 
@@ -38,6 +38,7 @@ class ProblemApi(FastAPI):
         log: logging.Logger,
         failed: type[PartitaError],
         tells: tuple[type[PartitaError], ...] = (PartitaError,),
+        retired: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
         """Make an application.
@@ -46,10 +47,11 @@ class ProblemApi(FastAPI):
             log: receives errors of the service.
             failed: the error that clients get instead of one that they may not read.
             tells: the errors whose messages clients may read.
+            retired: versions of the API that earlier releases had, such as "v1"; their clients are told to upgrade.
             options: of FastAPI. Its API pages are disabled, as they load scripts from other sites.
         """
         super().__init__(docs_url=None, redoc_url=None, **options)
-        self._log, self._failed, self._tells = log, failed, tells
+        self._log, self._failed, self._tells, self._retired = log, failed, tells, retired
         for kind in (PartitaError, RequestValidationError, HTTPException, Exception):
             self.add_exception_handler(kind, self._answer)
 
@@ -77,8 +79,13 @@ class ProblemApi(FastAPI):
                 fault = error.errors()[0]
                 place = ".".join(str(part) for part in fault.get("loc", ()))
                 shown, status = Malformed(f"{place}: {fault.get('msg', 'is malformed')}"), Malformed.status
+            case HTTPException(status_code=404) if (version := where[1:].partition("/")[0]) in self._retired:
+                shown = NotFound(
+                    f"API {version} has been retired; upgrade the client or node to this service's release"
+                )
+                status = HTTPStatus.GONE
             case HTTPException(status_code=404):
-                shown, status = NotFound(f"there is nothing at {where}{see}"), NotFound.status
+                shown, status = NotFound(f"{UNKNOWN_ROUTE} {where}{see}"), NotFound.status
             case HTTPException(status_code=status):
                 kind = Misused if status < HTTPStatus.INTERNAL_SERVER_ERROR else self._failed
                 shown = kind(f"{request.method} {where} is not possible here{see}")

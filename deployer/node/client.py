@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from catalog.schema.problems import from_problem, read_problem
+from catalog.schema.problems import from_problem, is_unknown_route, read_problem
 from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
 from deployer.machine.state import MachineState
 from deployer.node.schema.machines import ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
@@ -254,6 +254,7 @@ def _part(name: str) -> str:
 
 def _raise_problem(answer: httpx2.Response) -> None:
     if answer.is_error:
-        raise read_problem(answer.content) or BackendFailed(
-            f"the node answers {answer.status_code} and no reason; its log has more"
-        )
+        problem = read_problem(answer.content)
+        if is_unknown_route(problem):
+            raise NodeUnavailable(f"{problem}; if the node's service is of another release, restart it with this one")
+        raise problem or BackendFailed(f"the node answers {answer.status_code} and no reason; its log has more")

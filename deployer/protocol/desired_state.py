@@ -58,23 +58,23 @@ class DesiredMachine(MachineProperties, FirstBootData):
     Attributes:
         uuid: made by the site; everywhere the same.
         deployment: what it belongs to.
-        want: how it should be.
+        desired: how it should be.
         reason: why it should be ended or stopped, in a sentence.
         image_id: exactly this image; never a name.
         hostname: as asked.
-        ends: when its time is over.
+        expires: when its time is over.
         reboots: how many reboots were requested; a node that has done fewer does one.
         role: in its cluster, or empty.
         context: how it reaches the broker, if it has one.
         vendor_data: cloud-config that the site adds to the seed, base64, or None.
         save: it should be saved, and has not been reported to be.
-        giving: the node that it is given to; it rests meanwhile.
-        moved: the number of the move that brought it here: it has a life already, and is never made anew.
+        outgoing: the node that it is given to; it rests meanwhile.
+        migrated: the number of the move that brought it here: it has a life already, and is never made anew.
     """
 
     uuid: Uuid
     deployment: Uuid
-    want: DesiredStatus
+    desired: DesiredStatus
     reason: str = ""
     image_id: ImageId
     hostname: str
@@ -84,8 +84,8 @@ class DesiredMachine(MachineProperties, FirstBootData):
     context: BrokerAccess | None = None
     vendor_data: str | None = None
     save: DesiredSave | None = None
-    giving: OutgoingMigration | None = None
-    moved: int | None = None
+    outgoing: OutgoingMigration | None = None
+    migrated: int | None = None
 
 
 class IncomingMigration(Document):
@@ -145,7 +145,7 @@ class DesiredState(Document):
         revision: grows with every change of this node's machines.
         draining: the node gets no more machines.
         machines: those that should exist, and those that should end and have not been reported gone.
-        serials: what the site asks beside that; then the revision is the one that is known already, and `machines` says
+        console_requests: what the site asks beside that; then the revision is the one that is known already, and `machines` says
             nothing. Only for agents that say that they answer.
         incoming: those that should be brought from other nodes; None for none.
     """
@@ -153,7 +153,7 @@ class DesiredState(Document):
     revision: Annotated[int, Field(ge=0)]
     draining: bool = False
     machines: tuple[DesiredMachine, ...] = ()
-    serials: tuple[ConsoleRequest, ...] | None = None
+    console_requests: tuple[ConsoleRequest, ...] | None = None
     incoming: tuple[IncomingMigration, ...] | None = None
 
 
@@ -241,8 +241,8 @@ class NodeReport(Document):
         complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
         lease: seconds after which, hearing nothing of the site, the node lets none of its machines run: what it was told
             last. None: it promises nothing.
-        movable: what it says of moving; None where it knows nothing of that.
-        arrivals: of machines that are being brought to it; None for none.
+        migration_support: what it says of moving; None where it knows nothing of that.
+        incoming: of machines that are being brought to it; None for none.
     """
 
     revision: Annotated[int, Field(ge=0)]
@@ -256,5 +256,5 @@ class NodeReport(Document):
     swarm: SwarmReport | None = None
     complete: bool = True
     lease: Annotated[int, Field(ge=1)] | None = None
-    movable: MigrationSupport | None = None
-    arrivals: tuple[MigrationProgress, ...] | None = None
+    migration_support: MigrationSupport | None = None
+    incoming: tuple[MigrationProgress, ...] | None = None

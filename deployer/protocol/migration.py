@@ -64,14 +64,14 @@ class MigrationProgress(Document):
 
     Attributes:
         number: of the move.
-        held: all of it is here, was verified, and would run.
+        ready: all of it is here, was verified, and would run.
         failed: why it will not come to that, or empty.
         done, total: bytes of its own files so far, and in all.
     """
 
     uuid: Uuid
     number: MigrationNumber
-    held: bool = False
+    ready: bool = False
     failed: str = ""
     done: int = 0
     total: int = 0

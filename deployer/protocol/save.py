@@ -50,6 +50,6 @@ class SaveStatus(SaveDetails):
     state: Literal["reading", "sending", "saved", "failed"]
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing more comes of it."""
         return self.state in {"saved", "failed"}

@@ -11,8 +11,19 @@ from pydantic import BaseModel
 
 from deployer.errors import NodeUnavailable
 
-FORMAT: Final = 2
-"""The format that this release writes. 2: the ceiling is `max_memory` and `max_cores`, and always there; `expires`."""
+FORMAT: Final = 3
+"""The format that this release writes.
+
+2: the ceiling is `max_memory` and `max_cores`, and always there; `expires`. 3: members have the names of docs/glossary.md.
+"""
+
+_NAMES: Final = {
+    "held": "pause_reason",
+    "wanted": "desired",
+    "giving": "outgoing",
+    "arriving": "incoming",
+}
+"""What format 2 called the members of a record."""
 
 
 def write_record(record: BaseModel) -> dict[str, Any]:
@@ -37,6 +48,8 @@ def read_record(value: object, what: str) -> object:
         newer["expires"] = newer.pop("ends", newer.get("expires"))
         if isinstance(spec := newer.get("spec"), Mapping):
             newer["spec"] = _with_ceiling(spec)
+    if isinstance(written, int) and written < FORMAT:
+        newer = {_NAMES.get(name, name): member for name, member in newer.items()}
     return newer
 
 

@@ -56,13 +56,13 @@ class MachineRecord(MachineProperties):
         from_network, from_cache, written: bytes that were transferred for it, found on the node, written to assemble it.
         spec: what the hypervisor was told; absent before the machine is put together.
         user_data: the kind of what its requester gave to its first boot, or empty.
-        held: why the node itself paused it, or empty; it goes on only if the policy accepts it again.
+        pause_reason: why the node itself paused it, or empty; it goes on only if the policy accepts it again.
         reboots: that were done on request.
         site, deployment, role: whose it is and what it belongs to there; empty for a local order.
-        wanted: how its site last wanted it, as far as that was acted upon.
+        desired: how its site last wanted it, as far as that was acted upon.
         saved: what came of the last save that its site wanted.
-        giving: the node that it is being given to; it rests until its site says otherwise.
-        arriving: the move by which it was brought here, while its site has not said that it is this node's.
+        outgoing: the node that it is being given to; it rests until its site says otherwise.
+        incoming: the move by which it was brought here, while its site has not said that it is this node's.
         origin: where it was before, if it was brought here.
     """
 
@@ -83,23 +83,23 @@ class MachineRecord(MachineProperties):
     written: int = 0
     spec: MachineSpec | None = None
     user_data: str = ""
-    held: str = ""
+    pause_reason: str = ""
     reboots: int = 0
     site: str = ""
     deployment: str = ""
     role: str = ""
-    wanted: str = ""
+    desired: str = ""
     saved: SaveStatus | None = None
-    giving: OutgoingMigration | None = None
-    arriving: int | None = None
+    outgoing: OutgoingMigration | None = None
+    incoming: int | None = None
     origin: MachineOrigin | None = None
 
     @property
     def locked(self) -> str:
         """Why it may neither run nor lose its memory, as the end of a sentence; empty if it may."""
-        if self.giving is not None:
+        if self.outgoing is not None:
             return "is being moved to another node"
-        return "was brought here, and its site has not said yet that it stays" if self.arriving is not None else ""
+        return "was brought here, and its site has not said yet that it stays" if self.incoming is not None else ""
 
     @property
     def holder(self) -> str:

@@ -273,7 +273,7 @@ def _member(machine: "MachineView", failed: str) -> tuple[str, ...]:
     staged = (
         f"{terminal.format_size(machine.fetched)} of {terminal.format_size(machine.total)}" if machine.total else ""
     )
-    reason = failed or machine.reason or machine.want_reason
+    reason = failed or machine.reason or machine.desired_reason
     return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.known), staged, reason)
 
 

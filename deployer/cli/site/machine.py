@@ -105,7 +105,7 @@ def site_machine_reactivate(
     migrates = (
         f"{found.hostname}: is being migrated to another node and runs there afterwards; see `partita site events`"
     )
-    terminal.show(to_json(found), _states(found) if not found.moving else migrates)
+    terminal.show(to_json(found), _states(found) if not found.migrating else migrates)
 
 
 @site_machine_app.command("change")
@@ -192,7 +192,7 @@ def _wait_saved(client: "SiteClient", machine: str, last: "MachineSave") -> "Mac
 
 
 def _states(machine: "MachineView") -> str:
-    return f"{machine.hostname}: is {machine.state.value}, will be {machine.want.value}"
+    return f"{machine.hostname}: is {machine.state.value}, will be {machine.desired.value}"
 
 
 def machine_table(machines: "list[MachineView]") -> object:
@@ -206,7 +206,7 @@ def machine_table(machines: "list[MachineView]") -> object:
             f"{one.cores} x {terminal.format_size(one.memory)}",
             ", ".join(one.known),
             arguments.minute(one.expires),
-            one.reason or one.want_reason,
+            one.reason or one.desired_reason,
         )
         for one in machines
     ]

@@ -46,12 +46,12 @@ def site_node(context: typer.Context, node: NodeName, site: SiteOption = "") -> 
 def site_drain(
     context: typer.Context,
     node: NodeName,
-    move: Annotated[bool, typer.Option("--move", help="Migrate its stopped and suspended machines.")] = False,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Migrate its stopped and suspended machines.")] = False,
     reason: ReasonOption = "",
     site: SiteOption = "",
 ) -> None:
     """Place no more machines on a node; those that it has keep running."""
-    _change_node(context, node, "drain", reason, site, move=move)
+    _change_node(context, node, "drain", reason, site, migrate=migrate)
 
 
 @site_node_app.command("undrain")
@@ -66,7 +66,9 @@ def site_remove(context: typer.Context, node: NodeName, reason: ReasonOption = "
     _change_node(context, node, "remove", reason, site)
 
 
-def _change_node(context: typer.Context, node: str, verb: str, reason: str, site: str, *, move: bool = False) -> None:
+def _change_node(
+    context: typer.Context, node: str, verb: str, reason: str, site: str, *, migrate: bool = False
+) -> None:
     with open_client(context, site) as client:
-        found = client.do_node(node, verb, reason, move=move)
+        found = client.do_node(node, verb, reason, migrate=migrate)
     terminal.show(to_json(found), f"{found.name}: {found.state.value}")

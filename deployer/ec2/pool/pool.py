@@ -187,7 +187,7 @@ class Ec2Pool:
                 self._brought[uuid] = _staging(making.progress)
                 self._came_to(uuid, making.future)
         now = self._clock().replace(microsecond=0)
-        wanted = {machine.uuid for machine in desired.machines if machine.want is not DesiredStatus.ENDED}
+        wanted = {machine.uuid for machine in desired.machines if machine.desired is not DesiredStatus.ENDED}
         for uuid, making in self._making.items():
             if uuid not in wanted:
                 making.progress.cancelled.set()
@@ -326,7 +326,7 @@ class Ec2Pool:
             seen = _blank(
                 machine, MachineState.FAILED if failure.again is None else MachineState.STAGING, failure.reason, now
             )
-        elif seen is None and (machine.want is DesiredStatus.ENDED or now >= machine.expires):
+        elif seen is None and (machine.desired is DesiredStatus.ENDED or now >= machine.expires):
             seen = _blank(machine, MachineState.ENDED, machine.reason or "it was ended before it was started", now)
         elif seen is not None and failure is not None and not seen.state.final:
             seen = seen.model_copy(update={"reason": failure.reason})

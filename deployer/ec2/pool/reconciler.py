@@ -52,7 +52,7 @@ def actions(
 def _for_one(machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime) -> list[Action]:
     if here is None:
         return [Action(ActionKind.MAKE, machine.uuid, wanted=machine)] if _may_be_made(machine, entry, now) else []
-    if machine.want is DesiredStatus.ENDED or now >= machine.expires:
+    if machine.desired is DesiredStatus.ENDED or now >= machine.expires:
         return [_end(here, machine.reason or "it expired")]
     todo = []
     if here.tags.get(END_TAG) != end_tag_value(machine.expires):
@@ -72,15 +72,15 @@ def _next(machine: DesiredMachine, here: Instance) -> Action | None:
     if here.state == "stopped":
         if other_size:
             return _do(ActionKind.RESIZE, machine, here, "its cores or memory were changed")
-        return _do(ActionKind.START, machine, here) if machine.want is DesiredStatus.RUNNING else None
+        return _do(ActionKind.START, machine, here) if machine.desired is DesiredStatus.RUNNING else None
     if here.state != "running":
         return None
-    if machine.want in _WITH_MEMORY and here.hibernates:
-        return _do(ActionKind.SUSPEND, machine, here, f"it should be {machine.want.value}")
-    if machine.want is DesiredStatus.PAUSED:  # a pause must not lose the memory
+    if machine.desired in _WITH_MEMORY and here.hibernates:
+        return _do(ActionKind.SUSPEND, machine, here, f"it should be {machine.desired.value}")
+    if machine.desired is DesiredStatus.PAUSED:  # a pause must not lose the memory
         return None
-    if machine.want in _RESTING:
-        return _do(ActionKind.STOP, machine, here, f"it should be {machine.want.value}")
+    if machine.desired in _RESTING:
+        return _do(ActionKind.STOP, machine, here, f"it should be {machine.desired.value}")
     if other_size:
         return _do(ActionKind.STOP, machine, here, "its cores or memory will change")
     if here.reboots < machine.reboots:
@@ -90,7 +90,7 @@ def _next(machine: DesiredMachine, here: Instance) -> Action | None:
 
 def _may_be_made(machine: DesiredMachine, entry: MachineEntry | None, now: datetime) -> bool:
     """A machine is made once. If the books know its instance it was made; without an instance the attempt may have failed."""
-    if machine.want is DesiredStatus.ENDED or machine.want is DesiredStatus.STOPPED or now >= machine.expires:
+    if machine.desired is DesiredStatus.ENDED or machine.desired is DesiredStatus.STOPPED or now >= machine.expires:
         return False
     return entry is None or (not entry.instance and not entry.ended)
 
@@ -108,7 +108,7 @@ def observe_machine(
     live = _oldest_first([each for each in instances if each.live])
     here = live[0] if live else None
     if here is not None:
-        state = machine_state(here, machine.want)
+        state = machine_state(here, machine.desired)
     elif instances or (entry is not None and entry.ended):
         state = MachineState.ENDED
     elif entry is not None and entry.instance:
@@ -133,9 +133,9 @@ def _reason(
     here: Instance | None, instances: Sequence[Instance], entry: MachineEntry | None, machine: DesiredMachine
 ) -> str:
     if here is not None:
-        if machine.want in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
+        if machine.desired in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
             return MEMORY_LOST
-        running = machine.want is DesiredStatus.PAUSED and here.state == "running" and not here.hibernates
+        running = machine.desired is DesiredStatus.PAUSED and here.state == "running" and not here.hibernates
         return MEMORY_NOT_KEPT if running else ""
     if entry is not None and entry.reason:
         return entry.reason

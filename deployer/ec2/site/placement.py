@@ -152,7 +152,10 @@ def burst_placer(
 
 def promised_charges(promised: Sequence[MachineReservation]) -> dict[str, Charge]:
     """The charges of promised machines, by their UUIDs."""
-    return {one.machine: Charge(one.promise.instance_type, one.promise.gib, one.begins, one.until) for one in promised}
+    return {
+        one.machine: Charge(one.reserved_cost.instance_type, one.reserved_cost.gib, one.begins, one.until)
+        for one in promised
+    }
 
 
 def placer_without_accounts(place: Placer, request: DeploymentRequest) -> Placer:

@@ -120,7 +120,7 @@ class Agent:
                 log.info("the site answers again")
             tries, self.problem = 0, ""
             fresh = found is not None and self._accept(found)
-            if not (found and found.serials) and self._fence.confirmed(asked):
+            if not (found and found.console_requests) and self._fence.confirmed(asked):
                 log.info("the site is heard again; machines go on as it wants")
                 self._changed()
             if not fresh and self._clock() - began < retry_delay(1):
@@ -128,8 +128,8 @@ class Agent:
 
     def _accept(self, found: DesiredState) -> bool:
         """Act on a desired state from now on, unless it is older than the known one."""
-        if found.serials:
-            self._serial.asked(found.serials)
+        if found.console_requests:
+            self._serial.asked(found.console_requests)
             return True
         if self._desired is not None and found.revision <= self._desired.revision:
             return False
@@ -172,6 +172,6 @@ class Agent:
 
 
 def _wanted(desired: DesiredState, uuid: str) -> bool:
-    return any(machine.uuid == uuid and machine.want != "ended" for machine in desired.machines) or any(
+    return any(machine.uuid == uuid and machine.desired != "ended" for machine in desired.machines) or any(
         incoming.machine.uuid == uuid for incoming in desired.incoming or ()
     )

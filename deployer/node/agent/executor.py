@@ -165,7 +165,7 @@ class ActionExecutor:
             case ActionKind.EXTEND:
                 verbs.extend(uuid, action.desired.expires)
             case ActionKind.REMEMBER:
-                keeper.change(uuid, wanted=action.desired.want.value)
+                keeper.change(uuid, desired=action.desired.desired.value)
             case ActionKind.END:
                 self._end(keeper.store.get(uuid), action.reason)
             case ActionKind.FORGET:

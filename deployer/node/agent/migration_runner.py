@@ -107,13 +107,13 @@ class MigrationRunner:
         """Carry out one step; its errors mean that it should be retried."""
         uuid = action.machine
         match action.kind:
-            case ActionKind.GIVE if (giving := action.desired.giving) is not None:
+            case ActionKind.GIVE if (giving := action.desired.outgoing) is not None:
                 self._giver.give(uuid, giving)
             case ActionKind.RETAIN:
                 self._giver.retain(uuid)
             case ActionKind.ADOPT:
                 log.info("machine %s is this node's now", uuid)
-                self._keeper.change(uuid, arriving=None, reason="")
+                self._keeper.change(uuid, incoming=None, reason="")
             case ActionKind.REPORT_LOST:
                 self._keeper.failed(failed_record(action.desired, self._membership.identity, LOST, self._keeper.now()))
             case ActionKind.TAKE if action.incoming is not None:
@@ -149,9 +149,11 @@ class MigrationRunner:
         with self._lock:
             known = self._tries.get(uuid)
         known = known if known is not None and known.number == number else _Try(number, 0.0)
-        held = record is not None and record.arriving == number and record.state in MIGRATABLE
+        held = record is not None and record.incoming == number and record.state in MIGRATABLE
         failed = "" if held else known.failed
-        return MigrationProgress(uuid=uuid, number=number, held=held, failed=failed, done=known.done, total=known.total)
+        return MigrationProgress(
+            uuid=uuid, number=number, ready=held, failed=failed, done=known.done, total=known.total
+        )
 
     def _take(self, incoming: IncomingMigration, cancelled: threading.Event, news: Callable[[], None]) -> None:
         uuid = incoming.machine.uuid

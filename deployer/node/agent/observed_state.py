@@ -53,7 +53,7 @@ def observe_machines(
             changed=beside.begun.get(machine.uuid, now),
         )
         for machine in desired.machines
-        if machine.uuid not in known and machine.want is not DesiredStatus.ENDED
+        if machine.uuid not in known and machine.desired is not DesiredStatus.ENDED
     ]
     return tuple(found)
 

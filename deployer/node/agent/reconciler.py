@@ -31,11 +31,11 @@ def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[
     found: list[Action] = []
     for machine in desired.machines:
         record = records.pop(machine.uuid, None)
-        if record is None and machine.moved is not None and machine.want is not DesiredStatus.ENDED:
+        if record is None and machine.migrated is not None and machine.desired is not DesiredStatus.ENDED:
             found.append(_do(ActionKind.REPORT_LOST, machine))
         elif record is None:
             # One that should rest has no state to rest with until it is wanted to run.
-            if machine.want in {DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}:
+            if machine.desired in {DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}:
                 found.append(_do(ActionKind.MAKE, machine))
         else:
             found += _machine(machine, record)
@@ -43,13 +43,13 @@ def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[
         record = records.get(incoming.machine.uuid)
         if record is None:
             found.append(Action(ActionKind.TAKE, incoming.machine.uuid, incoming=incoming))
-        elif record.arriving == incoming.number and not record.state.final:
+        elif record.incoming == incoming.number and not record.state.final:
             del records[record.uuid]  # it is here, or on its way, and waits for its site's word
     for record in records.values():
         if record.state.final:
             found.append(Action(ActionKind.FORGET, record.uuid))
         else:
-            found.append(Action(ActionKind.END, record.uuid, MOVED if record.giving else UNKNOWN))
+            found.append(Action(ActionKind.END, record.uuid, MOVED if record.outgoing else UNKNOWN))
     return tuple(found)
 
 
@@ -61,12 +61,12 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]
     state = record.state
     if state.final:
         return  # its site has not heard of it yet
-    if machine.want is DesiredStatus.ENDED:
+    if machine.desired is DesiredStatus.ENDED:
         yield _do(ActionKind.END, machine, machine.reason or "its site ended it")
         return
-    if record.arriving is not None:
+    if record.incoming is not None:
         # Of another move than that which the site speaks of it is no more than a copy.
-        adopted = record.arriving == machine.moved
+        adopted = record.incoming == machine.migrated
         yield _do(ActionKind.ADOPT, machine) if adopted else _do(ActionKind.END, machine, UNKNOWN)
         return
     if machine.expires != record.expires:
@@ -74,16 +74,16 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]
     if state in MAKING:
         return
     if (
-        machine.want is not DesiredStatus.RUNNING
-        and record.wanted != machine.want
+        machine.desired is not DesiredStatus.RUNNING
+        and record.desired != machine.desired
         and not _to_be_started(machine, record)
     ):
         yield _do(ActionKind.REMEMBER, machine)
-    if machine.giving is not None and state in {MachineState.SUSPENDED, MachineState.STOPPED}:
-        if record.giving != machine.giving:
+    if machine.outgoing is not None and state in {MachineState.SUSPENDED, MachineState.STOPPED}:
+        if record.outgoing != machine.outgoing:
             yield _do(ActionKind.GIVE, machine)
         return
-    if machine.giving is None and record.giving is not None:
+    if machine.outgoing is None and record.outgoing is not None:
         yield _do(ActionKind.RETAIN, machine)
         return
     yield from _state(machine, record)
@@ -97,18 +97,19 @@ def _to_be_started(machine: DesiredMachine, record: MachineRecord) -> bool:
     if record.state is not MachineState.STOPPED:
         return False
     return (
-        record.wanted != DesiredStatus.RUNNING
-        if machine.want is DesiredStatus.RUNNING
+        record.desired != DesiredStatus.RUNNING
+        if machine.desired is DesiredStatus.RUNNING
         else (
-            machine.want in {DesiredStatus.PAUSED, DesiredStatus.SUSPENDED} and record.wanted == DesiredStatus.STOPPED
+            machine.desired in {DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}
+            and record.desired == DesiredStatus.STOPPED
         )
     )
 
 
 def _state(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]:
-    match machine.want, record.state:
+    match machine.desired, record.state:
         case DesiredStatus.RUNNING, MachineState.RUNNING:
-            if record.wanted != DesiredStatus.RUNNING:
+            if record.desired != DesiredStatus.RUNNING:
                 yield _do(ActionKind.REMEMBER, machine)
             if record.reboots < machine.reboots:
                 yield _do(ActionKind.REBOOT, machine)

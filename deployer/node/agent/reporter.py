@@ -113,8 +113,8 @@ class Reporter:
             **vars(facts),
             machines=observe_machines(desired, records, beside, self._keeper.now()),
             lease=self._fence.said,
-            movable=self._moving.movable if self._moving else None,
-            arrivals=self._moving.arrivals(desired, records) if self._moving else None,
+            migration_support=self._moving.movable if self._moving else None,
+            incoming=self._moving.arrivals(desired, records) if self._moving else None,
         )
 
     def _look_at_addresses(self) -> None:

@@ -26,6 +26,7 @@ from deployer.node.schema.orders import (
     MAX_ORDER,
     MAX_WAIT,
     NODE_API_VERSION,
+    RETIRED_NODE_API_VERSIONS,
     DeploymentStep,
     ExposureList,
     MachineList,
@@ -51,8 +52,9 @@ def create_node_app(node: Node) -> FastAPI:
     app = ProblemApi(
         log,
         DeployerError,
+        retired=RETIRED_NODE_API_VERSIONS,
         title="Partita node",
-        version="1",
+        version="2",
         summary="Deploys images on one node and keeps its machines.",
     )
     app.include_router(_node_routes(node), prefix=f"/{NODE_API_VERSION}")

@@ -12,7 +12,7 @@ from deployer.records.machine_store import MachineRecord
 
 
 def verb_routes(node: Node) -> APIRouter:
-    """Under /v1/machines."""
+    """Under /v2/machines."""
     routes = APIRouter()
     store, verbs = node.keeper.store, node.verbs
 

@@ -117,7 +117,7 @@ class CandidateUploader:
 
     def look(self, desired: DesiredState, here: Iterable[MachineRecord]) -> None:
         """Begin saves that are due; cancel those that are no longer wanted, and remove their files."""
-        wanted = {one.uuid: one.save for one in desired.machines if one.save is not None and one.want != "ended"}
+        wanted = {one.uuid: one.save for one in desired.machines if one.save is not None and one.desired != "ended"}
         records = {record.uuid: record for record in here if not record.state.final}
         due = {
             uuid: wish

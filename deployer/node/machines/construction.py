@@ -127,5 +127,5 @@ def failed_record(machine: DesiredMachine, site: str, reason: str, now: datetime
         reason=reason,
         virt="",
         policy="",
-        wanted=machine.want.value,
+        desired=machine.desired.value,
     )

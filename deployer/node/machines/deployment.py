@@ -175,7 +175,7 @@ class Deployer:
                         state=MachineState.STAGING,
                         expires=assigned.expires if assigned else now + timedelta(seconds=job.request.lifetime),
                         user_data=job.request.user_data or "",
-                        wanted="running" if assigned else "",
+                        desired="running" if assigned else "",
                         virt=accelerator.virt,
                         policy=decision.policy,
                     )

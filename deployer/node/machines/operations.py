@@ -50,9 +50,9 @@ class MachineOperations:
         """Let a paused machine go on. Refused where the node paused it, and the policy still does not accept it."""
         with self._keeper.alone(uuid) as record:
             _demand(record, {MachineState.PAUSED}, "resumed")
-            with self._admits(record, boots=False) if record.held else nullcontext():
+            with self._admits(record, boots=False) if record.pause_reason else nullcontext():
                 self._keeper.hypervisor.resume(uuid)
-                return self._now(uuid, MachineEvent.RESUMED, "", held="")
+                return self._now(uuid, MachineEvent.RESUMED, "", pause_reason="")
 
     def suspend(self, uuid: str) -> MachineRecord:
         """Save a machine's memory beside its disks, and free what it takes of the node.
@@ -96,7 +96,7 @@ class MachineOperations:
                     keeper.hypervisor.restore(place)
                 else:
                     keeper.hypervisor.start(record.spec.model_copy(update=record.properties()))
-                last = self._now(uuid, MachineEvent.STARTED, "", held="")
+                last = self._now(uuid, MachineEvent.STARTED, "", pause_reason="")
             if last.state is not MachineState.RUNNING:  # it was ended meanwhile
                 keeper.hypervisor.destroy(uuid)
             with suppress(OSError):
@@ -115,10 +115,10 @@ class MachineOperations:
             if record.state is MachineState.SUSPENDED:
                 keeper.store.memory(uuid).unlink(missing_ok=True)
                 return self._now(uuid, MachineEvent.POWERED_OFF, "stopped while it was suspended")
-            if record.state is MachineState.PAUSED and not record.held:
+            if record.state is MachineState.PAUSED and not record.pause_reason:
                 keeper.hypervisor.resume(uuid)
             until = self._clock() + (keeper.grace.total_seconds() if deadline is None else deadline)
-            if not record.held:
+            if not record.pause_reason:
                 record = self._ask(uuid, until)
             if record.state in {MachineState.RUNNING, MachineState.PAUSED}:
                 record = self._now(uuid, MachineEvent.POWERED_OFF, "its power was cut: the guest did not power off")

@@ -283,7 +283,7 @@ class MachineSupervisor:
 
     def hold(self, uuid: str, reason: str) -> None:
         """Pause a machine that may not go on; it is resumed only if the policy accepts it again."""
-        self.change(uuid, held=reason)
+        self.change(uuid, pause_reason=reason)
         self.hypervisor.pause(uuid)
 
     def drain(self, uuid: str) -> None:

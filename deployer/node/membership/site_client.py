@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import httpx2
 
-from catalog.schema.problems import read_problem
+from catalog.schema.problems import is_unknown_route, read_problem
 from deployer.errors import SiteUnavailable
 from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.protocol.desired_state import MAX_REPORT, ConsoleResponse, DesiredState, NodeReport, ReportResponse
@@ -53,7 +53,7 @@ class NodeSiteClient:
         Raises:
             SiteUnavailable: the site cannot be reached, does not know this node, or sends an invalid document.
         """
-        params = {"after": str(after), "wait": str(wait), "serials": "true"}
+        params = {"after": str(after), "wait": str(wait), "console_requests": "true"}
         answer = self._ask("GET", "desired", params=params, timeout=wait + TIMEOUT)
         if answer.status_code in {httpx2.codes.NO_CONTENT, httpx2.codes.NOT_MODIFIED}:
             return None
@@ -84,10 +84,15 @@ class NodeSiteClient:
 
     def _ask(self, method: str, path: str, **options: object) -> httpx2.Response:
         try:
-            answer = self._http.request(method, f"/v1/agent/{path}", **options)  # type: ignore[arg-type]
+            answer = self._http.request(method, f"/v2/agent/{path}", **options)  # type: ignore[arg-type]
         except httpx2.HTTPError as exc:
             raise SiteUnavailable(f"{self._url}: the site does not answer ({exc or type(exc).__name__})") from exc
         if answer.is_error or answer.is_redirect:
-            reason = read_problem(answer.content) or f"it answers {answer.status_code}"
+            problem = read_problem(answer.content)
+            if is_unknown_route(problem):
+                raise SiteUnavailable(
+                    f"{self._url}: the site's release does not have this node's API; upgrade the site"
+                )
+            reason = problem or f"it answers {answer.status_code}"
             raise SiteUnavailable(f"{self._url}: the site does not want this node's call: {reason}")
         return answer

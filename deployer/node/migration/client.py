@@ -64,7 +64,7 @@ class MigrationClient:
 
     def offer(self, machine: str, number: int) -> MigrationManifest:
         """Fetch the offer to this node; MigrationFailed, mostly worth a retry."""
-        with self._stream(f"/v1/moves/{machine}/{number}") as answer:
+        with self._stream(f"/v2/migrations/{machine}/{number}") as answer:
             data = bytearray()
             for portion in answer.iter_bytes():
                 data += portion
@@ -78,7 +78,7 @@ class MigrationClient:
     @contextmanager
     def runs(self, machine: str, number: int, piece: MigrationFile, start: int) -> Iterator[Iterator[bytes]]:
         """A file as it travels, from an offset on; errors as above."""
-        with self._stream(f"/v1/moves/{machine}/{number}/{piece.name}", {"start": str(start)}) as answer:
+        with self._stream(f"/v2/migrations/{machine}/{number}/{piece.name}", {"start": str(start)}) as answer:
             yield answer.iter_bytes()
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Where a node gives machines away: HTTPS at an address of its own, for nodes of its site that show their certificates.
 
-GET /v1/moves/MACHINE/NUMBER            what is offered
-GET /v1/moves/MACHINE/NUMBER/FILE       a file of it as it travels (`manifest`); `?start=` an offset to begin at
+GET /v2/migrations/MACHINE/NUMBER            what is offered
+GET /v2/migrations/MACHINE/NUMBER/FILE       a file of it as it travels (`manifest`); `?start=` an offset to begin at
 A client without a node's certificate of the site's CA fails in the handshake or is refused; a node gets
 only the offers to itself.
 """
@@ -41,7 +41,7 @@ log = logging.getLogger("partita.node")
 
 def create_migration_app(giver: MigrationSource, authority: CertificateAuthority) -> FastAPI:
     """The application: `authority` is the site's CA, by which nodes are known; its key is not needed."""
-    app = ProblemApi(log, DeployerError, title="Partita: machines that move", openapi_url=None)
+    app = ProblemApi(log, DeployerError, retired=("v1",), title="Partita: machines that migrate", openapi_url=None)
 
     @app.exception_handler(OSError)
     def unread(_request: Request, error: OSError) -> Response:
@@ -54,11 +54,11 @@ def create_migration_app(giver: MigrationSource, authority: CertificateAuthority
             raise NotAuthenticated("only nodes of the site are answered here")
         return node
 
-    @app.get("/v1/moves/{machine}/{number}")
+    @app.get("/v2/migrations/{machine}/{number}")
     def offer(request: Request, machine: UUID, number: NUMBER) -> Response:
         return Response(canonical(giver.offer(machine, number, who(request))), media_type="application/json")
 
-    @app.get("/v1/moves/{machine}/{number}/{name}")
+    @app.get("/v2/migrations/{machine}/{number}/{name}")
     def file(
         request: Request,
         machine: UUID,

@@ -68,13 +68,13 @@ class MigrationSource:
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
-            if record.state not in MIGRATABLE or record.spec is None or record.arriving is not None:
+            if record.state not in MIGRATABLE or record.spec is None or record.incoming is not None:
                 raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be given away")
             if record.state is MachineState.SUSPENDED and not keeper.store.untouched(uuid):
                 keeper.happened(uuid, MachineEvent.POWERED_OFF, "its memory is not of its disks any more")
                 raise MachineConflict(f"the memory of machine {record.name} was lost; it is stopped now")
             self._place(uuid).unlink(missing_ok=True)
-            record = keeper.change(uuid, giving=giving)
+            record = keeper.change(uuid, outgoing=giving)
             offer = self._describe(record, giving.number)
             files.write(self._place(uuid), canonical(offer))
             log.info("machine %s is offered to node %s (move %d)", uuid, giving.to, giving.number)
@@ -83,12 +83,12 @@ class MigrationSource:
         """Let a machine that was to be given away be this node's own again."""
         with self._keeper.alone(uuid):
             self._place(uuid).unlink(missing_ok=True)
-            self._keeper.change(uuid, giving=None)
+            self._keeper.change(uuid, outgoing=None)
 
     def offer(self, uuid: str, number: int, to: str) -> MigrationManifest:
         """Read the offer to a node; MigrationFailed if it is for another node, or not ready yet."""
         try:
-            giving = self._keeper.store.get(uuid).giving
+            giving = self._keeper.store.get(uuid).outgoing
             offer = parse(
                 MigrationManifest, self._place(uuid).read_bytes(), MANIFEST_NAME, limit=MAX_MIGRATION_MANIFEST
             )

@@ -193,8 +193,8 @@ class MigrationTarget:
             user_data=(check_user_data(user_data) if user_data else None) or "",
             virt=self._here.accelerator(manifest.architecture).virt,
             policy=self._here.policy(),
-            wanted=wanted.want.value,
-            arriving=incoming.number,
+            desired=wanted.desired.value,
+            incoming=incoming.number,
             origin=MachineOrigin(node=incoming.source),
         )
 

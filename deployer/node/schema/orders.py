@@ -11,7 +11,8 @@ from deployer.records.machine_store import MachineRecord
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
-NODE_API_VERSION = "v1"
+NODE_API_VERSION = "v2"
+RETIRED_NODE_API_VERSIONS = ("v1",)
 
 MAX_ORDER = 64 << 10
 """Bytes of an order: user-data of 16 KiB in base64, and some names."""

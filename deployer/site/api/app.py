@@ -25,7 +25,7 @@ from deployer.site.api.nodes import agent_routes, node_routes
 from deployer.site.api.parameters import BEARER, SiteRouter, action, answer
 from deployer.site.auth.grants import SiteAction
 from deployer.site.model.principal import Principal
-from deployer.site.schema.messages import SITE_API_VERSION, SiteStatus
+from deployer.site.schema.messages import RETIRED_SITE_API_VERSIONS, SITE_API_VERSION, SiteStatus
 from deployer.site.service.site import Site
 
 RouterFactory = Callable[[Site], APIRouter]
@@ -46,8 +46,9 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
     app = ProblemApi(
         log,
         DeployerError,
+        retired=RETIRED_SITE_API_VERSIONS,
         title="Partita site",
-        version="1",
+        version="2",
         summary="Machines and clusters of endorsed images, for authorized people.",
         description=__doc__,
         lifespan=lifespan,

@@ -46,7 +46,7 @@ UntilQuery = Annotated[
 
 
 def audit_routes(site: Site) -> APIRouter:
-    """Under /v1/audit."""
+    """Under /v2/audit."""
     routes = SiteRouter("/audit", "events")
 
     @routes.operation("GET", "Read the audit log", AuditPage)

@@ -55,7 +55,7 @@ ActiveQuery = Annotated[bool | None, Query(description="Only those that have not
 
 
 def cluster_routes(site: Site) -> APIRouter:
-    """Under /v1/clusters."""
+    """Under /v2/clusters."""
     routes = SiteRouter("/clusters", "clusters")
     keeper, access = site.clusters, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
@@ -96,7 +96,7 @@ def cluster_routes(site: Site) -> APIRouter:
         view, new = await run_in_threadpool(work)
         made = answer(request, view)
         made.status_code = 201 if new else 200
-        made.headers["Location"] = f"/v1/clusters/{view.uuid}"
+        made.headers["Location"] = f"/v2/clusters/{view.uuid}"
         return made
 
     @routes.operation("GET", "List clusters", ClusterPage)

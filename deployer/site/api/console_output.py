@@ -35,7 +35,7 @@ MAX_ANSWER = 2 * MAX_CONSOLE_CHUNK
 
 
 def console_output_routes(site: Site) -> APIRouter:
-    """Under /v1/machines/{machine}/console."""
+    """Under /v2/machines/{machine}/console."""
     routes = SiteRouter("/machines", "machines")
     who_asks = Annotated[Principal, Depends(site.access.who)]
 
@@ -85,7 +85,7 @@ def console_output_routes(site: Site) -> APIRouter:
 
 
 def console_answer_routes(site: Site) -> APIRouter:
-    """Under /v1/agent: where nodes answer requests for output."""
+    """Under /v2/agent: where nodes answer requests for output."""
     routes = SiteRouter("/agent", "agents", AGENT_ERRORS)
     node_asks = Annotated[str, Depends(site.access.node)]
 
@@ -111,7 +111,7 @@ def console_node(site: Site, machine: SiteMachine) -> str:
     Raises:
         MachineConflict: no node has one; says why. SiteUnavailable: the node is lost.
     """
-    if machine.gone or (machine.state.final and machine.node is None):
+    if machine.removed_from_node or (machine.state.final and machine.node is None):
         raise MachineConflict(f"machine {machine.hostname} has ended, and its console was removed")
     if machine.node is None or machine.withheld or machine.state is MachineState.PENDING:
         raise MachineConflict(f"machine {machine.hostname} has no console yet: no node has started it")

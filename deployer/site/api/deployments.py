@@ -51,7 +51,7 @@ from deployer.site.service.site import Site
 
 
 def deployment_routes(site: Site) -> APIRouter:
-    """Under /v1/deployments."""
+    """Under /v2/deployments."""
     routes = SiteRouter("/deployments", "deployments")
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
@@ -115,7 +115,7 @@ def deployment_routes(site: Site) -> APIRouter:
         ordered = await run_in_threadpool(site.admit, wanted, who, key)
         made = answer(request, shown(who, ordered.deployment, ordered.machines, new=ordered.new))
         made.status_code = 201 if ordered.new else 200
-        made.headers["Location"] = f"/v1/deployments/{ordered.deployment.uuid}"
+        made.headers["Location"] = f"/v2/deployments/{ordered.deployment.uuid}"
         return made
 
     @routes.operation("GET", "List deployments", DeploymentPage)

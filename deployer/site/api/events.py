@@ -34,7 +34,7 @@ NUMBER = Annotated[
 
 
 def event_routes(site: Site) -> APIRouter:
-    """Under /v1/events."""
+    """Under /v2/events."""
     routes = SiteRouter("/events", "events")
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]

@@ -60,7 +60,7 @@ ACTIONS = {
 
 
 def machine_routes(site: Site) -> APIRouter:
-    """Under /v1/machines."""
+    """Under /v2/machines."""
     routes = SiteRouter("/machines", "machines")
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]

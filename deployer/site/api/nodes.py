@@ -52,7 +52,7 @@ AGENT_ERRORS = (NotAuthenticated, Forbidden, JoinRefused, SiteUnavailable)
 
 
 def node_routes(site: Site) -> APIRouter:
-    """Under /v1/nodes, /v1/join and /v1/ca."""
+    """Under /v2/nodes, /v2/join and /v2/ca."""
     routes, joining = SiteRouter("", "nodes"), SiteRouter("", "nodes", always=())
     rates = RequestLimiter(time.monotonic, address=PER_ADDRESS, failure=PER_FAILURE)
     store, access = site.store, site.access
@@ -101,19 +101,19 @@ def node_routes(site: Site) -> APIRouter:
         node: NodeParameter,
         verb: Annotated[Literal["drain", "undrain", "remove"], Path(description="What to do.")],
     ) -> Response:
-        """A draining node gets no more machines and keeps those that it has; with `move`, stopped and suspended ones
+        """A draining node gets no more machines and keeps those that it has; with `migrate`, stopped and suspended ones
         migrate. A removed node's certificate is refused."""
 
         def work() -> SiteNode:
             access.demand(who, SiteAction.MANAGE_NODES)
             found = site.changing.set_node(store.read(find_node, node), VERB_STATES[verb], who, asked.reason)
-            if asked.move:
+            if asked.migrate:
                 site.changing.clear(found, who, asked.reason)
             return found
 
         asked = await read_optional_body(request, NodeVerbRequest, "a reason")
-        if asked.move and verb != "drain":
-            raise Misused("only drain takes move")
+        if asked.migrate and verb != "drain":
+            raise Misused("only drain takes migrate")
         return answer(request, await run_in_threadpool(work))
 
     @joining.operation("GET /ca", "The CA certificate of the site", SiteAnchors)
@@ -140,7 +140,7 @@ def node_routes(site: Site) -> APIRouter:
 
 
 def agent_routes(site: Site) -> APIRouter:
-    """Under /v1/agent: for nodes, which authenticate by their certificates."""
+    """Under /v2/agent: for nodes, which authenticate by their certificates."""
     routes = SiteRouter("/agent", "agents", AGENT_ERRORS)
     store = site.store
     node_asks = Annotated[str, Depends(site.access.node)]
@@ -157,7 +157,7 @@ def agent_routes(site: Site) -> APIRouter:
         node: node_asks,
         after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that the node knows.")] = -1,
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for a newer one.")] = 0.0,
-        serials: Annotated[bool, Query(description="The node also answers console requests.")] = False,
+        console_requests: Annotated[bool, Query(description="The node also answers console requests.")] = False,
     ) -> Response:
         """At once if the revision differs from the known one, else as soon as it does; 204 after the wait.
 
@@ -174,9 +174,9 @@ def agent_routes(site: Site) -> APIRouter:
                 left = until - bell.time()
                 if left <= 0 or bell.ended or await request.is_disconnected():
                     return no_content()
-                if serials and (asked := site.serials.taken(node)):
-                    return answer(request, DesiredState(revision=after, serials=asked))
-                calls = (site.serials.called(node, left),) if serials else ()
+                if console_requests and (asked := site.serials.taken(node)):
+                    return answer(request, DesiredState(revision=after, console_requests=asked))
+                calls = (site.serials.called(node, left),) if console_requests else ()
                 await wait_for_first(bell.wait(count, left), *calls)
                 if bell.count > count and site.upkeep.revisions.get(node, after) != after:
                     break

@@ -128,7 +128,7 @@ class Broker:
         A machine that is placed on another node starts anew there, so it is invited again; on the same node it gets the
         same context, however often the node asks.
         """
-        guests = [machine for machine in state.machines if machine.want is not DesiredStatus.ENDED]
+        guests = [machine for machine in state.machines if machine.desired is not DesiredStatus.ENDED]
         if not guests:
             return state
         uuids = [machine.uuid for machine in guests]
@@ -201,7 +201,7 @@ class Broker:
 
     def _anew(self, machine: SiteMachine) -> SiteMachine:
         """Reset what an earlier instance of the machine, on another node, published."""
-        forgotten = {"ready": None, "host_keys": (), "said": ()}
+        forgotten = {"ready": None, "host_keys": (), "guest_addresses": ()}
         return self._change(machine, forgotten, "met", "the machine has presented its secret to the context broker")
 
     def _change(self, machine: SiteMachine, update: Mapping[str, Any], what: str, reason: str) -> SiteMachine:
@@ -278,10 +278,10 @@ class Broker:
                 )
         elif key == ADDRESS_KEY:
             said = parse_addresses(data)
-            if said != machine.said:
+            if said != machine.guest_addresses:
                 self._change(
                     machine,
-                    {"said": said},
+                    {"guest_addresses": said},
                     "said-addresses",
                     f"the guest published the addresses {', '.join(said)}",
                 )

@@ -102,7 +102,7 @@ class BrokerMember:
     machine: SiteMachine
     contact: BrokerContact | None
     published: Mapping[str, int]
-    said: tuple[str, ...] = ()
+    guest_addresses: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -123,7 +123,7 @@ class BrokerMember:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Those that the site knows, else those that it published."""
-        return assigned_addresses(self.machine) or (self.said if self.sound else ())
+        return assigned_addresses(self.machine) or (self.guest_addresses if self.sound else ())
 
     def enough(self, need: RoleRequirement) -> bool:
         """Whether it is as far as is needed."""
@@ -197,7 +197,7 @@ def is_session_valid(contact: BrokerContact | None, session: str, now: datetime)
 
 def is_over(machine: SiteMachine) -> bool:
     """Whether a machine has ended, or should have: the broker no longer answers it."""
-    return machine.want is DesiredStatus.ENDED or machine.state.final
+    return machine.desired is DesiredStatus.ENDED or machine.state.final
 
 
 def check_key(key: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx2
 
 from catalog.errors import Misused
-from catalog.schema.problems import read_problem
+from catalog.schema.problems import is_unknown_route, read_problem
 from deployer.errors import SiteUnavailable
 from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
@@ -219,9 +219,9 @@ class SiteClient:
         """One node, by UUID, the beginning of one, or name."""
         return self.ask(SiteNode, "GET", f"nodes/{_part(name)}")
 
-    def do_node(self, name: str, verb: str, reason: str = "", *, move: bool = False) -> SiteNode:
-        """Drain, undrain or remove a node; with `move`, stopped and suspended machines on a drained node go to others."""
-        asked = NodeVerbRequest(reason=reason, move=move)
+    def do_node(self, name: str, verb: str, reason: str = "", *, migrate: bool = False) -> SiteNode:
+        """Drain, undrain or remove a node; with `migrate`, stopped and suspended machines on a drained node go to others."""
+        asked = NodeVerbRequest(reason=reason, migrate=migrate)
         return self.ask(SiteNode, "POST", f"nodes/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
     def token(self, wanted: JoinTokenRequest) -> JoinToken:
@@ -268,7 +268,7 @@ class SiteClient:
         """Send a request and parse the answer as a document.
 
         Args:
-            model, method, path: the document's type; HTTP method; path below /v1/.
+            model, method, path: the document's type; HTTP method; path below /v2/.
             again: the request may be repeated with the same result.
             options: of httpx2: content, params, headers.
 
@@ -283,7 +283,7 @@ class SiteClient:
         for delay in RETRIES.pauses() if again else (None,):
             self._reach()
             try:
-                answer = self._http.request(method, f"/v1/{path}", **options)
+                answer = self._http.request(method, f"/v2/{path}", **options)
             except httpx2.HTTPError as exc:
                 # A refused connection is not retried; a broken one is.
                 if delay is None or isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout):
@@ -310,7 +310,7 @@ class SiteClient:
         timeout, headers = httpx2.Timeout(STREAM_SILENCE, connect=5.0), {"Last-Event-ID": after} if after else {}
         self._reach()
         try:
-            with self._http.stream("GET", f"/v1/{path}", params=params, headers=headers, timeout=timeout) as got:
+            with self._http.stream("GET", f"/v2/{path}", params=params, headers=headers, timeout=timeout) as got:
                 if got.is_error:
                     got.read()
                     raise _error(got)
@@ -348,7 +348,7 @@ def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
     context.verify_mode = ssl.CERT_NONE  # verified by the fingerprint below, and not trusted before
     try:
         with httpx2.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, verify=context, trust_env=False) as client:
-            answer = client.get("/v1/ca")
+            answer = client.get("/v2/ca")
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as exc:
         raise SiteUnavailable(f"{url}: the site does not answer ({exc or type(exc).__name__})") from exc
     if answer.is_error:
@@ -361,7 +361,12 @@ def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
 
 def _error(answer: httpx2.Response) -> Exception:
     """The exception in an answer."""
-    return read_problem(answer.content) or SiteUnavailable(
+    problem = read_problem(answer.content)
+    if is_unknown_route(problem):
+        return SiteUnavailable(
+            f"{answer.url}: the site does not have that path; if it is of an earlier release, upgrade the site"
+        )
+    return problem or SiteUnavailable(
         f"{answer.url}: answered {answer.status_code} without a reason; is this a Partita site?"
     )
 

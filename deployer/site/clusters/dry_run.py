@@ -126,7 +126,7 @@ def _take_room(
 def _place(
     proposal: Proposal, count: int, rooms: Mapping[str, NodeCapacity], place: Placer, *, whole: bool
 ) -> Placement:
-    ask = proposal.ask
+    ask = proposal.placement_request
     ask = replace(ask, count=count, wishes=ask.wishes.model_copy(update={"whole": whole}))
     return (proposal.place or place)(
         [cap_machines(room, proposal.most, ask.shape.max_cores) for room in rooms.values()], ask
@@ -134,7 +134,7 @@ def _place(
 
 
 def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement) -> None:
-    ask = proposal.ask
+    ask = proposal.placement_request
     for uuid, number in Counter(chosen.nodes).items():
         room = rooms[uuid]
         rooms[uuid] = replace(
@@ -182,7 +182,7 @@ def _fetch(
     there = {uuid: set(held) for uuid, held in cached.items()}
     fetch: dict[str, dict[str, int]] = {}
     for role in order:
-        addresses = proposed[role].ask.addresses
+        addresses = proposed[role].placement_request.addresses
         fetch[role] = {}
         for uuid in dict.fromkeys(found[role].nodes):
             fetch[role][uuid] = sum(size for address, size in addresses.items() if address not in there[uuid])

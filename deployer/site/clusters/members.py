@@ -75,10 +75,10 @@ def failure_reason(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
         return ""
     if member.state is MachineState.FAILED:
         return member.reason or "it failed"
-    if member.want is DesiredStatus.ENDED:
+    if member.desired is DesiredStatus.ENDED:
         return ""
     if member.state is MachineState.STOPPED and _by_itself(member):
-        return member.want_reason
+        return member.desired_reason
     if member.ready is not None and member.ready != "ready":
         return member.ready
     late = now - member.changed > timedelta(seconds=role.ready_within)
@@ -90,7 +90,11 @@ def failure_reason(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
 def _by_itself(member: SiteMachine) -> bool:
     """Whether a guest powered off by itself: the site then adopts the node's reason (`lifecycle.report_rules`), and
     otherwise keeps that of the requester."""
-    return member.want is DesiredStatus.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
+    return (
+        member.desired is DesiredStatus.STOPPED
+        and bool(member.desired_reason)
+        and member.desired_reason == member.reason
+    )
 
 
 def is_ready(role: ClusterRole, member: SiteMachine) -> bool:
@@ -130,7 +134,7 @@ def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datet
     going = [
         one
         for one in living
-        if one.want is DesiredStatus.ENDED or one.uuid in state.failed or one.uuid in state.draining
+        if one.desired is DesiredStatus.ENDED or one.uuid in state.failed or one.uuid in state.draining
     ]
     staying = [one for one in living if one not in going]
     last = machines[-1] if machines else None

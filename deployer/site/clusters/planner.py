@@ -112,10 +112,10 @@ def plan_cluster(cluster: Cluster, members: Sequence[SiteMachine], now: datetime
         if living:
             return ClusterPlan(state, tuple(_ends(living, state.reason or "its cluster was ended on request")))
         phase = ClusterPhase.FAILED if state.phase is ClusterPhase.FAILED else ClusterPhase.ENDED
-        return ClusterPlan(_moved(state, phase, state.reason, now, over=True))
+        return ClusterPlan(_moved(state, phase, state.reason, now, finished=True))
     if now >= cluster.expires:  # its members expire then, too
         if not living:
-            return ClusterPlan(_moved(state, ClusterPhase.ENDED, "it has expired", now, over=True))
+            return ClusterPlan(_moved(state, ClusterPhase.ENDED, "it has expired", now, finished=True))
         return ClusterPlan(state, tuple(_ends([one for one in living if one.held], "its cluster has expired")))
     failed = {
         one.uuid: why for one in members if (why := failure_reason(cluster, one, now)) or one.uuid in state.failed
@@ -245,7 +245,7 @@ def _leave(
     state = cluster.state
     for slot in slots:
         yield from _ends(slot.doubles, "another machine is this member of its cluster")
-        if (one := slot.leaving) is not None and one.want is not DesiredStatus.ENDED:
+        if (one := slot.leaving) is not None and one.desired is not DesiredStatus.ENDED:
             if why := state.failed.get(one.uuid):
                 if cluster.document.roles[role].replace or slot.number > state.counts[role]:  # else it is left as it is
                     yield EndMember(one.uuid, f"failed: {why}")
@@ -266,7 +266,7 @@ def _leave(
 
 
 def _stop(one: SiteMachine) -> Iterable[ClusterStep]:
-    if one.want is not DesiredStatus.STOPPED:
+    if one.desired is not DesiredStatus.STOPPED:
         yield StopMember(one.uuid, "its role was scaled down")
 
 
@@ -294,7 +294,7 @@ def _come(cluster: Cluster, role: str, slots: list[MemberSlot], now: datetime) -
 
 def _ends(machines: Iterable[SiteMachine], reason: str) -> Iterable[ClusterStep]:
     for one in machines:
-        if one.want is not DesiredStatus.ENDED:
+        if one.desired is not DesiredStatus.ENDED:
             yield EndMember(one.uuid, reason)
 
 

@@ -223,7 +223,7 @@ def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) 
 def _has_serial(console: Console, visit: PageRequest, machine: SiteMachine, owner: Principal) -> bool:
     """Whether a machine may have console output, and the user may read it."""
     denied = isinstance(authorize(console.site.access.rights(), visit.who, SiteAction.CONSOLE, owner), Denied)
-    return not (denied or machine.gone or machine.node is None or machine.state is MachineState.PENDING)
+    return not (denied or machine.removed_from_node or machine.node is None or machine.state is MachineState.PENDING)
 
 
 def node_names(console: Console, visit: PageRequest) -> Mapping[str, str]:

@@ -31,9 +31,9 @@ def get_contacts(connection: Connection, machines: Sequence[str]) -> dict[str, B
     return found
 
 
-def put_contact(connection: Connection, contact: BrokerContact, ends: datetime) -> None:
-    """Remember this of a machine, instead of what was; `ends` is when it may be forgotten."""
-    row = asdict(contact) | {"ends": ends}
+def put_contact(connection: Connection, contact: BrokerContact, forget_after: datetime) -> None:
+    """Remember this of a machine, instead of what was; `forget_after` is when it may be forgotten."""
+    row = asdict(contact) | {"forget_after": forget_after}
     changed = connection.execute(update(contexts).where(contexts.c.machine == contact.machine).values(row))
     if not changed.rowcount:
         connection.execute(insert(contexts).values(row))
@@ -86,13 +86,14 @@ def published_values(connection: Connection, machines: Sequence[str], key: str) 
 
 def expired_contacts(connection: Connection, now: datetime, most: int) -> list[str]:
     """Machines that may be forgotten."""
-    query = select(contexts.c.machine).where(contexts.c.ends < now).order_by(contexts.c.ends).limit(most)
+    expired = select(contexts.c.machine).where(contexts.c.forget_after < now)
+    query = expired.order_by(contexts.c.forget_after).limit(most)
     return list(connection.execute(query).scalars())
 
 
-def postpone_expiry(connection: Connection, machine: str, ends: datetime) -> None:
+def postpone_expiry(connection: Connection, machine: str, forget_after: datetime) -> None:
     """Not yet: the machine was given more time."""
-    connection.execute(update(contexts).where(contexts.c.machine == machine).values(ends=ends))
+    connection.execute(update(contexts).where(contexts.c.machine == machine).values(forget_after=forget_after))
 
 
 def delete_contact(connection: Connection, machine: str) -> None:

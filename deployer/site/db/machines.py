@@ -38,16 +38,16 @@ def machine_columns(machine: SiteMachine) -> dict[str, Any]:
         "node": machine.node,
         "hostname": machine.hostname,
         "state": machine.state.value,
-        "want": machine.want.value,
+        "desired": machine.desired.value,
         "expires": machine.expires,
         "warned": machine.warned,
-        "holds": not machine.state.final,
-        "told": machine.node is not None and not machine.gone,
-        "over": machine.want is DesiredStatus.ENDED or machine.state.final,
+        "counts_for_quota": not machine.state.final,
+        "reserved": machine.node is not None and not machine.removed_from_node,
+        "finished": machine.desired is DesiredStatus.ENDED or machine.state.final,
         "max_cores": machine.max_cores,
         "max_memory": machine.max_memory,
         "disk": machine.disk,
-        "beside": machine.beside,
+        "other_node": machine.other_node,
         "document": machine.model_dump_json(exclude_none=True),
     }
 
@@ -63,7 +63,9 @@ def add_deployment(
             uuid=deployment.uuid,
             **whose,
             document=deployment.model_dump_json(exclude_none=True),
-            ask=json.dumps({"architecture": ask.architecture, "most": most, "addresses": dict(ask.addresses)}),
+            placement_request=json.dumps(
+                {"architecture": ask.architecture, "most": most, "addresses": dict(ask.addresses)}
+            ),
         )
     )
     connection.execute(
@@ -113,7 +115,7 @@ def update_deployment_end(connection: Connection, uuid: str) -> None:
 def placement_request_of(connection: Connection, machine: SiteMachine) -> tuple[PlacementRequest, int | None]:
     """What a machine takes, for when it has to be placed again, and how many machines the policy allowed on one node."""
     uuid = machine.deployment
-    text = connection.execute(select(deployments.c.ask).where(deployments.c.uuid == uuid)).scalar_one()
+    text = connection.execute(select(deployments.c.placement_request).where(deployments.c.uuid == uuid)).scalar_one()
     members = json.loads(text)
     most: int | None = members.pop("most")
     wishes = get_deployment(connection, uuid).request.wishes
@@ -132,7 +134,7 @@ def find_machine(connection: Connection, text: str, owner: Principal | None = No
     whose = () if owner is None else (machines.c.owner == owner.identity,)
     by_name = (machines.c.hostname == text, *whose)
     by_uuid = (*prefix_condition(machines.c.uuid, text), *whose)
-    return MACHINES.find(connection, text, (*by_name, machines.c.holds.is_(True)), by_uuid, by_name)
+    return MACHINES.find(connection, text, (*by_name, machines.c.counts_for_quota.is_(True)), by_uuid, by_name)
 
 
 def list_deployments(
@@ -169,7 +171,7 @@ def machines_of(connection: Connection, deployment: str) -> tuple[SiteMachine, .
 
 def machines_on_node(connection: Connection, node: str) -> tuple[SiteMachine, ...]:
     """The machines that a node has, should have, or may have."""
-    return _machines(connection, machines.c.told.is_(True), machines.c.node == node)
+    return _machines(connection, machines.c.reserved.is_(True), machines.c.node == node)
 
 
 def desired_state(connection: Connection, node: str) -> DesiredState:
@@ -192,12 +194,12 @@ def _desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
         uuid: get_deployment(connection, uuid).request
         for uuid in dict.fromkeys(machine.deployment for machine in found)
     }
-    return tuple(machine.desired(requests[machine.deployment]) for machine in found)
+    return tuple(machine.desired_machine(requests[machine.deployment]) for machine in found)
 
 
 def migrating_machines(connection: Connection, node: str | None = None) -> tuple[SiteMachine, ...]:
     """The machines of which a node has, or may come to have, something although they are another's; of all nodes if None."""
-    column = machines.c.beside
+    column = machines.c.other_node
     return _machines(connection, column.is_not(None) if node is None else column == node)
 
 
@@ -205,13 +207,13 @@ def incoming_machines(connection: Connection, node: str) -> tuple[IncomingMigrat
     """The machines that are to be brought to a node from others that give them."""
     found = []
     for machine in migrating_machines(connection, node):
-        move = machine.moving
+        move = machine.migrating
         if move is None or move.target != node:
             continue
         url = migration_address(connection, move.source)
         if url:
-            wanted = machine.desired(get_deployment(connection, machine.deployment).request)
-            bare = wanted.model_copy(update={"giving": None, "moved": None})
+            wanted = machine.desired_machine(get_deployment(connection, machine.deployment).request)
+            bare = wanted.model_copy(update={"outgoing": None, "migrated": None})
             found.append(IncomingMigration(number=move.number, source=move.source, url=url, machine=bare))
     return tuple(found)
 
@@ -221,18 +223,20 @@ def due_machines(connection: Connection, now: datetime, warn: datetime) -> tuple
     expires = machines.c.expires
     wanted = or_(expires <= now, and_(expires <= warn, machines.c.warned.is_(False)))
     # The outer bound is what the index answers; without it planners are tempted to read all machines in order.
-    return _machines(connection, machines.c.over.is_(False), expires <= max(now, warn), wanted)
+    return _machines(connection, machines.c.finished.is_(False), expires <= max(now, warn), wanted)
 
 
 def machines_on_lost_nodes(connection: Connection) -> tuple[SiteMachine, ...]:
     """The machines that have not ended and whose nodes are lost."""
     lost = select(nodes.c.uuid).where(nodes.c.state == NodeState.LOST.value)
-    return _machines(connection, machines.c.node.in_(lost), machines.c.told.is_(True), machines.c.holds.is_(True))
+    return _machines(
+        connection, machines.c.node.in_(lost), machines.c.reserved.is_(True), machines.c.counts_for_quota.is_(True)
+    )
 
 
 def unplaced_machines(connection: Connection) -> tuple[SiteMachine, ...]:
     """The machines that wait for a node."""
-    return _machines(connection, machines.c.node.is_(None), machines.c.over.is_(False))
+    return _machines(connection, machines.c.node.is_(None), machines.c.finished.is_(False))
 
 
 def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str | None = None) -> ResourceUsage:
@@ -240,7 +244,7 @@ def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str 
     table = machines.c
     total_cores = func.coalesce(func.sum(table.max_cores), 0)
     total_memory = func.coalesce(func.sum(table.max_memory), 0)
-    query = select(func.count(), total_cores, total_memory).where(table.holds.is_(True))
+    query = select(func.count(), total_cores, total_memory).where(table.counts_for_quota.is_(True))
     if owner is not None:
         query = query.where(table.owner == owner.identity)
     if vo is not None:

@@ -111,7 +111,7 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
     """A node reported: `reported` is written, and of the rest what is another than was known."""
     changed: dict[str, Any] = {
         name: getattr(report, name)
-        for name in ("capacity", "labels", "architecture", "accelerator", "problem", "lease", "movable")
+        for name in ("capacity", "labels", "architecture", "accelerator", "problem", "lease", "migration_support")
         if getattr(known, name) != getattr(report, name)
     }
     changed |= {"state": state.value, "seen": report.revision}
@@ -119,8 +119,8 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
         changed["capacity"] = _text(report.capacity.model_dump())
     if "labels" in changed:
         changed["labels"] = _text(report.labels)
-    if "movable" in changed:
-        changed["movable"] = report.movable.model_dump_json() if report.movable else ""
+    if "migration_support" in changed:
+        changed["migration_support"] = report.migration_support.model_dump_json() if report.migration_support else ""
     if known.revision < report.revision:
         # A site that was restored from an older copy: what it says must be newer than what the node has heard.
         changed["revision"] = report.revision + 1
@@ -162,9 +162,9 @@ def _nodes(
 
 def node_capacities(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeCapacity]:
     """Every node that has not left as placement sees it; of its contents, those addresses."""
-    taken = _taken(connection, machines.c.node, machines.c.told.is_(True))
+    taken = _taken(connection, machines.c.node, machines.c.reserved.is_(True))
     # What is kept for machines that are on their way to a node, or have not wholly gone from there.
-    for uuid, more in _taken(connection, machines.c.beside, machines.c.beside.is_not(None)).items():
+    for uuid, more in _taken(connection, machines.c.other_node, machines.c.other_node.is_not(None)).items():
         taken[uuid] = taken.get(uuid, UsedCapacity()) + more
     return [
         capacity_of(
@@ -188,17 +188,19 @@ def _taken(connection: Connection, node: Any, condition: Any) -> dict[str, UsedC
 def list_reservations(connection: Connection, uuid: str) -> tuple[MachineReservation, ...]:
     """What was promised to the machines of a pool at EC2 that have not ended."""
     query = select(machines.c.document).where(
-        machines.c.told.is_(True), machines.c.node == uuid, machines.c.holds.is_(True)
+        machines.c.reserved.is_(True), machines.c.node == uuid, machines.c.counts_for_quota.is_(True)
     )
     found = (SiteMachine.model_validate_json(document) for document in connection.execute(query).scalars())
     return tuple(
-        MachineReservation(one.uuid, one.promise, one.created, one.expires) for one in found if one.promise is not None
+        MachineReservation(one.uuid, one.reserved_cost, one.created, one.expires)
+        for one in found
+        if one.reserved_cost is not None
     )
 
 
 def migration_address(connection: Connection, uuid: str) -> str:
     """Where a node gives machines away; empty where it gives none."""
-    found = connection.execute(select(nodes.c.movable).where(nodes.c.uuid == uuid)).scalar()
+    found = connection.execute(select(nodes.c.migration_support).where(nodes.c.uuid == uuid)).scalar()
     return MigrationSupport.model_validate_json(found).url if found else ""
 
 
@@ -247,7 +249,9 @@ def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmRepor
         "labels": json.loads(row.labels),
         "cached": contents,
         "swarm": swarm,
-        "movable": MigrationSupport.model_validate_json(row.movable) if row.movable else None,
+        "migration_support": MigrationSupport.model_validate_json(row.migration_support)
+        if row.migration_support
+        else None,
     }
     return SiteNode.model_construct(**(row._asdict() | values))
 

@@ -25,7 +25,7 @@ def old_machines(
 ) -> list[tuple[PruneCursor, str]]:
     """Machines that are over and whose time was over before that: where each stands, and its deployment."""
     query = select(machines.c.expires, machines.c.sequence, machines.c.deployment)
-    query = query.where(machines.c.over.is_(True), machines.c.expires < before)
+    query = query.where(machines.c.finished.is_(True), machines.c.expires < before)
     if after is not None:
         expires, sequence = after
         query = query.where(
@@ -40,9 +40,9 @@ def removable_deployments(connection: Connection, found: Collection[str], before
     lives = exists().where(
         machines.c.deployment == deployments.c.uuid,
         or_(
-            machines.c.holds.is_(True),
-            machines.c.told.is_(True),
-            machines.c.beside.is_not(None),
+            machines.c.counts_for_quota.is_(True),
+            machines.c.reserved.is_(True),
+            machines.c.other_node.is_not(None),
             machines.c.expires >= before,
         ),
     )

@@ -53,7 +53,7 @@ nodes = Table(
     Column("seen", BigInteger, nullable=False, default=0),
     Column("contents", String(64), nullable=False),  # SHA-256 of the list of addresses in `cached`
     Column("lease", Integer, nullable=True),  # seconds that its machines run without the site; it said so
-    Column("movable", Text, nullable=False, default=""),  # what it says of machines that move, or empty
+    Column("migration_support", Text, nullable=False, default=""),  # what it says of migrating machines, or empty
 )
 
 cached = Table(
@@ -90,7 +90,7 @@ deployments = Table(
     Column("image_id", String(71), nullable=False),
     Column("cluster", Uuid, nullable=True),
     Column("document", Text, nullable=False),
-    Column("ask", Text, nullable=False),  # what its machines do not say themselves, for when one has to be placed again
+    Column("placement_request", Text, nullable=False),  # what its machines do not say, for when one is placed again
     Index(None, "owner", "sequence"),
     Index(None, "vo", "sequence"),
     Index(None, "image_id", "sequence"),
@@ -120,18 +120,18 @@ machines = Table(
     Column("cluster", Uuid, nullable=True),
     Column("hostname", Name, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("want", String(16), nullable=False),
+    Column("desired", String(16), nullable=False),
     Column("expires", UtcDateTime, nullable=False),
     Column("warned", Boolean, nullable=False),
-    Column("holds", Boolean, nullable=False),  # it counts against its owner's quotas
-    Column("told", Boolean, nullable=False),  # its node has it, or should, or may: room is kept for it there
-    Column("over", Boolean, nullable=False),  # nobody has to look at its time any more
+    Column("counts_for_quota", Boolean, nullable=False),  # it counts against its owner's quotas
+    Column("reserved", Boolean, nullable=False),  # its node has it, or should, or may: room is kept for it there
+    Column("finished", Boolean, nullable=False),  # nobody has to look at its time any more
     Column("max_cores", Integer, nullable=False),
     Column("max_memory", BigInteger, nullable=False),
     Column("disk", BigInteger, nullable=False),
     Column("document", Text, nullable=False),
-    Column("beside", Uuid, nullable=True),  # another node that has, or may come to have, something of it
-    Index(None, "beside"),
+    Column("other_node", Uuid, nullable=True),  # another node that has, or may come to have, something of it
+    Index(None, "other_node"),
     Index(None, "deployment", "sequence"),
     Index(None, "node", "sequence"),
     Index(None, "owner", "sequence"),
@@ -140,10 +140,10 @@ machines = Table(
     Index(None, "cluster", "sequence"),
     Index(None, "state", "sequence"),
     Index(None, "hostname"),
-    Index(None, "over", "expires"),
-    Index(None, "told", "node", "max_cores", "max_memory", "disk"),
-    Index(None, "holds", "owner", "max_cores", "max_memory"),
-    Index(None, "holds", "vo", "max_cores", "max_memory"),
+    Index(None, "finished", "expires"),
+    Index(None, "reserved", "node", "max_cores", "max_memory", "disk"),
+    Index(None, "counts_for_quota", "owner", "max_cores", "max_memory"),
+    Index(None, "counts_for_quota", "vo", "max_cores", "max_memory"),
     sqlite_autoincrement=True,
 )
 
@@ -206,8 +206,8 @@ contexts = Table(
     Column("session", String(64), nullable=False),
     Column("expires", UtcDateTime, nullable=True),
     Column("alarmed", UtcDateTime, nullable=True),
-    Column("ends", UtcDateTime, nullable=False),  # when it may be forgotten
-    Index(None, "ends"),
+    Column("forget_after", UtcDateTime, nullable=False),  # when it may be forgotten
+    Index(None, "forget_after"),
 )
 
 published = Table(

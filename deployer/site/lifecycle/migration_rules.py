@@ -23,15 +23,15 @@ LOST_STATES: Final = frozenset({NodeState.LOST, NodeState.LEFT})
 
 def check_at_rest(machine: SiteMachine) -> None:
     """MachineConflict unless a machine is at rest, and may be taken from where it is."""
-    if machine.state.final or machine.want is DesiredStatus.ENDED:
+    if machine.state.final or machine.desired is DesiredStatus.ENDED:
         raise MachineConflict(f"machine {machine.hostname} is ending or has ended; it cannot be moved")
     if machine.node is None:
         raise MachineConflict(f"machine {machine.hostname} is on no node yet; there is nothing to move")
     if machine.saving is not None:
         raise MachineConflict(f"machine {machine.hostname} is being saved where it is; wait until that is done")
-    if REST_STATES.get(machine.want) is not machine.state:
+    if REST_STATES.get(machine.desired) is not machine.state:
         raise MachineConflict(
-            f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "
+            f"machine {machine.hostname} is {machine.state.value} and should be {machine.desired.value}; "
             "suspend it, and wait until that is so, to move it"
         )
 
@@ -42,7 +42,7 @@ def source_fault(machine: SiteMachine, source: SiteNode) -> str:
         return f"{source.name} is a pool at EC2, and what runs there stays there"
     if source.state in LOST_STATES:
         return f"{source.name}, which has machine {machine.hostname}, is {source.state.value}"
-    if source.movable is None or not source.movable.url:
+    if source.migration_support is None or not source.migration_support.url:
         return f"{source.name}, which has machine {machine.hostname}, gives no machines away; set deploy.moving_listen there"
     return ""
 
@@ -51,15 +51,15 @@ def target_fault(machine: SiteMachine, source: SiteNode, target: SiteNode) -> st
     """Why a node cannot take a machine, as the end of a sentence about it; empty if it can as far as a site knows."""
     if target.uuid == source.uuid:
         return "the machine is there, and is to go elsewhere"
-    if target.kind != "libvirt" or target.movable is None:
+    if target.kind != "libvirt" or target.migration_support is None:
         return "it knows nothing of machines that move"
-    if source.movable is None:
+    if source.migration_support is None:
         return "the emulator that saved the memory is unknown"
     if machine.state is not MachineState.SUSPENDED:
         return ""  # one that boots again asks for nothing but its architecture
     if target.accelerator != machine.virt:
         return f"it runs machines on {target.accelerator or 'nothing known'}, and this one was saved on {machine.virt}"
-    return target.movable.platform.lacks(source.movable.platform)
+    return target.migration_support.platform.lacks(source.migration_support.platform)
 
 
 def start_migration(machine: SiteMachine, target: str, then: DesiredStatus, reason: str, why: str) -> MachineTransition:
@@ -73,17 +73,17 @@ def start_migration(machine: SiteMachine, target: str, then: DesiredStatus, reas
         why: the placement's explanation.
     """
     assert machine.node is not None  # noqa: S101 - `check_at_rest`
-    number = machine.moves + 1
-    move = Migration(number=number, source=machine.node, target=target, then=then, reason=reason)
+    number = machine.migrations + 1
+    move = Migration(number=number, source=machine.node, target=target, desired=then, reason=reason)
     told = f"{why} ({reason})" if reason else why
-    return MachineTransition(machine.model_copy(update={"move": move, "moves": number}), (("moving", told),))
+    return MachineTransition(machine.model_copy(update={"migration": move, "migrations": number}), (("moving", told),))
 
 
 def abandon_migration(machine: SiteMachine, reason: str) -> MachineTransition | None:
     """A move comes to nothing: the machine rests where it was."""
-    if machine.moving is None:
+    if machine.migrating is None:
         return None
-    return MachineTransition(machine.model_copy(update={"move": None}), (("move-failed", reason),))
+    return MachineTransition(machine.model_copy(update={"migration": None}), (("move-failed", reason),))
 
 
 def apply_target_report(
@@ -93,36 +93,36 @@ def apply_target_report(
 
     That it is held is the only thing that lets it change hands; the change is one transaction of the site's database.
     """
-    move = machine.moving
+    move = machine.migrating
     if move is None or arrival is None or arrival.number != move.number:
         return None
     if arrival.failed:
         return abandon_migration(machine, arrival.failed)
-    if not arrival.held:
+    if not arrival.ready:
         seen = {"done": arrival.done, "total": arrival.total}
-        return MachineTransition(machine.model_copy(update={"move": move.model_copy(update=seen)}))
+        return MachineTransition(machine.model_copy(update={"migration": move.model_copy(update=seen)}))
     moved = move.model_copy(update={"phase": "dropping", "done": arrival.done, "total": arrival.total})
     taken = {
         "node": move.target,
-        "move": moved,
-        "moved": move.number,
-        "want": move.then,
-        "want_reason": move.reason,
+        "migration": moved,
+        "migrated": move.number,
+        "desired": move.desired,
+        "desired_reason": move.reason,
         "changed": now,
         "addresses": (),
     }
     told = [("moved", f"{arrival.total} bytes of its own came with it, all verified")]
-    if move.then is DesiredStatus.RUNNING:
+    if move.desired is DesiredStatus.RUNNING:
         told.append(("reactivating", move.reason))
     return MachineTransition(machine.model_copy(update=taken), tuple(told))
 
 
 def apply_source_report(machine: SiteMachine, has: bool) -> MachineTransition | None:
     """The change of a moved machine, by whether its former node still has a copy of it."""
-    if has or machine.move is None or machine.move.phase != "dropping" or not machine.move.seen:
+    if has or machine.migration is None or machine.migration.phase != "dropping" or not machine.migration.seen:
         return None
     return MachineTransition(
-        machine.model_copy(update={"move": None}), (("dropped", "its last node has nothing of it any more"),)
+        machine.model_copy(update={"migration": None}), (("dropped", "its last node has nothing of it any more"),)
     )
 
 
@@ -138,11 +138,11 @@ def apply_migration_report(
         has: the machines that it has and that have not ended.
         now: aware, UTC, whole seconds.
     """
-    move = machine.move
+    move = machine.migration
     if move is None:
         return None
-    if move.phase == "moving" and move.target == node:
-        found = next((one for one in report.arrivals or () if one.uuid == machine.uuid), None)
+    if move.phase == "migrating" and move.target == node:
+        found = next((one for one in report.incoming or () if one.uuid == machine.uuid), None)
         return apply_target_report(machine, found, now)
     if move.phase == "dropping" and move.source == node and report.complete:
         return apply_source_report(machine, machine.uuid in has)
@@ -151,7 +151,7 @@ def apply_migration_report(
 
 def abandon_on_node_loss(machine: SiteMachine, nodes: Mapping[str, SiteNode]) -> MachineTransition | None:
     """The change of a machine that moves from or to a lost node; None if it stays as it is."""
-    move = machine.move
+    move = machine.migration
     if move is None:
         return None
     source, target = nodes.get(move.source), nodes.get(move.target)

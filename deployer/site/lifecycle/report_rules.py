@@ -38,28 +38,32 @@ def apply_report(
         complete: whether the report speaks of all that the node has.
     """
     if observed is None:
-        if machine.move is not None and machine.move.phase == "dropping" and not machine.move.seen:
+        if machine.migration is not None and machine.migration.phase == "dropping" and not machine.migration.seen:
             return None  # it has come from another node, and this was said before its new node knew that
         return _missing(machine, now) if complete else None
     if machine.state.final:
-        return _gone(machine) if observed.state.final and not machine.gone else None
+        return _gone(machine) if observed.state.final and not machine.removed_from_node else None
     seen: dict[str, Any] = {name: getattr(observed, name) for name in MachineStatus.model_fields}
-    if machine.move is not None and machine.move.phase == "dropping":
-        seen["move"] = machine.move.model_copy(update={"seen": True})
+    if machine.migration is not None and machine.migration.phase == "dropping":
+        seen["migration"] = machine.migration.model_copy(update={"seen": True})
     if observed.state.final:
-        seen |= {"want": DesiredStatus.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
+        seen |= {
+            "desired": DesiredStatus.ENDED,
+            "removed_from_node": True,
+            "desired_reason": machine.desired_reason or observed.reason,
+        }
     elif (
         observed.state is MachineState.STOPPED
         and machine.state is not MachineState.STOPPED
-        and machine.want is DesiredStatus.RUNNING
+        and machine.desired is DesiredStatus.RUNNING
     ):
-        seen |= {"want": DesiredStatus.STOPPED, "want_reason": observed.reason or "its guest powered off"}
+        seen |= {"desired": DesiredStatus.STOPPED, "desired_reason": observed.reason or "its guest powered off"}
     changed, saved = apply_save_report(machine.model_copy(update=seen), observed.saved)
     if changed == machine:
         return None
     told = list(saved)
     if observed.state is not machine.state:
-        told.append((observed.state.value, observed.reason or (machine.want_reason if observed.state.final else "")))
+        told.append((observed.state.value, observed.reason or (machine.desired_reason if observed.state.final else "")))
     if observed.addresses and observed.addresses != machine.addresses:
         told.append(("addresses", ", ".join(observed.addresses)))
     return MachineTransition(changed, tuple(told))
@@ -68,9 +72,9 @@ def apply_report(
 def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """Its node has told of all its machines, and this one is not among them."""
     if machine.state.final:
-        return None if machine.gone else _gone(machine)
-    if machine.want is DesiredStatus.ENDED:
-        return finish_machine(machine, MachineState.ENDED, machine.want_reason, now, gone=True)
+        return None if machine.removed_from_node else _gone(machine)
+    if machine.desired is DesiredStatus.ENDED:
+        return finish_machine(machine, MachineState.ENDED, machine.desired_reason, now, gone=True)
     if machine.state is MachineState.PENDING:
         return None
     if machine.state in STARTING_STATES:
@@ -81,37 +85,37 @@ def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
 
 
 def _gone(machine: SiteMachine) -> MachineTransition:
-    return MachineTransition(machine.model_copy(update={"gone": True}))
+    return MachineTransition(machine.model_copy(update={"removed_from_node": True}))
 
 
 def finish_machine(
     machine: SiteMachine, state: MachineState, reason: str, now: datetime, *, gone: bool
 ) -> MachineTransition:
-    """A machine reaches a final state; `gone` says whether its node has nothing of it any more."""
+    """A machine reaches a final state; `removed_from_node` says whether its node has nothing of it any more."""
     over = {
         "state": state,
         "reason": reason,
         "changed": now,
-        "want": DesiredStatus.ENDED,
-        "want_reason": machine.want_reason or reason,
-        "gone": gone,
+        "desired": DesiredStatus.ENDED,
+        "desired_reason": machine.desired_reason or reason,
+        "removed_from_node": gone,
     }
     return MachineTransition(machine.model_copy(update=over), ((state.value, reason),))
 
 
 def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """The change of a machine that has expired; None if it has not, or is ending already."""
-    if machine.want is DesiredStatus.ENDED or machine.state.final or now < machine.expires:
+    if machine.desired is DesiredStatus.ENDED or machine.state.final or now < machine.expires:
         return None
     if machine.node is None:
         return finish_machine(machine, MachineState.ENDED, EXPIRED, now, gone=True)
-    wanted = {"want": DesiredStatus.ENDED, "want_reason": EXPIRED}
+    wanted = {"desired": DesiredStatus.ENDED, "desired_reason": EXPIRED}
     return MachineTransition(machine.model_copy(update=wanted), (("expired", EXPIRED),))
 
 
 def warn_of_expiry(machine: SiteMachine) -> MachineTransition | None:
     """Its owner is told, once, when it expires; extending it lets them be told again (`lifecycle`)."""
-    if machine.warned or machine.want is DesiredStatus.ENDED or machine.state.final:
+    if machine.warned or machine.desired is DesiredStatus.ENDED or machine.state.final:
         return None
     return MachineTransition(
         machine.model_copy(update={"warned": True}), (("warned", f"it expires at {write_instant(machine.expires)}"),)
@@ -123,7 +127,7 @@ def apply_node_loss(
 ) -> MachineTransition | None:
     """What becomes of a machine whose node is lost; None while it waits.
 
-    It may be running there still: the site cannot know. So it is not `gone`, its node is told to end it should it come
+    It may be running there still: the site cannot know. So it is not `removed_from_node`, its node is told to end it should it come
     back, and only a site whose operator says "replace" has another one run meanwhile.
 
     Args:
@@ -138,13 +142,22 @@ def apply_node_loss(
         return None
     if not fenced and machine.role and now < machine.expires:
         return None
-    if machine.want is DesiredStatus.ENDED:
+    if machine.desired is DesiredStatus.ENDED:
         return finish_machine(
-            machine, MachineState.ENDED, f"{machine.want_reason or 'it was to end'}; its node is lost", now, gone=False
+            machine,
+            MachineState.ENDED,
+            f"{machine.desired_reason or 'it was to end'}; its node is lost",
+            now,
+            gone=False,
         )
     if policy == "fail":
         return finish_machine(machine, MachineState.FAILED, "its node is lost", now, gone=False)
-    if fenced and policy == "replace" and machine.want is DesiredStatus.RUNNING and machine.state not in RESTING_STATES:
+    if (
+        fenced
+        and policy == "replace"
+        and machine.desired is DesiredStatus.RUNNING
+        and machine.state not in RESTING_STATES
+    ):
         return MachineTransition(reset_placement(machine, "its node is lost", now), (("replaced", "its node is lost"),))
     return None
 
@@ -154,16 +167,16 @@ def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMac
 
     A copy that an earlier node still has to drop is remembered: no machine that is made anew may find it there.
     """
-    dropping = machine.move if machine.move is not None and machine.move.phase == "dropping" else None
+    dropping = machine.migration if machine.migration is not None and machine.migration.phase == "dropping" else None
     anew = dict(MachineStatus(state=MachineState.PENDING, reason=reason, changed=now)) | {
         "node": None,
-        "promise": None,
+        "reserved_cost": None,
         "ready": None,
         "host_keys": (),
-        "said": (),
+        "guest_addresses": (),
         "context": None,
-        "move": dropping.model_copy(update={"seen": True}) if dropping is not None else None,
-        "moved": None,
+        "migration": dropping.model_copy(update={"seen": True}) if dropping is not None else None,
+        "migrated": None,
     }
     return machine.model_copy(update=anew)
 
@@ -171,7 +184,7 @@ def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMac
 def apply_node_removal(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """The change of a machine whose node was removed from the site: it is over, and no node can be told to end it."""
     if machine.state.final:
-        return None if machine.gone else _gone(machine)
-    if machine.want is DesiredStatus.ENDED:
-        return finish_machine(machine, MachineState.ENDED, machine.want_reason, now, gone=True)
+        return None if machine.removed_from_node else _gone(machine)
+    if machine.desired is DesiredStatus.ENDED:
+        return finish_machine(machine, MachineState.ENDED, machine.desired_reason, now, gone=True)
     return finish_machine(machine, MachineState.FAILED, "its node was removed from the site", now, gone=True)

@@ -54,16 +54,16 @@ def request_save(machine: SiteMachine, version: str, key: str, reason: str, now:
             return None
         if known.version == version and known.state != "failed":
             return None
-    if machine.state.final or machine.want is DesiredStatus.ENDED:
+    if machine.state.final or machine.desired is DesiredStatus.ENDED:
         raise MachineConflict(f"machine {machine.hostname} has ended, or is about to, and cannot be saved")
     if (under_way := machine.saving) is not None:
         raise MachineConflict(
             f"machine {machine.hostname} is being saved as version {under_way.version}; wait until that is done"
         )
-    if machine.moving is not None:
+    if machine.migrating is not None:
         raise MachineConflict(f"machine {machine.hostname} is being moved; wait until it is where it should be")
-    if AT_REST.get(machine.want) is not machine.state:
-        instead = "wait until it is so" if machine.want in AT_REST else "pause, suspend or stop it first"
+    if AT_REST.get(machine.desired) is not machine.state:
+        instead = "wait until it is so" if machine.desired in AT_REST else "pause, suspend or stop it first"
         raise MachineConflict(
             f"machine {machine.hostname} is {machine.state.value}, and is saved while it rests; {instead}"
         )

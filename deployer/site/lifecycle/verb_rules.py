@@ -1,7 +1,7 @@
 """The verbs that people may apply to a machine. Pure: a machine and a verb in, a change or a refusal out.
 
 A verb says how a machine should be from now on; its node sees to it. So what is allowed depends on how it should be
-already (`want`) and on how it was last reported (`state`). Who asks for what is so already, or on its way, changes nothing
+already (`desired`) and on how it was last reported (`state`). Who asks for what is so already, or on its way, changes nothing
 and is not refused: a request that came twice has the same answer twice.
 """
 
@@ -92,10 +92,10 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
     if verb is Verb.DESTROY:
         return _destroy(machine, reason, now)
     _demand_life(machine, _DONE[verb])
-    if machine.moving is not None:
+    if machine.migrating is not None:
         _demand_stay(machine, verb)
         return None
-    if verb is not Verb.REBOOT and machine.want is _LEADS[verb]:
+    if verb is not Verb.REBOOT and machine.desired is _LEADS[verb]:
         return None
     if verb is Verb.PAUSE and not machine.suspends:
         raise MachineConflict(
@@ -104,18 +104,18 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
         )
     if verb in {Verb.RESUME, Verb.REACTIVATE}:
         check_disks_read(machine, _DONE[verb])
-    if machine.want not in _FROM[verb]:
-        instead = _INSTEAD.get(machine.want) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
+    if machine.desired not in _FROM[verb]:
+        instead = _INSTEAD.get(machine.desired) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
         raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {_DONE[verb]}; {instead}")
     if machine.state not in _WHILE.get(verb, frozenset(MachineState)):
         instead = "wait until it runs, or destroy it" if machine.state in STARTING_STATES else "wait until that is so"
         raise MachineConflict(
-            f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "
+            f"machine {machine.hostname} is {machine.state.value} and should be {machine.desired.value}; "
             f"it cannot be {_DONE[verb]} now; {instead}"
         )
     if verb is Verb.REBOOT:
         return MachineTransition(machine.model_copy(update={"reboots": machine.reboots + 1}), (("rebooting", reason),))
-    wanted = {"want": _LEADS[verb], "want_reason": reason}
+    wanted = {"desired": _LEADS[verb], "desired_reason": reason}
     return MachineTransition(machine.model_copy(update=wanted), ((_TOLD[verb], reason),))
 
 
@@ -131,8 +131,8 @@ _TOLD: Final = {
 
 def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
     """One that is on its way to another node can be ended, and else waited for; to be reactivated there it goes already."""
-    move = machine.moving
-    if move is not None and verb is Verb.REACTIVATE and move.then is DesiredStatus.RUNNING:
+    move = machine.migrating
+    if move is not None and verb is Verb.REACTIVATE and move.desired is DesiredStatus.RUNNING:
         return
     raise MachineConflict(
         f"machine {machine.hostname} is being moved to another node and cannot be {_DONE[verb]}; "
@@ -141,13 +141,13 @@ def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
 
 
 def _destroy(machine: SiteMachine, reason: str, now: datetime) -> MachineTransition | None:
-    if machine.state.final or machine.want is DesiredStatus.ENDED:
+    if machine.state.final or machine.desired is DesiredStatus.ENDED:
         return None
     why = reason or "destroyed on request"
     if machine.node is None or machine.withheld:
         return finish_machine(machine, MachineState.ENDED, why, now, gone=True)  # nobody was told of it
     return MachineTransition(
-        machine.model_copy(update={"want": DesiredStatus.ENDED, "want_reason": why}), (("destroying", why),)
+        machine.model_copy(update={"desired": DesiredStatus.ENDED, "desired_reason": why}), (("destroying", why),)
     )
 
 
@@ -184,7 +184,7 @@ def resize_machine(
         Misused: amounts that no machine can have.
     """
     _demand_life(machine, "resized")
-    if machine.moving is not None:
+    if machine.migrating is not None:
         raise MachineConflict(f"machine {machine.hostname} is being moved to another node; resize it when it is there")
     memory, cores = memory or machine.memory, cores or machine.cores
     if memory % MEMORY_UNIT or memory < MIN_MEMORY or cores < 1:
@@ -194,7 +194,7 @@ def resize_machine(
             f"machine {machine.hostname} may have at most {size_text(machine.max_memory)} of memory and "
             f"{machine.max_cores} cores, as it was ordered; ask for no more, or order another one"
         )
-    if machine.want is DesiredStatus.SUSPENDED:
+    if machine.desired is DesiredStatus.SUSPENDED:
         raise MachineConflict(f"machine {machine.hostname} is suspended and cannot be resized; reactivate it first")
     if (memory, cores) == (machine.memory, machine.cores):
         return None
@@ -212,8 +212,8 @@ def release_machine(machine: SiteMachine) -> MachineTransition | None:
 def _demand_life(machine: SiteMachine, done: str) -> None:
     if machine.state.final:
         raise MachineConflict(f"machine {machine.hostname} has {_END[machine.state]} and cannot be {done}")
-    if machine.want is DesiredStatus.ENDED:
-        why = f" ({machine.want_reason})" if machine.want_reason else ""
+    if machine.desired is DesiredStatus.ENDED:
+        why = f" ({machine.desired_reason})" if machine.desired_reason else ""
         raise MachineConflict(f"machine {machine.hostname} is being ended{why} and cannot be {done}")
 
 
@@ -222,4 +222,4 @@ _END: Final = {MachineState.ENDED: "ended", MachineState.FAILED: "failed"}
 
 def _held(machine: SiteMachine) -> str:
     """How it is wanted, for people."""
-    return "meant to run" if machine.want is DesiredStatus.RUNNING else machine.want.value
+    return "meant to run" if machine.desired is DesiredStatus.RUNNING else machine.desired.value

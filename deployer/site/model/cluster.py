@@ -299,7 +299,7 @@ class ClusterState(Document):
             is counted twice.
         draining: members that were asked to power off, and when.
         waits: roles whose members could not be had.
-        over: nobody has to look after it any more: it has ended, or was given up, and so have all members.
+        finished: nobody has to look after it any more: it has ended, or was given up, and so have all members.
     """
 
     phase: ClusterPhase
@@ -314,7 +314,7 @@ class ClusterState(Document):
     failed: dict[Uuid, str] = Field(default_factory=dict)
     draining: dict[Uuid, Instant] = Field(default_factory=dict)
     waits: dict[str, AdmissionRetry] = Field(default_factory=dict)
-    over: bool = False
+    finished: bool = False
 
 
 D = TypeVar("D", bound=Document)
@@ -334,7 +334,7 @@ class Cluster(Document):
     Attributes:
         owner: who asked for it, as whom its members are admitted.
         name: from the document.
-        active: whether it has to be looked after: not `state.over`.
+        active: whether it has to be looked after: not `state.finished`.
     """
 
     uuid: Uuid

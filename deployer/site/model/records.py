@@ -43,7 +43,7 @@ class SiteNode(Document):
         swarm: who feeds it, as it last reported; None in lists.
         draining: it gets no more machines; also while it is lost.
         lease: seconds after which it lets no machine of the site run when it hears nothing of it; None: it promised nothing.
-        movable: what it says of machines that move; None where it has not.
+        migration_support: what it says of machines that move; None where it has not.
     """
 
     uuid: Uuid
@@ -63,7 +63,7 @@ class SiteNode(Document):
     swarm: SwarmReport | None = None
     draining: bool = False
     lease: int | None = None
-    movable: MigrationSupport | None = None
+    migration_support: MigrationSupport | None = None
 
 
 class Deployment(Document):
@@ -131,16 +131,16 @@ class MachineMigration(Document):
 
     Attributes:
         source, target: the nodes.
-        then: how it should be when it is there.
-        phase: "moving" while it is the source's; "dropping" once it is the target's and the source still has a copy.
+        desired: how it should be when it is there.
+        phase: "migrating" while it is the source's; "dropping" once it is the target's and the source still has a copy.
         done, total: bytes that the target has of the machine's own files, and in all.
         reason: why it is migrated.
     """
 
     source: Uuid
     target: Uuid
-    then: DesiredStatus
-    phase: str = "moving"
+    desired: DesiredStatus
+    phase: str = "migrating"
     done: int = 0
     total: int = 0
     reason: str = ""
@@ -155,7 +155,7 @@ class Migration(MachineMigration):
     """
 
     number: MigrationNumber
-    phase: Literal["moving", "dropping"] = "moving"
+    phase: Literal["migrating", "dropping"] = "migrating"
     seen: bool = False
 
 
@@ -169,11 +169,11 @@ class DeployedMachine(MachineProperties, MachineStatus):
         state, reason, changed: how it is, why, and since when, as its node last reported.
         ready: reported by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
-        said: addresses that the guest published: its own word, which counts where its node sees none.
+        guest_addresses: addresses that the guest published: its own word, which counts where its node sees none.
         held: its capacity is reserved, and its node does not know of it yet: it starts later, with its cluster.
         disk: bytes that it may come to take of its node's disk.
-        gone: its node has nothing of it any more.
-        promise: what is set aside for it of an account's cap at EC2; None elsewhere.
+        removed_from_node: its node has nothing of it any more.
+        reserved_cost: what is set aside for it of an account's cap at EC2; None elsewhere.
     """
 
     uuid: Uuid
@@ -183,19 +183,19 @@ class DeployedMachine(MachineProperties, MachineStatus):
     hostname: str
     image_id: ImageId
     title: str
-    want: DesiredStatus
-    want_reason: str = ""
+    desired: DesiredStatus
+    desired_reason: str = ""
     created: Instant
     expires: Instant
     reboots: int = 0
     role: str = ""
     ready: str | None = None
     host_keys: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    guest_addresses: tuple[str, ...] = ()
     held: bool = False
     disk: int = 0
-    gone: bool = False
-    promise: CostReservation | None = None
+    removed_from_node: bool = False
+    reserved_cost: CostReservation | None = None
 
 
 class SiteMachine(DeployedMachine):
@@ -205,18 +205,18 @@ class SiteMachine(DeployedMachine):
         warned: whether its owner was told that it expires soon.
         context: its access to the context broker.
         saves: the last ones, the oldest first.
-        move: its last migration; None where no other node has anything of it.
-        moves: how often that was tried.
-        moved: the number of the migration that brought it where it is, if one did.
+        migration: its last migration; None where no other node has anything of it.
+        migrations: how often that was tried.
+        migrated: the number of the migration that brought it where it is, if one did.
     """
 
     state: MachineState = MachineState.PENDING
     warned: bool = False
     context: BrokerAccess | None = None
     saves: tuple[SaveProgress, ...] = ()
-    move: Migration | None = None
-    moves: int = 0
-    moved: int | None = None
+    migration: Migration | None = None
+    migrations: int = 0
+    migrated: int | None = None
 
     @property
     def saving(self) -> SaveProgress | None:
@@ -226,31 +226,31 @@ class SiteMachine(DeployedMachine):
     @property
     def withheld(self) -> bool:
         """Whether its node is not to know of it yet, and so says nothing of it. One that is to end is held no more."""
-        return self.held and self.want is not DesiredStatus.ENDED
+        return self.held and self.desired is not DesiredStatus.ENDED
 
     @property
-    def moving(self) -> Migration | None:
+    def migrating(self) -> Migration | None:
         """The move that is under way; None once it is the target's, or it is to end."""
-        move = self.move
-        if move is None or move.phase != "moving" or self.state.final or self.want is DesiredStatus.ENDED:
+        move = self.migration
+        if move is None or move.phase != "migrating" or self.state.final or self.desired is DesiredStatus.ENDED:
             return None
         return move
 
     @property
-    def beside(self) -> str | None:
+    def other_node(self) -> str | None:
         """The other node that has, or may come to have, something of it: room is kept for it there."""
-        if self.move is not None and self.move.phase == "dropping":
-            return self.move.source
-        return self.moving.target if self.moving else None
+        if self.migration is not None and self.migration.phase == "dropping":
+            return self.migration.source
+        return self.migrating.target if self.migrating else None
 
-    def desired(self, request: DeploymentRequest) -> DesiredMachine:
+    def desired_machine(self, request: DeploymentRequest) -> DesiredMachine:
         """As the node is told."""
         return DesiredMachine(
             **self.properties(),
             uuid=self.uuid,
             deployment=self.deployment,
-            want=self.want,
-            reason=self.want_reason,
+            desired=self.desired,
+            reason=self.desired_reason,
             image_id=self.image_id,
             hostname=self.hostname,
             user_data=request.user_data,
@@ -260,8 +260,10 @@ class SiteMachine(DeployedMachine):
             role=self.role,
             context=self.context,
             save=None if self.saving is None else DesiredSave(number=self.saving.number, version=self.saving.version),
-            giving=OutgoingMigration(number=self.moving.number, to=self.moving.target) if self.moving else None,
-            moved=self.moved,
+            outgoing=OutgoingMigration(number=self.migrating.number, to=self.migrating.target)
+            if self.migrating
+            else None,
+            migrated=self.migrated,
         )
 
 
@@ -338,4 +340,4 @@ class MachineTransition:
     """A machine as it is now, and what there is to tell of it: (what, reason), in order."""
 
     machine: SiteMachine
-    told: tuple[tuple[str, str], ...] = ()
+    events: tuple[tuple[str, str], ...] = ()

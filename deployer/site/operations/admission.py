@@ -101,7 +101,11 @@ class AdmissionService:
         fault = self.store.read(quota_fault, who, proposal, count)
         try:
             chosen = self.store.read(
-                place_now, self.store.overcommit, proposal.ask, proposal.place or place_machines, proposal.most
+                place_now,
+                self.store.overcommit,
+                proposal.placement_request,
+                proposal.place or place_machines,
+                proposal.most,
             )
         except NoCapacity as exc:
             chosen = Placement((), (str(exc),), {})
@@ -146,7 +150,7 @@ class AdmissionService:
             image_id=found.image_id,
             title=manifest.title,
             name=hostname_base(manifest.name),
-            ask=PlacementRequest(
+            placement_request=PlacementRequest(
                 count=request.count,
                 shape=machine.shape,
                 disk=writable_bytes(manifest) + sum(blank.size for blank in machine.blanks),

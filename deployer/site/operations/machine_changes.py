@@ -87,8 +87,8 @@ class MachineService:
 
     def _move(self, machine: str, to: str, then: DesiredStatus, reason: str) -> SiteMachine:
         found = self._store.read(get_machine, machine)
-        move = found.moving
-        if move is not None and (to in {"", move.target}) and move.then is then:
+        move = found.migrating
+        if move is not None and (to in {"", move.target}) and move.desired is then:
             return found  # it is on its way
         if move is not None:
             raise MachineConflict(f"machine {found.hostname} is already being moved; wait until it has arrived")
@@ -105,7 +105,7 @@ class MachineService:
         moved = []
         for found in self._all(which):
             with suppress(MachineConflict, NoCapacity):
-                moved.append(self._move(found.uuid, "", found.want, reason_with_actor(who, reason)))
+                moved.append(self._move(found.uuid, "", found.desired, reason_with_actor(who, reason)))
         return tuple(moved)
 
     def _all(self, which: ListFilter) -> Iterator[SiteMachine]:
@@ -150,7 +150,9 @@ class MachineService:
                 sized = lifecycle.resize_machine(there, wanted.memory, wanted.cores, said)
             made = [one for one in (moved, sized) if one is not None]
             return (
-                MachineTransition(made[-1].machine, tuple(told for one in made for told in one.told)) if made else None
+                MachineTransition(made[-1].machine, tuple(told for one in made for told in one.events))
+                if made
+                else None
             )
 
         later = False

@@ -43,7 +43,7 @@ class MachineReservation:
     """What was promised to a machine at EC2 that has not ended: its UUID, as what, and from when until when."""
 
     machine: str
-    promise: CostReservation
+    reserved_cost: CostReservation
     begins: datetime
     until: datetime
 

@@ -38,7 +38,7 @@ class Proposal:
         request: as asked.
         image_id, title: what its reference means now.
         name: what host names begin with where the request gives none.
-        ask: its machines as placement sees them.
+        placement_request: its machines as placement sees them.
         machine: what each of them is.
         lifetime: seconds.
         decision: of the policy in force.
@@ -52,7 +52,7 @@ class Proposal:
     image_id: str
     title: str
     name: str
-    ask: PlacementRequest
+    placement_request: PlacementRequest
     machine: MachineProperties
     lifetime: int
     decision: Decision

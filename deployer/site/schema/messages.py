@@ -17,7 +17,8 @@ from deployer.site.schema.views import DeploymentView, MachineView
 from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
-SITE_API_VERSION = "v1"
+SITE_API_VERSION = "v2"
+RETIRED_SITE_API_VERSIONS = ("v1",)
 
 PAGE_SIZE = 100
 MAX_PAGE = 1000
@@ -140,13 +141,13 @@ class NodeVerbRequest(Document):
 
     Attributes:
         reason: kept with the event.
-        move: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
+        migrate: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
     """
 
-    model_config = example(reason="maintenance of the storage", move=True)
+    model_config = example(reason="maintenance of the storage", migrate=True)
 
     reason: Annotated[str, Field(max_length=500)] = ""
-    move: bool = False
+    migrate: bool = False
 
 
 class MachineChange(Document):

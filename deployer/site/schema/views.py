@@ -19,13 +19,13 @@ class MachineView(DeployedMachine):
 
     Attributes:
         saves: the last ones, the oldest first.
-        move: its last migration; None where no other node has anything of it.
-        moving: whether that is under way.
+        migration: its last migration; None where no other node has anything of it.
+        migrating: whether that is under way.
     """
 
     saves: tuple[MachineSave, ...] = ()
-    move: MachineMigration | None = None
-    moving: bool = False
+    migration: MachineMigration | None = None
+    migrating: bool = False
 
     @classmethod
     def of(cls, machine: SiteMachine) -> Self:
@@ -33,14 +33,14 @@ class MachineView(DeployedMachine):
         return cls(
             **(_shared(DeployedMachine, machine) | {"held": machine.withheld}),
             saves=tuple(MachineSave(**_shared(MachineSave, one)) for one in machine.saves),
-            move=machine.move and MachineMigration(**_shared(MachineMigration, machine.move)),
-            moving=machine.moving is not None,
+            migration=machine.migration and MachineMigration(**_shared(MachineMigration, machine.migration)),
+            migrating=machine.migrating is not None,
         )
 
     @property
     def known(self) -> tuple[str, ...]:
         """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
-        return self.addresses or (self.said if self.state is MachineState.RUNNING else ())
+        return self.addresses or (self.guest_addresses if self.state is MachineState.RUNNING else ())
 
 
 class DeploymentView(Deployment):

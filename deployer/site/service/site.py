@@ -303,7 +303,7 @@ class Site:
             name: self.admitting.propose(document.initial_request(name, min(lifetime, role.lifetime or lifetime)), who)
             for name, role in document.roles.items()
         }
-        addresses = {one for proposal in proposed.values() for one in proposal.ask.addresses}
+        addresses = {one for proposal in proposed.values() for one in proposal.placement_request.addresses}
         together = self.store.read(usage_of, vo=who.vo) if who.vo else ResourceUsage()
         clash = self.clusters.clash(document, who)
         return dry_run_cluster(

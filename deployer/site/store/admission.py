@@ -84,8 +84,8 @@ def admit_request(
         if done is not None:
             return AdmittedDeployment(*done, new=False)
     whole = proposal.request.wishes.whole
-    _check_quota(connection, owner, proposal, proposal.ask.count if whole else 1)
-    chosen = place_now(connection, work.overcommit, proposal.ask, place, proposal.most)
+    _check_quota(connection, owner, proposal, proposal.placement_request.count if whole else 1)
+    chosen = place_now(connection, work.overcommit, proposal.placement_request, place, proposal.most)
     if not whole:
         _check_quota(connection, owner, proposal, len(chosen.nodes))
     deployment = Deployment(
@@ -106,7 +106,7 @@ def admit_request(
         _machine(deployment, proposal, work.new_uuid(), node, number, chosen.promises.get(node))
         for number, node in enumerate(chosen.nodes, 1)
     )
-    store_machines.add_deployment(connection, deployment, proposal.ask, proposal.most, made)
+    store_machines.add_deployment(connection, deployment, proposal.placement_request, proposal.most, made)
     if key is not None:
         digest = _digest(proposal.request, proposal.part)
         store_machines.record_order(connection, owner.identity, key, digest, deployment.uuid)
@@ -144,7 +144,7 @@ def place_again(
     """A machine without a node gets one, or goes on waiting."""
     ask, most = store_machines.placement_request_of(connection, machine)
     try:
-        chosen = place_now(connection, overcommit, ask, _apart(place, machine.beside), most)
+        chosen = place_now(connection, overcommit, ask, _apart(place, machine.other_node), most)
     except NoCapacity:
         return mark_waiting(machine)
     return MachineTransition(
@@ -195,15 +195,15 @@ def _machine(
         hostname=proposal.request.name_of(number) or f"{proposal.name}-{uuid[:8]}",
         image_id=proposal.image_id,
         title=proposal.title,
-        want=DesiredStatus.RUNNING,
+        desired=DesiredStatus.RUNNING,
         state=MachineState.PENDING,
         created=deployment.created,
         changed=deployment.created,
         expires=deployment.expires,
-        disk=proposal.ask.disk,
+        disk=proposal.placement_request.disk,
         role=proposal.part.role,
         held=proposal.part.held,
-        promise=promise,
+        reserved_cost=promise,
     )
 
 

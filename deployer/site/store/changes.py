@@ -66,7 +66,7 @@ def change_machine(work: UnitOfWork, uuid: str, rule: TransitionRule, afford: Co
     """
     work.change([store_machines.get_machine(work.connection, uuid)], rule)
     after = store_machines.get_machine(work.connection, uuid)
-    if afford is not None and after.node is not None and after.promise is not None:
+    if afford is not None and after.node is not None and after.reserved_cost is not None:
         afford(after, store_nodes.list_reservations(work.connection, after.node))
     return after
 
@@ -110,7 +110,7 @@ def change_cluster(
     state = change(before)
     if state == before.state:
         return before
-    after = before.model_copy(update={"state": state, "active": not state.over})
+    after = before.model_copy(update={"state": state, "active": not state.finished})
     store_clusters.write_cluster(work.connection, after)
     if what:
         work.tell("cluster", uuid, what, reason)

@@ -30,8 +30,8 @@ def store_report(work: UnitOfWork, uuid: str, report: NodeReport) -> None:
     if report.problem != node.problem:
         work.tell("node", uuid, "problem" if report.problem else "well", report.problem)
     store_nodes.write_report(work.connection, node, report, state, work.now)
-    if report.movable != node.movable:  # who is to be brought from there hears where that is now
-        there = [machine.moving for machine in store_machines.migrating_machines(work.connection)]
+    if report.migration_support != node.migration_support:  # who is to be brought from there hears where that is now
+        there = [machine.migrating for machine in store_machines.migrating_machines(work.connection)]
         work.touched |= {move.target for move in there if move is not None and move.source == uuid}
     if report.revision >= node.seen:
         _absorb_machines(work, uuid, report)

@@ -22,7 +22,9 @@ _NOTHING_ASKED = DeploymentRequest(image="none")
 
 def visible_to_node(machine: SiteMachine) -> DesiredMachine | None:
     """What its node hears of a machine: where two of these differ, the node has to act."""
-    return None if machine.node is None or machine.gone or machine.withheld else machine.desired(_NOTHING_ASKED)
+    if machine.node is None or machine.removed_from_node or machine.withheld:
+        return None
+    return machine.desired_machine(_NOTHING_ASKED)
 
 
 @dataclass
@@ -71,7 +73,7 @@ class UnitOfWork:
             change = rule(before)
             if change is None or change.machine == before:
                 continue
-            after, said = change.machine, change.told
+            after, said = change.machine, change.events
             if after.saving is not None and (after.state.final or after.node is None):
                 after, more = abandon_save(after, "the machine has ended, or lost its node, before it was saved")
                 said = (*said, *more)
@@ -79,8 +81,8 @@ class UnitOfWork:
                 self.tell("machine", after.uuid, what, reason, after.deployment)
             if visible_to_node(before) != visible_to_node(after):
                 self.touched |= {node for node in (before.node, after.node) if node is not None}
-            if before.beside != after.beside or before.moves != after.moves:
-                self.touched |= {node for node in (before.beside, after.beside) if node is not None}
+            if before.other_node != after.other_node or before.migrations != after.migrations:
+                self.touched |= {node for node in (before.other_node, after.other_node) if node is not None}
             if before.expires != after.expires:
                 self.moved.add(after.deployment)
             changed.append(after)

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from catalog.errors import CatalogError, NotFound, TooLarge, Unavailable
-from catalog.schema.problems import PROBLEM_MEDIA_TYPE, read_problem
+from catalog.schema.problems import PROBLEM_MEDIA_TYPE, is_unknown_route, read_problem
 from catalog.web.problems import ProblemApi, problem_responses
 from deployer.errors import NotAuthenticated
 from signer.errors import DocumentError, KeyUnusable, PartitaError
@@ -69,6 +69,15 @@ def test_every_error_is_answered_as_a_problem(path: str, status: int, code: str,
     assert answer.headers["cache-control"] == "no-store"
     assert isinstance(read_problem(answer.content), PartitaError)
     assert SECRET not in answer.text
+
+
+def test_a_retired_version_says_to_upgrade() -> None:
+    """The one that it names, and not every path that is not there."""
+    service = ProblemApi(logging.getLogger("test"), PartitaError, retired=("v1",))
+    for path, status in (("/v1/machines", 410), ("/v1", 410), ("/v2/machines", 404), ("/a/v1", 404)):
+        answer = ask(path, of=service)
+        assert (answer.status_code, "upgrade" in answer.json()["detail"]) == (status, status == 410)
+        assert is_unknown_route(read_problem(answer.content)) is (status == 404)
 
 
 def test_a_method_that_is_not_there_keeps_its_status_and_headers() -> None:

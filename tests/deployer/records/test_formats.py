@@ -60,20 +60,37 @@ def test_a_machine_that_could_not_grow_cannot(machines: Path) -> None:
     assert (record.spec.max_memory, record.spec.max_cores) == (record.spec.memory, record.spec.cores)
 
 
+def test_members_have_their_earlier_names_until_they_are_written(machines: Path) -> None:
+    """Format 2 said when a machine ends, that the node holds it, what is wanted, and between which nodes it moves."""
+    path = machines / GROWS / RECORD
+    fresh = json.loads(path.read_bytes())
+    given = {"number": 4, "to": FIXED}
+    old = {"held": "the policy", "wanted": "suspended", "giving": given, "arriving": 3}
+    path.write_text(json.dumps(fresh | old))
+    store = MachineStore(machines)
+    record = store.get(GROWS)
+    assert (record.pause_reason, record.desired, record.incoming) == ("the policy", "suspended", 3)
+    assert record.expires.isoformat().replace("+00:00", "Z") == fresh["ends"]
+    assert record.outgoing is not None
+    assert record.outgoing.model_dump() == given
+    store.save(record)
+    assert not {"ends", *old} & json.loads(path.read_bytes()).keys()
+
+
 def test_what_is_written_says_its_format(machines: Path) -> None:
     """And is read again as it is."""
     store = MachineStore(machines)
     record = store.get(GROWS)
     store.save(record)
-    assert json.loads((machines / GROWS / RECORD).read_bytes())["format"] == 2
+    assert json.loads((machines / GROWS / RECORD).read_bytes())["format"] == 3
     assert MachineStore(machines).get(GROWS) == record
 
 
 def test_what_a_later_release_wrote_is_left_alone(machines: Path) -> None:
     """The service does not start, since it would remove machines that it cannot read."""
-    later = json.loads((machines / FIXED / RECORD).read_bytes()) | {"format": 3, "gpus": 1}
+    later = json.loads((machines / FIXED / RECORD).read_bytes()) | {"format": 4, "gpus": 1}
     (machines / FIXED / RECORD).write_text(json.dumps(later))
-    with pytest.raises(NodeUnavailable, match=r"written by a newer release \(format 3\); update this node's software"):
+    with pytest.raises(NodeUnavailable, match=r"written by a newer release \(format 4\); update this node's software"):
         MachineStore(machines)
     assert (machines / FIXED / RECORD).exists()
 

@@ -78,7 +78,7 @@ def test_a_service_killed_at_any_step_leaves_nothing_undone(place: Place, count:
     dying(lambda keeper: keeper.end(made.uuid, "done"))
     place.settle()
     assert place.living() == {}
-    assert place.keeper.get(made.uuid).state.over
+    assert place.keeper.get(made.uuid).state.finished
     assert (len(cut) >= 3) == (count == 0)
     assert not cut or count < 99
 

@@ -85,9 +85,9 @@ class World:
                 self._check_order(one.role, before)
             self._put(one, held=False)
         elif isinstance(step, StopMember):
-            self._put(one, want=DesiredStatus.STOPPED, want_reason=step.reason)
+            self._put(one, desired=DesiredStatus.STOPPED, desired_reason=step.reason)
         else:
-            self._put(one, want=DesiredStatus.ENDED)
+            self._put(one, desired=DesiredStatus.ENDED)
             if one.held:
                 self._put(self.machines[one.uuid], state=MachineState.ENDED)
 
@@ -99,7 +99,7 @@ class World:
                 one
                 for one in self.living
                 if one.role == name
-                and one.want is DesiredStatus.RUNNING
+                and one.desired is DesiredStatus.RUNNING
                 and (
                     one.state in {MachineState.BOOTING, MachineState.RUNNING}
                     if roles.starts == "booting"
@@ -121,9 +121,9 @@ class World:
                 continue
             if self._by.random() < self.trouble:
                 self._break(one)
-            elif one.want is DesiredStatus.ENDED:
+            elif one.desired is DesiredStatus.ENDED:
                 self._put(one, state=MachineState.ENDED)
-            elif one.want is DesiredStatus.STOPPED and one.state is MachineState.RUNNING:
+            elif one.desired is DesiredStatus.STOPPED and one.state is MachineState.RUNNING:
                 self._put(one, state=MachineState.STOPPED)
             else:
                 self._forward(one)
@@ -132,12 +132,14 @@ class World:
         what = self._by.randrange(4)
         if what == 0 and one.state is MachineState.RUNNING:
             self._put(one, ready="failed: something")
-        elif what == 1 and one.state is MachineState.RUNNING and one.want is DesiredStatus.RUNNING:
-            self._put(one, state=MachineState.STOPPED, want=DesiredStatus.STOPPED, reason="off", want_reason="off")
+        elif what == 1 and one.state is MachineState.RUNNING and one.desired is DesiredStatus.RUNNING:
+            self._put(
+                one, state=MachineState.STOPPED, desired=DesiredStatus.STOPPED, reason="off", desired_reason="off"
+            )
         elif what == 2:
-            self._put(one, state=MachineState.ENDED, want=DesiredStatus.ENDED, reason="ended from outside")
+            self._put(one, state=MachineState.ENDED, desired=DesiredStatus.ENDED, reason="ended from outside")
         else:
-            self._put(one, state=MachineState.FAILED, want=DesiredStatus.ENDED, reason="broke")
+            self._put(one, state=MachineState.FAILED, desired=DesiredStatus.ENDED, reason="broke")
 
     def _forward(self, one: SiteMachine) -> None:
         follows = {
@@ -153,7 +155,7 @@ class World:
     def check(self, allowed: dict[str, int]) -> None:
         """Never two machines for one member that should run, and never more members than were asked for."""
         for role, most in allowed.items():
-            wanted = [one for one in self.living if one.role == role and one.want is DesiredStatus.RUNNING]
+            wanted = [one for one in self.living if one.role == role and one.desired is DesiredStatus.RUNNING]
             assert len(wanted) == len({one.hostname for one in wanted}), f"a member of {role} runs twice"
             everybody = [one for one in self.living if one.role == role]
             assert len(everybody) <= most, f"{role} has {len(everybody)} machines, and {most} were asked for"
@@ -214,7 +216,7 @@ def test_whatever_breaks_the_cluster_converges(
         assert all(one.ready == "ready" for one in world.living)
     elif state.phase is ClusterPhase.FAILED and not state.was_ready:
         assert world.living == []  # all or none
-        assert state.over
+        assert state.finished
         assert state.reason
     else:
         assert state.phase in {ClusterPhase.DEGRADED, ClusterPhase.FAILED}

@@ -16,7 +16,7 @@ from tests.support.aws.site_with_pool import Ec2Site, Images, OpenSite, account,
 def all_is_as_desired(site: OpenSite) -> None:
     """One machine each and no other; no AMI or snapshot beside the books; each machine's receipt is its own."""
     host = site.host
-    running = {one.uuid for one in host.desired.machines if one.want is DesiredStatus.RUNNING}
+    running = {one.uuid for one in host.desired.machines if one.desired is DesiredStatus.RUNNING}
     live = site.live()
     assert sorted(one.machine for one in live) == sorted(running)
     opened = site.opened
@@ -46,17 +46,17 @@ def storm(host: Ec2Site, images: Images, kills: int, chance: random.Random) -> N
         if number % 3 == 0:
             wanted.append(host.want(bundles[number // 3 % len(bundles)]))
         elif number % 7 == 6:
-            host.change(wanted[0], want=DesiredStatus.ENDED, reason="no longer wanted")
+            host.change(wanted[0], desired=DesiredStatus.ENDED, reason="no longer wanted")
         with working(host) as process:
             process.join(chance.uniform(0.0, 1.5))
     with host.open() as site:
         site.settle()
         all_is_as_desired(site)
         for uuid in wanted:
-            want = next(one.want for one in host.desired.machines if one.uuid == uuid)
+            want = next(one.desired for one in host.desired.machines if one.uuid == uuid)
             assert site.state(uuid) is (MachineState.RUNNING if want is DesiredStatus.RUNNING else MachineState.ENDED)
         for machine in host.desired.machines:
-            host.change(machine.uuid, want=DesiredStatus.ENDED)
+            host.change(machine.uuid, desired=DesiredStatus.ENDED)
         site.settle()
         all_is_as_desired(site)
 

@@ -54,25 +54,25 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     assert records[first].hostname == "head"
     member.said(first, SAID[-1])
 
-    site.want(first, want=DesiredStatus.PAUSED)
+    site.want(first, desired=DesiredStatus.PAUSED)
     site.until(first, MachineState.PAUSED)
-    site.want(first, want=DesiredStatus.RUNNING, cores=2)
+    site.want(first, desired=DesiredStatus.RUNNING, cores=2)
     site.until(first, MachineState.RUNNING)
     wait_for(lambda: (seen := site.seen(first)) and seen.cores == 2)
 
-    site.want(first, want=DesiredStatus.SUSPENDED)
+    site.want(first, desired=DesiredStatus.SUSPENDED)
     site.until(first, MachineState.SUSPENDED)
     assert len(member.guests()) == 1
-    site.want(first, want=DesiredStatus.RUNNING)
+    site.want(first, desired=DesiredStatus.RUNNING)
     site.until(first, MachineState.RUNNING)
 
-    site.want(first, want=DesiredStatus.STOPPED)
+    site.want(first, desired=DesiredStatus.STOPPED)
     site.until(first, MachineState.STOPPED)
     assert GOODBYE in member.console(first)
-    site.want(first, want=DesiredStatus.RUNNING, reboots=1)
+    site.want(first, desired=DesiredStatus.RUNNING, reboots=1)
     wait_for(lambda: (seen := site.seen(first)) and seen.reboots == 1 and seen.state is MachineState.RUNNING, 60)
 
-    site.want(first, want=DesiredStatus.ENDED, reason="enough of it")
+    site.want(first, desired=DesiredStatus.ENDED, reason="enough of it")
     assert site.until(first, MachineState.ENDED).reason == "enough of it"
     site.forget(first)
     site.until_gone(first)
@@ -120,7 +120,7 @@ def test_local_orders_stay_untouched_and_count(
     capacity = site.reports[-1].capacity
     assert (capacity.taken_cores, capacity.taken_memory) == (2, 48 * MIB)
     assert node.state(local.uuid) is MachineState.RUNNING
-    site.want(uuid, want=DesiredStatus.ENDED)
+    site.want(uuid, desired=DesiredStatus.ENDED)
     site.until(uuid, MachineState.ENDED)
     with node.client() as client:
         assert client.machine(local.uuid).site == ""
@@ -137,7 +137,7 @@ def test_what_nobody_vouches_for_does_not_run_for_a_site_either(
 
 
 def test_a_node_that_can_start_nothing_says_so(member: NodeProcess, site: SiteDouble) -> None:
-    site.want(want=DesiredStatus.STOPPED)
+    site.want(desired=DesiredStatus.STOPPED)
     wait_for(lambda: site.reports, 60)
     assert site.reports[-1].problem == ""
     member.policy.unlink()
@@ -163,23 +163,24 @@ RUNS = frozenset({MachineState.RUNNING, MachineState.PAUSED})
 def storm(node: NodeProcess, site: SiteDouble, image: str, kills: int, rng: random.Random) -> None:
     """Want this and that, kill the service at any instant, and look from outside at what is there."""
     for _ in range(kills):
-        live = [uuid for uuid, one in site.machines.items() if one.want is not DesiredStatus.ENDED]
+        live = [uuid for uuid, one in site.machines.items() if one.desired is not DesiredStatus.ENDED]
         if len(live) < 4:
             site.want(
-                image_id=image, want=rng.choice([DesiredStatus.RUNNING, DesiredStatus.RUNNING, DesiredStatus.SUSPENDED])
+                image_id=image,
+                desired=rng.choice([DesiredStatus.RUNNING, DesiredStatus.RUNNING, DesiredStatus.SUSPENDED]),
             )
         else:
-            site.want(rng.choice(live), want=rng.choice(list(DesiredStatus)))
+            site.want(rng.choice(live), desired=rng.choice(list(DesiredStatus)))
         for uuid, one in list(site.machines.items()):
-            if one.want is DesiredStatus.ENDED and site.reports and site.seen(uuid) is None:
+            if one.desired is DesiredStatus.ENDED and site.reports and site.seen(uuid) is None:
                 site.forget(uuid)
         time.sleep(rng.uniform(0, 1.5))
         node.kill()
         assert max(emulators(node).values(), default=0) <= 1, "two of one machine"
         node.start()
     for uuid, one in list(site.machines.items()):
-        if one.want in {DesiredStatus.PAUSED, DesiredStatus.SUSPENDED} and rng.random() < 0.5:
-            site.want(uuid, want=DesiredStatus.RUNNING)
+        if one.desired in {DesiredStatus.PAUSED, DesiredStatus.SUSPENDED} and rng.random() < 0.5:
+            site.want(uuid, desired=DesiredStatus.RUNNING)
     settle(site)
     node.kill()
     seen = {one.uuid: one for one in site.reports[-1].machines if one.state is not MachineState.PENDING}
@@ -212,13 +213,13 @@ def unsettled(site: SiteDouble) -> list[str]:
     for uuid, one in site.machines.items():
         here = seen.get(uuid)
         if here is None:
-            right = one.want is DesiredStatus.ENDED
+            right = one.desired is DesiredStatus.ENDED
         else:  # what should be stopped before it was made is made when it should run
-            right = here.state.value == one.want.value or (
-                one.want is DesiredStatus.STOPPED and here.state is MachineState.PENDING
+            right = here.state.value == one.desired.value or (
+                one.desired is DesiredStatus.STOPPED and here.state is MachineState.PENDING
             )
         if not right:
-            found.append(f"{uuid} should be {one.want.value} and is {here.state.value if here else 'gone'}: {here}")
+            found.append(f"{uuid} should be {one.desired.value} and is {here.state.value if here else 'gone'}: {here}")
     return found
 
 

@@ -26,7 +26,7 @@ def movers(make_site: Make, make_member: Member, community: Community) -> tuple[
     """A site, and two nodes that give machines away."""
     site = make_site(community.service.url, policy(community.star.anchor()), overcommit_cores=8.0)
     one, two = (make_member(site, name, moving_listen=f"127.0.0.1:{free_port()}") for name in ("one", "two"))
-    site.wait(lambda client: sum(node.movable is not None for node in client.nodes()) == 2)
+    site.wait(lambda client: sum(node.migration_support is not None for node in client.nodes()) == 2)
     return site, one, two
 
 
@@ -60,7 +60,7 @@ def test_a_suspended_machine_goes_on_on_another_node(
         client.do(uuid, "reactivate", "its node is needed", elsewhere=True)
     site.wait_state(uuid, "running")
     assert (source.guests(), len(target.guests())) == ([], 1)
-    site.wait(lambda client: client.machine(uuid).move is None)
+    site.wait(lambda client: client.machine(uuid).migration is None)
     assert not (source.machines / uuid).exists()
     with site.client() as client:
         client.do(uuid, "shutdown")  # the loop that hears the power button is in its memory, not on its disk
@@ -98,7 +98,7 @@ def test_what_the_other_node_refuses_rests_where_it_was_and_a_drain_moves_what_r
         reasons = [one.reason for one in client.events(0).items if one.what == "move-failed"]
         assert "images" in reasons[0] or "star/other" in reasons[0], reasons
         found = client.machine(uuid)
-        assert (found.state.value, found.want.value, found.move) == ("suspended", "suspended", None)
+        assert (found.state.value, found.desired.value, found.migration) == ("suspended", "suspended", None)
         client.do(uuid, "reactivate")
         site.wait_state(uuid, "running")
         assert (len(source.guests()), target.guests()) == (1, [])
@@ -108,8 +108,8 @@ def test_what_the_other_node_refuses_rests_where_it_was_and_a_drain_moves_what_r
         target.policy.write_text(accepts)
         name = client.node(found.node or "").name
         site.wait(lambda asked: not any(node.problem for node in asked.nodes()))
-        client.do_node(name, "drain", "its disks are old", move=True)
-        site.wait(lambda asked: asked.machine(uuid).node != found.node and asked.machine(uuid).move is None)
+        client.do_node(name, "drain", "its disks are old", migrate=True)
+        site.wait(lambda asked: asked.machine(uuid).node != found.node and asked.machine(uuid).migration is None)
         assert client.machine(uuid).state.value == "suspended"
         assert (source.guests(), target.guests()) == ([], [])
         client.do(uuid, "reactivate")

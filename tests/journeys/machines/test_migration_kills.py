@@ -131,7 +131,7 @@ def test_a_machine_that_moves_is_neither_doubled_nor_lost_whatever_is_killed(
         alone(nodes)
         dies.start()
         while not (found := site.machine(uuid)).state.final and not (
-            found.state.value == "running" and found.move is None
+            found.state.value == "running" and found.migration is None
         ):
             alone(nodes)
             assert time.monotonic() < until + SETTLES, (what, found, site.log.read_text()[-2000:])

@@ -115,7 +115,7 @@ class _Storm:
     def _ask(self) -> None:
         with self._site.client() as client:
             try:
-                live = [one for one in client.machines() if one.want.value != "ended" and not one.state.final]
+                live = [one for one in client.machines() if one.desired.value != "ended" and not one.state.final]
                 if len(live) < 4:
                     key = f"key-{len(self._asked)}"
                     count = self._rng.choice([1, 2])
@@ -148,7 +148,7 @@ class _Storm:
         self._look()
 
     def _settled(self, client: SiteClient) -> bool:
-        return all(one.state.final or one.state.value == one.want.value for one in client.machines())
+        return all(one.state.final or one.state.value == one.desired.value for one in client.machines())
 
     def _look(self) -> None:
         with self._site.client() as client:

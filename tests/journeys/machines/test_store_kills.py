@@ -57,4 +57,4 @@ def test_a_killed_service_forgets_nothing_and_halves_nothing(
         states = [what for what in told[machine.uuid] if what in set(MachineState)]
         assert states[0] == "pending"
         assert states[-1] == machine.state.value
-        assert ("destroying" in told[machine.uuid]) is (machine.want.value == "ended" and machine.number == 1)
+        assert ("destroying" in told[machine.uuid]) is (machine.desired.value == "ended" and machine.number == 1)

@@ -98,9 +98,9 @@ class Model:
         """Nothing is promised twice; what is over is meant to be."""
         sold = dict.fromkeys(self.nodes, 0)
         for one in self.machines():
-            if one.node is not None and not one.gone:
+            if one.node is not None and not one.removed_from_node:
                 sold[one.node] += one.max_cores
-            assert not one.state.final or one.want is DesiredStatus.ENDED
+            assert not one.state.final or one.desired is DesiredStatus.ENDED
         assert max(sold.values()) <= CORES
 
     def check_story(self) -> None:

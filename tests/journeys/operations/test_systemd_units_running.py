@@ -19,7 +19,7 @@ UNITS = {"partita-catalog": 30, "partita-site": 30, "partita-node": 60}
 READY = {
     "partita-catalog": ("http://127.0.0.1:7070/readyz",),
     "partita-site": ("--insecure", "https://127.0.0.1:7443/readyz"),
-    "partita-node": ("--unix-socket", "/var/lib/partita/node/node.sock", "http://node/v1/status"),
+    "partita-node": ("--unix-socket", "/var/lib/partita/node/node.sock", "http://node/v2/status"),
 }
 
 SETTINGS = """

@@ -248,7 +248,7 @@ class Ec2Site:
         document = {
             "uuid": fresh,
             "deployment": str(uuid.uuid4()),
-            "want": DesiredStatus.RUNNING.value,
+            "desired": DesiredStatus.RUNNING.value,
             "image_id": bundle.manifest.image_id,
             "hostname": f"w-{fresh[:8]}",
             "network": "user",

@@ -271,5 +271,5 @@ def record_of(assigned: SiteAssignment, order: MachineOrder) -> MachineRecord:
         state=MachineState.STAGING,
         virt="qemu",
         policy="",
-        wanted="running",
+        desired="running",
     )

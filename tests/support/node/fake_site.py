@@ -38,6 +38,7 @@ class SiteDouble:
         self.reports: list[NodeReport] = []
         self.renewed = 0
         self.broken: int | None = None
+        self.broken_answer = b""
         """The status that all requests are answered with, if any."""
         self._news = threading.Condition()
         self._server: ThreadingHTTPServer | None = None
@@ -159,7 +160,7 @@ def machine(uuid: str, **changes: Any) -> DesiredMachine:
     fields: dict[str, Any] = {
         "uuid": uuid,
         "deployment": DEPLOYMENT,
-        "want": DesiredStatus.RUNNING,
+        "desired": DesiredStatus.RUNNING,
         "image_id": "sha256:" + "0" * 64,
         "hostname": f"m-{uuid[:8]}",
         "network": "none",
@@ -194,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         place = urlsplit(self.path)
         if self._broken():
             return
-        assert place.path == "/v1/agent/desired"
+        assert place.path == "/v2/agent/desired"
         asked = parse_qs(place.query)
         found = self.site.wait(int(asked["after"][0]), float(asked["wait"][0]))
         if not self._broken():
@@ -204,13 +205,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._broken():
             return
-        if self.path == "/v1/agent/certificate":
+        if self.path == "/v2/agent/certificate":
             request = parse(CertificateRequest, body, "request").request
             fresh = self.site.authority.node(request, str(uuids.uuid4()), datetime.now(UTC), LIFE)
             self.site.renewed += 1
             self._answer(200, canonical(NodeCertificate(certificate=fresh)))
             return
-        assert self.path == "/v1/agent/report"
+        assert self.path == "/v2/agent/report"
         self.site.heard(validate(NodeReport, json.loads(body), "report"))
         self._answer(204, b"")
 
@@ -219,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return True
         if self.site.broken is not None:
-            self._answer(self.site.broken, b"")
+            self._answer(self.site.broken, self.site.broken_answer)
         return self.site.broken is not None
 
     def _answer(self, status: int, body: bytes) -> None:

@@ -84,7 +84,7 @@ class Place:
         seen = []
         for one in self.world.store.read(desired_state, self.node).machines:
             known = self.world.store.read(get_machine, one.uuid)
-            if one.want is DesiredStatus.ENDED:
+            if one.desired is DesiredStatus.ENDED:
                 continue
             if one.hostname in self.broken:
                 seen.append(observed(one.uuid, MachineState.FAILED, reason="the emulator ended"))
@@ -92,7 +92,7 @@ class Place:
                 seen.append(observed(one.uuid, MachineState.RUNNING))
             else:
                 state = {DesiredStatus.RUNNING: MachineState.RUNNING, DesiredStatus.STOPPED: MachineState.STOPPED}[
-                    one.want
+                    one.desired
                 ]
                 seen.append(observed(one.uuid, state, changed=self.world.clock()))
         self.world.report(self.node, *seen)
@@ -120,7 +120,7 @@ class Place:
         return sorted(
             one.hostname
             for one in self.world.store.read(desired_state, self.node).machines
-            if one.want is DesiredStatus.RUNNING
+            if one.desired is DesiredStatus.RUNNING
         )
 
 

@@ -59,7 +59,7 @@ def member(
         image_id=IMAGE,
         title="star/x@1",
         network="none",
-        want=DesiredStatus.RUNNING,
+        desired=DesiredStatus.RUNNING,
         state=state,
         created=START + timedelta(seconds=again),
         changed=START,

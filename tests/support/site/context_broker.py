@@ -126,7 +126,7 @@ class World:
             image_id=IMAGE,
             title="star/worker 1.0",
             name="worker",
-            ask=ask,
+            placement_request=ask,
             machine=machine,
             lifetime=3600,
             decision=decision(),

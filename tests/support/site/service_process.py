@@ -384,7 +384,7 @@ class PaperNode:
 
     def _observed(self, wanted: DesiredMachine) -> ObservedMachine:
         ran = self.machines.get(wanted.uuid)
-        state = MachineState(wanted.want.value)
+        state = MachineState(wanted.desired.value)
         changed = ran.changed if ran is not None and ran.state is state else datetime.now(UTC).replace(microsecond=0)
         return ObservedMachine(
             uuid=wanted.uuid,

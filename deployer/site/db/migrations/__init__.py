@@ -4,7 +4,7 @@ from pathlib import Path
 
 from catalog.db.migrator import Migrator
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision."""
 
 MIGRATOR = Migrator(HEAD, Path(__file__).parent)

@@ -132,8 +132,8 @@ def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Calla
     assert "no console yet" in refused(command("site", "machine", "console", "h-1"), MachineConflict)
     refused(command("site", "machine", "console", "h-1", "--follow", "--raw"), MachineConflict)
     assert "while it rests" in refused(command("site", "machine", "save", "h-1", "--version", "1.1"), MachineConflict)
-    assert asked("site", "machine", "destroy", "h-2", "--reason", "done")["want"] == "ended"
-    assert asked("site", "machine", "show", "h-2")["want_reason"] == "done (by operator)"
+    assert asked("site", "machine", "destroy", "h-2", "--reason", "done")["desired"] == "ended"
+    assert asked("site", "machine", "show", "h-2")["desired_reason"] == "done (by operator)"
     for one in (uuid, other["deployment"]["uuid"]):
         assert command("deployment", "destroy", one).exit_code == 0
 

@@ -136,7 +136,7 @@ def test_what_is_left_of_two_sites_is_cleaned_by_each_for_itself(
         assert (first.state(mine), second.state(theirs)) == (MachineState.RUNNING, MachineState.RUNNING)
         # The second site found the first one's snapshots, read them back, and registered an AMI of its own.
         assert first.instance(mine).ami != second.instance(theirs).ami
-        one.change(mine, want=DesiredStatus.ENDED)
+        one.change(mine, desired=DesiredStatus.ENDED)
         first.settle()
         assert [instance.machine for instance in second.live()] == [theirs]
         told: list[tuple[str, str]] = []
@@ -152,7 +152,7 @@ def test_what_is_left_of_two_sites_is_cleaned_by_each_for_itself(
         assert books.images() == []
         second.settle()
         assert second.state(theirs) is MachineState.RUNNING
-        two.change(theirs, want=DesiredStatus.ENDED)
+        two.change(theirs, desired=DesiredStatus.ENDED)
         second.settle()
         owner = second.opened.owner
         remove_resources(

@@ -104,16 +104,16 @@ def test_a_machine_that_would_lose_its_memory_is_not_paused_and_says_so_when_sus
         uuid = host.want(images.direct)
         site.settle()
         assert not site.seen(uuid).suspends
-        host.change(uuid, want=DesiredStatus.PAUSED)
+        host.change(uuid, desired=DesiredStatus.PAUSED)
         site.settle()
         assert (site.state(uuid), site.instance(uuid).state) == (MachineState.RUNNING, "running")
         assert "so it goes on running" in site.seen(uuid).reason
         assert not site.calls("StopInstances", since)
-        host.change(uuid, want=DesiredStatus.SUSPENDED)
+        host.change(uuid, desired=DesiredStatus.SUSPENDED)
         site.settle()
         assert (site.state(uuid), site.instance(uuid).state) == (MachineState.SUSPENDED, "stopped")
         assert "its memory is not" in site.seen(uuid).reason
-        host.change(uuid, want=DesiredStatus.RUNNING)
+        host.change(uuid, desired=DesiredStatus.RUNNING)
         site.settle()
         assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.RUNNING, "")
 
@@ -131,12 +131,12 @@ def test_every_verb(host: Ec2Site, images: Images) -> None:
             (DesiredStatus.SUSPENDED, MachineState.SUSPENDED),
             (DesiredStatus.STOPPED, MachineState.STOPPED),
         ):
-            host.change(uuid, want=want)
+            host.change(uuid, desired=want)
             site.settle()
             here = site.instance(uuid)
             assert (site.state(uuid), here.state) == (state, "stopped")
             assert (here.hibernated, site.seen(uuid).reason) == (want is not DesiredStatus.STOPPED, "")
-            host.change(uuid, want=DesiredStatus.RUNNING)
+            host.change(uuid, desired=DesiredStatus.RUNNING)
             site.settle()
             assert site.state(uuid) is MachineState.RUNNING
         host.change(uuid, reboots=2)
@@ -151,7 +151,7 @@ def test_every_verb(host: Ec2Site, images: Images) -> None:
         site.settle()
         assert (site.state(uuid), site.instance(uuid).instance_type) == (MachineState.RUNNING, "t3.small")
         assert site.instance(uuid).instance == made.instance
-        host.change(uuid, want=DesiredStatus.ENDED, reason="its owner is done")
+        host.change(uuid, desired=DesiredStatus.ENDED, reason="its owner is done")
         site.settle()
         assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.ENDED, "its owner is done")
         assert site.live() == []
@@ -283,10 +283,10 @@ def test_what_rests_runs_again_only_if_the_policy_still_accepts_it(host: Ec2Site
     with host.open() as site:
         uuid = host.want(images.hello)
         site.settle()
-        host.change(uuid, want=DesiredStatus.STOPPED)
+        host.change(uuid, desired=DesiredStatus.STOPPED)
         site.settle()
         host.site.policy.write_text(policy(images.star.anchor(), threshold=2))
-        host.change(uuid, want=DesiredStatus.RUNNING)
+        host.change(uuid, desired=DesiredStatus.RUNNING)
         site.settle()
         assert site.state(uuid) is MachineState.STOPPED
         assert "1 of 2 endorsers" in site.seen(uuid).reason
@@ -327,7 +327,7 @@ def test_a_machine_that_is_cancelled_while_it_is_made_leaves_nothing(host: Ec2Si
         host.world.faults(latency=0.2)
         uuid = host.want(images.hello)
         site.look()
-        host.change(uuid, want=DesiredStatus.ENDED)
+        host.change(uuid, desired=DesiredStatus.ENDED)
         site.settle()
         host.world.faults()
         site.settle()
@@ -342,10 +342,10 @@ def test_five_percent_faults_are_survived(host: Ec2Site, images: Images) -> None
         uuids = [host.want(bundle) for bundle in (images.hello, images.direct, images.update)]
         site.settle()
         for uuid in uuids:
-            host.change(uuid, want=DesiredStatus.STOPPED)
+            host.change(uuid, desired=DesiredStatus.STOPPED)
         site.settle()
         for uuid in uuids:
-            host.change(uuid, want=DesiredStatus.RUNNING, reboots=1)
+            host.change(uuid, desired=DesiredStatus.RUNNING, reboots=1)
         site.settle(6)
         host.world.faults()
         site.settle()

@@ -27,7 +27,7 @@ def machine(uuid: str = UUID, **changes: object) -> DesiredMachine:
     document = {
         "uuid": uuid,
         "deployment": uuid,
-        "want": "running",
+        "desired": "running",
         "image_id": "sha256:" + "0" * 64,
         "hostname": "w",
         "network": "user",
@@ -91,37 +91,43 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
         ("it is on its way", RUNNING, [instance(RUNNING, "pending")], None, []),
         ("it is being stopped", RUNNING, [instance(RUNNING, "stopping")], None, []),
         ("it was stopped", RUNNING, [instance(RUNNING, "stopped")], None, [ActionKind.START]),
-        ("it should rest, and was not made", machine(want=DesiredStatus.STOPPED), [], None, []),
-        ("it should be ended, and was not made", machine(want=DesiredStatus.ENDED), [], None, []),
+        ("it should rest, and was not made", machine(desired=DesiredStatus.STOPPED), [], None, []),
+        ("it should be ended, and was not made", machine(desired=DesiredStatus.ENDED), [], None, []),
         ("its time was over before it was made", machine(expires=NOW), [], None, []),
         (
             "it should be paused, and would lose its memory",
-            machine(want=DesiredStatus.PAUSED),
+            machine(desired=DesiredStatus.PAUSED),
             [instance(RUNNING)],
             None,
             [],
         ),
         (
             "it should be suspended, and loses it",
-            machine(want=DesiredStatus.SUSPENDED),
+            machine(desired=DesiredStatus.SUSPENDED),
             [instance(RUNNING)],
             None,
             [ActionKind.STOP],
         ),
-        ("it should be paused", machine(want=DesiredStatus.PAUSED), [HIBERNATES], None, [ActionKind.SUSPEND]),
-        ("it should be suspended", machine(want=DesiredStatus.SUSPENDED), [HIBERNATES], None, [ActionKind.SUSPEND]),
+        ("it should be paused", machine(desired=DesiredStatus.PAUSED), [HIBERNATES], None, [ActionKind.SUSPEND]),
+        ("it should be suspended", machine(desired=DesiredStatus.SUSPENDED), [HIBERNATES], None, [ActionKind.SUSPEND]),
         (
             "it should be stopped and could hibernate",
-            machine(want=DesiredStatus.STOPPED),
+            machine(desired=DesiredStatus.STOPPED),
             [HIBERNATES],
             None,
             [ActionKind.STOP],
         ),
-        ("it should be stopped, and is", machine(want=DesiredStatus.STOPPED), [instance(RUNNING, "stopped")], None, []),
-        ("it should be ended", machine(want=DesiredStatus.ENDED), [instance(RUNNING)], None, [ActionKind.END]),
+        (
+            "it should be stopped, and is",
+            machine(desired=DesiredStatus.STOPPED),
+            [instance(RUNNING, "stopped")],
+            None,
+            [],
+        ),
+        ("it should be ended", machine(desired=DesiredStatus.ENDED), [instance(RUNNING)], None, [ActionKind.END]),
         (
             "it should be ended while it rests",
-            machine(want=DesiredStatus.ENDED),
+            machine(desired=DesiredStatus.ENDED),
             [instance(RUNNING, "stopped")],
             None,
             [ActionKind.END],
@@ -224,7 +230,7 @@ def test_what_is_reported(
 def test_what_is_said_of_one_that_should_be_suspended(
     what: str, here: Instance, state: MachineState, says: str, suspends: bool
 ) -> None:
-    seen = observe_machine(machine(want=DesiredStatus.SUSPENDED), [here], None, NOW)
+    seen = observe_machine(machine(desired=DesiredStatus.SUSPENDED), [here], None, NOW)
     assert seen is not None
     assert (seen.state, seen.suspends) == (state, suspends)
     assert says in seen.reason if says else seen.reason == ""
@@ -271,7 +277,7 @@ class Model:
 
 WISHES = st.builds(
     lambda number, want, cores, reboots, hours: machine(
-        str(uuid.UUID(int=number)), want=want, cores=cores, reboots=reboots, expires=ENDS_AT + timedelta(hours=hours)
+        str(uuid.UUID(int=number)), desired=want, cores=cores, reboots=reboots, expires=ENDS_AT + timedelta(hours=hours)
     ),
     st.integers(1, 4),
     st.sampled_from(DesiredStatus),
@@ -306,7 +312,7 @@ def test_whatever_is_lost_on_the_way_it_ends_as_desired_and_nothing_is_there_twi
     for one in wishes[-1]:
         if one.uuid in live:
             here = live[one.uuid]
-            assert one.want is not DesiredStatus.ENDED
-            if one.want is not DesiredStatus.PAUSED or here.hibernates:
-                assert (here.state == "running") is (one.want is DesiredStatus.RUNNING)
+            assert one.desired is not DesiredStatus.ENDED
+            if one.desired is not DesiredStatus.PAUSED or here.hibernates:
+                assert (here.state == "running") is (one.desired is DesiredStatus.RUNNING)
     assert live.keys() <= {one.uuid for one in wishes[-1]}

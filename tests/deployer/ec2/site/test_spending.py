@@ -83,8 +83,10 @@ class Spending:
         asked: Proposal = proposal(count, lifetime=lifetime)
         way = self.way(request, lifetime)
         asked = Proposal(**{**vars(asked), "request": request, "place": None})
-        ask = replace(asked.ask, addresses={}, wishes=request.wishes)
-        return self.site.store.write(admit_request, ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
+        ask = replace(asked.placement_request, addresses={}, wishes=request.wishes)
+        return self.site.store.write(
+            admit_request, ALICE, None, Proposal(**{**vars(asked), "placement_request": ask}), way
+        )[1]
 
     def book(self, machine: SiteMachine) -> None:
         """As the pool does right before it begins a machine."""
@@ -176,4 +178,4 @@ def test_who_may_also_run_at_home_does_so_when_the_money_is_gone(spending: Spend
     request = validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "request")
     way = spending.way(request)
     assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].node == home
-    assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].promise is None
+    assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].reserved_cost is None

@@ -128,7 +128,7 @@ def test_a_machine_that_nobody_wants_any_more_is_not_made_to_its_end(world: Worl
     uuid = world.want()
     world.until(uuid, MachineState.STAGING)
     if how == "ended":
-        world.want(uuid, want=DesiredStatus.ENDED)
+        world.want(uuid, desired=DesiredStatus.ENDED)
     else:
         del world.machines[uuid]
         world.say()
@@ -202,9 +202,9 @@ def test_a_guest_that_powered_itself_off_stays_off_until_somebody_wants_it(world
     world.want(uuid, reboots=1)  # a change that says nothing of that
     wait_for(lambda: world.site.reports[-1].revision == world.site.state.revision)
     world.until(uuid, MachineState.STOPPED)
-    world.want(uuid, want=DesiredStatus.STOPPED, reboots=0)
-    wait_for(lambda: world.node.keeper.store.get(uuid).wanted == "stopped")
-    world.want(uuid, want=DesiredStatus.RUNNING)
+    world.want(uuid, desired=DesiredStatus.STOPPED, reboots=0)
+    wait_for(lambda: world.node.keeper.store.get(uuid).desired == "stopped")
+    world.want(uuid, desired=DesiredStatus.RUNNING)
     world.until(uuid, MachineState.RUNNING)
 
 
@@ -217,19 +217,19 @@ def test_what_the_node_holds_is_not_resumed_for_its_site(world: World) -> None:
     assert world.node.hypervisor.machines == {uuid: MachineState.PAUSED}
     world.node.refuse = ""  # the policy changed
     world.until(uuid, MachineState.RUNNING)
-    assert world.node.keeper.store.get(uuid).held == ""
+    assert world.node.keeper.store.get(uuid).pause_reason == ""
 
 
 def test_what_an_emulator_refuses_is_tried_again_with_the_reason_told(world: World) -> None:
     uuid = world.want(max_memory=64 << 20)
     world.until(uuid, MachineState.RUNNING)
     world.node.hypervisor.failing = "suspend"
-    world.want(uuid, want=DesiredStatus.SUSPENDED)
+    world.want(uuid, desired=DesiredStatus.SUSPENDED)
     world.until(uuid, MachineState.RUNNING, "the emulator says no")
     assert not world.node.keeper.store.memory(uuid).exists()
     world.node.hypervisor.failing = None
     world.until(uuid, MachineState.SUSPENDED)
-    world.want(uuid, want=DesiredStatus.RUNNING, memory=48 << 20)
+    world.want(uuid, desired=DesiredStatus.RUNNING, memory=48 << 20)
     wait_for(lambda: (seen := world.seen(uuid)) and (seen.state, seen.memory) == (MachineState.RUNNING, 48 << 20))
 
 
@@ -247,7 +247,7 @@ def test_an_end_that_is_over_already_has_its_grace(world: World) -> None:
     uuid = world.want(expires=expires)
     world.until(uuid, MachineState.RUNNING)
     wait_for(lambda: datetime.now(UTC) > expires)
-    world.want(uuid, want=DesiredStatus.ENDED, reason="it expired")
+    world.want(uuid, desired=DesiredStatus.ENDED, reason="it expired")
     world.node.hypervisor.deaf = False
 
     def ended() -> bool:

@@ -18,7 +18,7 @@ NODE = "9" * 8 + "-0000-4000-8000-000000000000"
 GIVING = OutgoingMigration(number=3, to=NODE)
 
 
-SUSPENDED = {"state": MachineState.SUSPENDED, "wanted": "suspended"}
+SUSPENDED = {"state": MachineState.SUSPENDED, "desired": "suspended"}
 
 
 def incoming(number: int = 3, uuid: str = A) -> IncomingMigration:
@@ -31,7 +31,7 @@ def incoming(number: int = 3, uuid: str = A) -> IncomingMigration:
 WANTED = machine(A, expires=NOW)
 
 
-RESTING = machine(A, expires=NOW, want=DesiredStatus.SUSPENDED)
+RESTING = machine(A, expires=NOW, desired=DesiredStatus.SUSPENDED)
 
 
 Todo = tuple[str, dict[str, Any], list[Any], tuple[ActionKind, str] | None]
@@ -40,59 +40,64 @@ Todo = tuple[str, dict[str, Any], list[Any], tuple[ActionKind, str] | None]
 TABLE: list[Todo] = [
     (
         "it rests, and is to be given",
-        {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
+        {"machines": (RESTING.model_copy(update={"outgoing": GIVING}),)},
         [record(A, **SUSPENDED)],
         (ActionKind.GIVE, ""),
     ),
     (
         "it is locked for that already",
-        {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
-        [record(A, giving=GIVING, **SUSPENDED)],
+        {"machines": (RESTING.model_copy(update={"outgoing": GIVING}),)},
+        [record(A, outgoing=GIVING, **SUSPENDED)],
         None,
     ),
     (
         "it is locked for an earlier attempt",
-        {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
-        [record(A, giving=OutgoingMigration(number=2, to=B), **SUSPENDED)],
+        {"machines": (RESTING.model_copy(update={"outgoing": GIVING}),)},
+        [record(A, outgoing=OutgoingMigration(number=2, to=B), **SUSPENDED)],
         (ActionKind.GIVE, ""),
     ),
-    ("it stays after all", {"machines": (RESTING,)}, [record(A, giving=GIVING, **SUSPENDED)], (ActionKind.RETAIN, "")),
+    (
+        "it stays after all",
+        {"machines": (RESTING,)},
+        [record(A, outgoing=GIVING, **SUSPENDED)],
+        (ActionKind.RETAIN, ""),
+    ),
     ("it is to be brought", {"incoming": (incoming(),)}, [], (ActionKind.TAKE, "")),
-    ("it is here and waits", {"incoming": (incoming(),)}, [record(A, arriving=3, **SUSPENDED)], None),
-    ("it is on its way", {"incoming": (incoming(),)}, [record(A, MachineState.STAGING, arriving=3)], None),
+    ("it is here and waits", {"incoming": (incoming(),)}, [record(A, incoming=3, **SUSPENDED)], None),
+    ("it is on its way", {"incoming": (incoming(),)}, [record(A, MachineState.STAGING, incoming=3)], None),
     (
         "it was brought by an earlier attempt",
         {"incoming": (incoming(4),)},
-        [record(A, arriving=3, **SUSPENDED)],
+        [record(A, incoming=3, **SUSPENDED)],
         (ActionKind.END, "its site does not know it any more"),
     ),
     (
         "nobody wants it here now",
         {},
-        [record(A, arriving=3, **SUSPENDED)],
+        [record(A, incoming=3, **SUSPENDED)],
         (ActionKind.END, "its site does not know it any more"),
     ),
     (
         "it is this node's now, and runs at the next look",
-        {"machines": (WANTED.model_copy(update={"moved": 3}),)},
-        [record(A, arriving=3, **SUSPENDED)],
+        {"machines": (WANTED.model_copy(update={"migrated": 3}),)},
+        [record(A, incoming=3, **SUSPENDED)],
         (ActionKind.ADOPT, ""),
     ),
     (
         "the site speaks of another move",
-        {"machines": (WANTED.model_copy(update={"moved": 4}),)},
-        [record(A, arriving=3, **SUSPENDED)],
+        {"machines": (WANTED.model_copy(update={"migrated": 4}),)},
+        [record(A, incoming=3, **SUSPENDED)],
         (ActionKind.END, "its site does not know it any more"),
     ),
     (
         "it goes on",
-        {"machines": (WANTED.model_copy(update={"moved": 3}),)},
+        {"machines": (WANTED.model_copy(update={"migrated": 3}),)},
         [record(A, **SUSPENDED)],
         (ActionKind.START, ""),
     ),
     (
         "what was brought is lost: it is never made anew",
-        {"machines": (WANTED.model_copy(update={"moved": 3}),)},
+        {"machines": (WANTED.model_copy(update={"migrated": 3}),)},
         [],
         (ActionKind.REPORT_LOST, ""),
     ),
@@ -100,7 +105,7 @@ TABLE: list[Todo] = [
     (
         "it was given, and is another node's now",
         {},
-        [record(A, giving=GIVING, **SUSPENDED)],
+        [record(A, outgoing=GIVING, **SUSPENDED)],
         (ActionKind.END, "it was moved to another node"),
     ),
 ]

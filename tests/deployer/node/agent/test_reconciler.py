@@ -40,7 +40,7 @@ def record(uuid: str = A, state: MachineState = MachineState.RUNNING, **changes:
         "virt": "qemu",
         "policy": "",
         "site": "5" * 64,
-        "wanted": "running",
+        "desired": "running",
     }
     fields |= changes
     return MachineRecord(**{"max_memory": fields["memory"], "max_cores": fields["cores"]} | fields)
@@ -62,69 +62,74 @@ ENDS = NOW + timedelta(hours=1)
     [
         ("what is as it should be is left alone", wanted(), record(), ()),
         ("what is not there is made", wanted(), None, (ActionKind.MAKE,)),
-        ("what is to be paused is made first", wanted(want=DesiredStatus.PAUSED), None, (ActionKind.MAKE,)),
-        ("what is to rest on disks that are not there is not made", wanted(want=DesiredStatus.STOPPED), None, ()),
-        ("what should be over and is not there is over", wanted(want=DesiredStatus.ENDED), None, ()),
-        ("what is being made is let be", wanted(want=DesiredStatus.STOPPED), record(state=MachineState.STAGING), ()),
+        ("what is to be paused is made first", wanted(desired=DesiredStatus.PAUSED), None, (ActionKind.MAKE,)),
+        ("what is to rest on disks that are not there is not made", wanted(desired=DesiredStatus.STOPPED), None, ()),
+        ("what should be over and is not there is over", wanted(desired=DesiredStatus.ENDED), None, ()),
+        ("what is being made is let be", wanted(desired=DesiredStatus.STOPPED), record(state=MachineState.STAGING), ()),
         (
             "what is being made is cancelled when it should be over",
-            wanted(want=DesiredStatus.ENDED, reason="no"),
+            wanted(desired=DesiredStatus.ENDED, reason="no"),
             record(state=MachineState.STAGING),
             ((ActionKind.END, "no"),),
         ),
-        ("an end has a reason", wanted(want=DesiredStatus.ENDED), record(), ((ActionKind.END, "its site ended it"),)),
+        (
+            "an end has a reason",
+            wanted(desired=DesiredStatus.ENDED),
+            record(),
+            ((ActionKind.END, "its site ended it"),),
+        ),
         ("what failed is told until the site has heard it", wanted(), record(state=MachineState.FAILED), ()),
         ("what ended is not made again", wanted(), record(state=MachineState.ENDED), ()),
-        ("a pause", wanted(want=DesiredStatus.PAUSED), record(), (ActionKind.REMEMBER, ActionKind.PAUSE)),
-        ("the same, noted before", wanted(want=DesiredStatus.PAUSED), record(wanted="paused"), (ActionKind.PAUSE,)),
+        ("a pause", wanted(desired=DesiredStatus.PAUSED), record(), (ActionKind.REMEMBER, ActionKind.PAUSE)),
+        ("the same, noted before", wanted(desired=DesiredStatus.PAUSED), record(desired="paused"), (ActionKind.PAUSE,)),
         ("a resumption", wanted(), record(state=MachineState.PAUSED), (ActionKind.RESUME,)),
-        ("a suspension", wanted(want=DesiredStatus.SUSPENDED), record(wanted="suspended"), (ActionKind.SUSPEND,)),
+        ("a suspension", wanted(desired=DesiredStatus.SUSPENDED), record(desired="suspended"), (ActionKind.SUSPEND,)),
         (
             "of what is paused",
-            wanted(want=DesiredStatus.SUSPENDED),
-            record(state=MachineState.PAUSED, wanted="suspended"),
+            wanted(desired=DesiredStatus.SUSPENDED),
+            record(state=MachineState.PAUSED, desired="suspended"),
             (ActionKind.SUSPEND,),
         ),
-        ("a reactivation", wanted(), record(state=MachineState.SUSPENDED, wanted="suspended"), (ActionKind.START,)),
+        ("a reactivation", wanted(), record(state=MachineState.SUSPENDED, desired="suspended"), (ActionKind.START,)),
         (
             "what is suspended and should be paused goes on first",
-            wanted(want=DesiredStatus.PAUSED),
-            record(state=MachineState.SUSPENDED, wanted="paused"),
+            wanted(desired=DesiredStatus.PAUSED),
+            record(state=MachineState.SUSPENDED, desired="paused"),
             (ActionKind.START,),
         ),
-        ("a stop", wanted(want=DesiredStatus.STOPPED), record(wanted="stopped"), (ActionKind.STOP,)),
+        ("a stop", wanted(desired=DesiredStatus.STOPPED), record(desired="stopped"), (ActionKind.STOP,)),
         (
             "of what is paused",
-            wanted(want=DesiredStatus.STOPPED),
-            record(state=MachineState.PAUSED, wanted="stopped"),
+            wanted(desired=DesiredStatus.STOPPED),
+            record(state=MachineState.PAUSED, desired="stopped"),
             (ActionKind.STOP,),
         ),
         (
             "what was stopped on request starts again",
             wanted(),
-            record(state=MachineState.STOPPED, wanted="stopped"),
+            record(state=MachineState.STOPPED, desired="stopped"),
             (ActionKind.START,),
         ),
         ("what powered itself off stays off", wanted(), record(state=MachineState.STOPPED), ()),
         (
             "what was stopped on request starts before it is suspended",
-            wanted(want=DesiredStatus.SUSPENDED),
-            record(state=MachineState.STOPPED, wanted="stopped"),
+            wanted(desired=DesiredStatus.SUSPENDED),
+            record(state=MachineState.STOPPED, desired="stopped"),
             (ActionKind.START,),
         ),
         (
             "what stopped while it was to be suspended waits",
-            wanted(want=DesiredStatus.SUSPENDED),
-            record(state=MachineState.STOPPED, wanted="suspended"),
+            wanted(desired=DesiredStatus.SUSPENDED),
+            record(state=MachineState.STOPPED, desired="suspended"),
             (),
         ),
         (
             "that it is off is noted when the site wants it so",
-            wanted(want=DesiredStatus.STOPPED),
+            wanted(desired=DesiredStatus.STOPPED),
             record(state=MachineState.STOPPED),
             (ActionKind.REMEMBER,),
         ),
-        ("that it runs is noted when it does", wanted(), record(wanted="stopped"), (ActionKind.REMEMBER,)),
+        ("that it runs is noted when it does", wanted(), record(desired="stopped"), (ActionKind.REMEMBER,)),
         ("a reboot", wanted(reboots=2), record(reboots=1), (ActionKind.REBOOT,)),
         ("a reboot that was done", wanted(reboots=2), record(reboots=2), ()),
         ("another end", wanted(expires=ENDS), record(), (ActionKind.EXTEND,)),
@@ -245,14 +250,14 @@ def changed(action: Action) -> dict[str, Any]:
         case ActionKind.EXTEND:
             return {"expires": wanted.expires}
         case ActionKind.REMEMBER:
-            return {"wanted": wanted.want.value}
+            return {"desired": wanted.desired.value}
     raise AssertionError(action)
 
 
 wishes = st.builds(
     wanted,
     st.sampled_from([A, B, C]),
-    want=st.sampled_from(DesiredStatus),
+    desired=st.sampled_from(DesiredStatus),
     memory=st.sampled_from([16 * MIB, 32 * MIB]),
     reboots=st.integers(0, 2),
     expires=st.sampled_from([NOW, ENDS]),
@@ -292,12 +297,12 @@ def assert_right(node: Model, desired: list[DesiredMachine]) -> None:
     }
     for uuid, want in known.items():
         here = node.records.get(uuid)
-        if want.want is DesiredStatus.ENDED:
+        if want.desired is DesiredStatus.ENDED:
             assert here is None or here.state.final
         elif here is None:
-            assert want.want is DesiredStatus.STOPPED
+            assert want.desired is DesiredStatus.STOPPED
         elif not here.state.final:
-            assert here.state.value == want.want.value
+            assert here.state.value == want.desired.value
         if here is not None and not here.state.final:
             assert here.expires == want.expires
             if here.state is MachineState.RUNNING:

@@ -35,7 +35,7 @@ class World:
         agent = self.node.agent(self.site)
         agent.start()
         self.uuid = str(uuids.uuid4())
-        self.site.say(DesiredState(revision=2, machines=(machine(self.uuid, want=DesiredStatus.PAUSED),)))
+        self.site.say(DesiredState(revision=2, machines=(machine(self.uuid, desired=DesiredStatus.PAUSED),)))
         wait_for(lambda: self.node.made and self.node.keeper.store.get(self.uuid).state is MachineState.PAUSED, 60)
         agent.close()
         self.parent = factories.bundle(place / "parent", partitions=2, size=1 << 20, seed=1)
@@ -92,7 +92,7 @@ class World:
     def desired(self, number: int | None = 1, **changes: object) -> DesiredMachine:
         """The machine as it is wanted."""
         wish = None if number is None else DesiredSave(number=number, version=f"2.{number}")
-        return machine(self.uuid, want=DesiredStatus.PAUSED, save=wish, **changes)
+        return machine(self.uuid, desired=DesiredStatus.PAUSED, save=wish, **changes)
 
     def look(self, *machines: DesiredMachine) -> None:
         """One comparison."""
@@ -180,7 +180,7 @@ def test_what_nobody_wants_any_more_is_given_up(world: World, how: str) -> None:
     world.until(1, "sending")
     last: Callable[[], None] = {
         "it is wanted no more": lambda: world.look(world.desired(None)),
-        "it is to end": lambda: world.look(world.desired(1).model_copy(update={"want": DesiredStatus.ENDED})),
+        "it is to end": lambda: world.look(world.desired(1).model_copy(update={"desired": DesiredStatus.ENDED})),
         "it is gone": lambda: world.look(),
     }[how]
     wait_for(lambda: (last(), not world.offering.progress())[1], 60)

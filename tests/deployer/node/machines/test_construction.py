@@ -84,7 +84,7 @@ def test_a_record_begins_as_the_site_wants_it() -> None:
 def test_a_record_says_why_a_machine_could_not_be_made() -> None:
     """Until the site has read it."""
     record = failed_record(wanted(), SITE, "the policy refuses it", NOW)
-    assert (record.state, record.reason, record.wanted) == (MachineState.FAILED, "the policy refuses it", "running")
+    assert (record.state, record.reason, record.desired) == (MachineState.FAILED, "the policy refuses it", "running")
     assert (record.uuid, record.site, record.properties()) == (UUID, SITE, wanted().properties())
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from catalog.errors import NotFound
+from catalog.schema.problems import to_problem
 from deployer.errors import SiteUnavailable
 from deployer.node.membership.credentials import SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.pki.ca import CertificateAuthority
 from deployer.protocol.desired_state import Capacity, NodeReport
+from signer.documents import canonical
 from tests.support.node.fake_site import SiteDouble
 
 REPORT = NodeReport(revision=1, architecture="x86_64", capacity=Capacity(cores=1, memory=1, disk=1))
@@ -86,6 +89,17 @@ def test_a_site_that_does_not_want_the_node_is_one_sentence(site: SiteDouble, tm
     for ask in (lambda: client.desired(-1, 0), lambda: client.report(REPORT)):
         with pytest.raises(SiteUnavailable, match=f"it answers {status}"):
             ask()
+    client.close()
+
+
+def test_a_site_of_an_earlier_release_is_one_sentence(site: SiteDouble, tmp_path: Path) -> None:
+    """It does not have the path, which says what has to be upgraded."""
+    site.take_in(tmp_path)
+    client = NodeSiteClient(joined(tmp_path))
+    answer = to_problem(NotFound("there is nothing at /v2/agent/report; see /openapi.json"))
+    site.broken, site.broken_answer = 404, canonical(answer)
+    with pytest.raises(SiteUnavailable, match="the site's release does not have this node's API; upgrade the site"):
+        client.report(REPORT)
     client.close()
 
 

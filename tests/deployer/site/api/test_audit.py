@@ -50,12 +50,12 @@ def test_security_reads_what_everybody_did(
     with httpx2.Client(
         transport=httpx2.HTTPTransport(uds=str(operator_socket(site.settings))), base_url="http://site", timeout=60
     ) as raw:
-        first = raw.get("/v1/audit", params={"limit": 1}).json()
-        second = raw.get("/v1/audit", params={"limit": 1, "after": first["next"]}).json()
+        first = raw.get("/v2/audit", params={"limit": 1}).json()
+        second = raw.get("/v2/audit", params={"limit": 1, "after": first["next"]}).json()
         assert second["items"][0]["event"]["number"] == first["items"][0]["event"]["number"] - 1
         for wrong in ({"since": "yesterday"}, {"after": "x"}, {"limit": 0}):
-            assert raw.get("/v1/audit", params=wrong).status_code == 400
-        assert "by" not in raw.get("/v1/events").text.replace("(by operator)", "").replace("asked for by operator", "")
+            assert raw.get("/v2/audit", params=wrong).status_code == 400
+        assert "by" not in raw.get("/v2/events").text.replace("(by operator)", "").replace("asked for by operator", "")
 
 
 def _one(client: SiteClient, what: str) -> AuditRecord:

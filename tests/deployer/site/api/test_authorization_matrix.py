@@ -98,56 +98,56 @@ EVERYBODY = "y" * len(COLUMNS)
 MATRIX = {
     "GET /livez":                            EVERYBODY,
     "GET /readyz":                           EVERYBODY,
-    "GET /v1/ca":                            EVERYBODY,
-    "POST /v1/join":                         EVERYBODY,
-    "GET /v1/status":                        "uu f ff f fff f yyy ff u",
-    "POST /v1/login-links":                  "uu f ff f fff f ffy ff u",
-    "POST /v1/deployments":                  "uu f yf y yyf f ffy ff u",
-    "GET /v1/deployments":                   "uu f yy y yyy y yyy ff u",
-    "GET /v1/deployments/{deployment}":      "uu h yy h yyy h yyy hh u",
-    "DELETE /v1/deployments/{deployment}":   "uu h yf h yyf h yyy hh u",
-    "GET /v1/deployments/{deployment}/explain":     "uu h yy h yyy h yyy hh u",
-    "GET /v1/deployments/{deployment}/known_hosts": "uu h yy h yyy h yyy hh u",
-    "GET /v1/machines":                      "uu f yy y yyy y yyy ff u",
-    "GET /v1/machines/{machine}":            "uu h yy h yyy h yyy hh u",
-    "PATCH /v1/machines/{machine}":          "uu h yf h yyf h fyy hh u",
-    "GET /v1/machines/{machine}/console":    "uu h yy h fff h yfy hh u",
-    "POST /v1/machines/{machine}/save":      "uu h yf h fff h ffy hh u",
-    "POST /v1/machines/{machine}/pause":     "uu h yf h yyf h yyy hh u",
-    "POST /v1/machines/{machine}/suspend":   "uu h yf h yyf h yyy hh u",
-    "POST /v1/machines/{machine}/resume":    "uu h yf h yyf h fyy hh u",
-    "POST /v1/machines/{machine}/reactivate": "uu h yf h yyf h fyy hh u",
-    "POST /v1/machines/{machine}/reboot":    "uu h yf h yyf h fyy hh u",
-    "POST /v1/machines/{machine}/shutdown":  "uu h yf h yyf h yyy hh u",
-    "POST /v1/machines/{machine}/destroy":   "uu h yf h yyf h yyy hh u",
-    "GET /v1/events":                        "uu f yy y yyy y yyy ff u",
-    "GET /v1/events/stream":                 "uu f yy y yyy y yyy ff u",
-    "GET /v1/audit":                         "uu f ff f fff f yyy ff u",
-    "POST /v1/clusters":                     "uu f yf y yyf f ffy ff u",
-    "GET /v1/clusters":                      "uu f yy y yyy y yyy ff u",
-    "GET /v1/clusters/{cluster}":            "uu h yy h yyy h yyy hh u",
-    "DELETE /v1/clusters/{cluster}":         "uu h yf h yyf h yyy hh u",
-    "POST /v1/clusters/{cluster}/scale":     "uu h yf h yyf h fyy hh u",
-    "POST /v1/clusters/{cluster}/replace":   "uu h yf h yyf h fyy hh u",
-    "GET /v1/nodes":                         "uu f ff f fff f yyy ff u",
-    "GET /v1/nodes/{node}":                  "uu f ff f fff f yyy ff u",
-    "GET /v1/swarm":                         "uu f ff f fff f yyy ff u",
-    "POST /v1/nodes/tokens":                 "uu f ff f fff f fyy ff u",
-    "POST /v1/nodes/{node}/drain":           "uu f ff f fff f fyy ff u",
-    "POST /v1/nodes/{node}/undrain":         "uu f ff f fff f fyy ff u",
-    "POST /v1/nodes/{node}/remove":          "uu f ff f fff f fyy ff u",
-    "GET /v1/agent/desired":                 "uu f ff f fff f fff yf u",
-    "POST /v1/agent/report":                 "uu f ff f fff f fff yf u",
-    "POST /v1/agent/console":                "uu f ff f fff f fff yf u",
-    "POST /v1/agent/certificate":            "uu f ff f fff f fff yf u",
+    "GET /v2/ca":                            EVERYBODY,
+    "POST /v2/join":                         EVERYBODY,
+    "GET /v2/status":                        "uu f ff f fff f yyy ff u",
+    "POST /v2/login-links":                  "uu f ff f fff f ffy ff u",
+    "POST /v2/deployments":                  "uu f yf y yyf f ffy ff u",
+    "GET /v2/deployments":                   "uu f yy y yyy y yyy ff u",
+    "GET /v2/deployments/{deployment}":      "uu h yy h yyy h yyy hh u",
+    "DELETE /v2/deployments/{deployment}":   "uu h yf h yyf h yyy hh u",
+    "GET /v2/deployments/{deployment}/explain":     "uu h yy h yyy h yyy hh u",
+    "GET /v2/deployments/{deployment}/known_hosts": "uu h yy h yyy h yyy hh u",
+    "GET /v2/machines":                      "uu f yy y yyy y yyy ff u",
+    "GET /v2/machines/{machine}":            "uu h yy h yyy h yyy hh u",
+    "PATCH /v2/machines/{machine}":          "uu h yf h yyf h fyy hh u",
+    "GET /v2/machines/{machine}/console":    "uu h yy h fff h yfy hh u",
+    "POST /v2/machines/{machine}/save":      "uu h yf h fff h ffy hh u",
+    "POST /v2/machines/{machine}/pause":     "uu h yf h yyf h yyy hh u",
+    "POST /v2/machines/{machine}/suspend":   "uu h yf h yyf h yyy hh u",
+    "POST /v2/machines/{machine}/resume":    "uu h yf h yyf h fyy hh u",
+    "POST /v2/machines/{machine}/reactivate": "uu h yf h yyf h fyy hh u",
+    "POST /v2/machines/{machine}/reboot":    "uu h yf h yyf h fyy hh u",
+    "POST /v2/machines/{machine}/shutdown":  "uu h yf h yyf h yyy hh u",
+    "POST /v2/machines/{machine}/destroy":   "uu h yf h yyf h yyy hh u",
+    "GET /v2/events":                        "uu f yy y yyy y yyy ff u",
+    "GET /v2/events/stream":                 "uu f yy y yyy y yyy ff u",
+    "GET /v2/audit":                         "uu f ff f fff f yyy ff u",
+    "POST /v2/clusters":                     "uu f yf y yyf f ffy ff u",
+    "GET /v2/clusters":                      "uu f yy y yyy y yyy ff u",
+    "GET /v2/clusters/{cluster}":            "uu h yy h yyy h yyy hh u",
+    "DELETE /v2/clusters/{cluster}":         "uu h yf h yyf h yyy hh u",
+    "POST /v2/clusters/{cluster}/scale":     "uu h yf h yyf h fyy hh u",
+    "POST /v2/clusters/{cluster}/replace":   "uu h yf h yyf h fyy hh u",
+    "GET /v2/nodes":                         "uu f ff f fff f yyy ff u",
+    "GET /v2/nodes/{node}":                  "uu f ff f fff f yyy ff u",
+    "GET /v2/swarm":                         "uu f ff f fff f yyy ff u",
+    "POST /v2/nodes/tokens":                 "uu f ff f fff f fyy ff u",
+    "POST /v2/nodes/{node}/drain":           "uu f ff f fff f fyy ff u",
+    "POST /v2/nodes/{node}/undrain":         "uu f ff f fff f fyy ff u",
+    "POST /v2/nodes/{node}/remove":          "uu f ff f fff f fyy ff u",
+    "GET /v2/agent/desired":                 "uu f ff f fff f fff yf u",
+    "POST /v2/agent/report":                 "uu f ff f fff f fff yf u",
+    "POST /v2/agent/console":                "uu f ff f fff f fff yf u",
+    "POST /v2/agent/certificate":            "uu f ff f fff f fff yf u",
 }  # fmt: skip
 
 DOCUMENT = {"name": "c", "roles": {"worker": {"image": "star/worker@1.0"}}}
 BODIES: dict[str, bytes] = {
-    "POST /v1/machines/{machine}/save": b'{"version":"1.1"}',
-    "PATCH /v1/machines/{machine}": b'{"lifetime":60}',
-    "POST /v1/clusters/{cluster}/scale": b'{"count":1,"role":"worker"}',
-    "POST /v1/clusters/{cluster}/replace": b'{"member":"c-worker-1"}',
+    "POST /v2/machines/{machine}/save": b'{"version":"1.1"}',
+    "PATCH /v2/machines/{machine}": b'{"lifetime":60}',
+    "POST /v2/clusters/{cluster}/scale": b'{"count":1,"role":"worker"}',
+    "POST /v2/clusters/{cluster}/replace": b'{"member":"c-worker-1"}',
 }
 """What has to be sound before rights are asked about. Elsewhere `{}` is sent: where it is none, that is told to those who may."""
 
@@ -184,7 +184,7 @@ class World:
         now = utc_now()
         phase = ClusterPhase.ENDED if over else ClusterPhase.ADMITTING
         state = ClusterState(
-            phase=phase, changed=now, expires=now + timedelta(hours=1), counts={"worker": 1}, over=over
+            phase=phase, changed=now, expires=now + timedelta(hours=1), counts={"worker": 1}, finished=over
         )
         return self.store.write(add_cluster, owner, document, state).uuid
 
@@ -208,7 +208,7 @@ class World:
         if got.status_code == 401:
             assert got.headers["www-authenticate"].startswith('Bearer realm="partita"')
             return "u", text
-        refused = code in {"forbidden", "join-refused"} and template != "/v1/join"
+        refused = code in {"forbidden", "join-refused"} and template != "/v2/join"
         return ("f" if refused else "y"), text
 
 
@@ -353,13 +353,13 @@ def test_every_route_has_a_row(world: World) -> None:
 def test_verbs_are_all_in_the_matrix(world: World) -> None:
     described = world.clients["operator"].get("/openapi.json").json()["paths"]
     for thing in ("machine", "node"):
-        (operation,) = described[f"/v1/{thing}s/{{{thing}}}/{{verb}}"].values()
+        (operation,) = described[f"/v2/{thing}s/{{{thing}}}/{{verb}}"].values()
         (verb,) = [each for each in operation["parameters"] if each["name"] == "verb"]
         schema = verb["schema"]
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
             schema = world.clients["operator"].get("/openapi.json").json()["components"]["schemas"][name]
-        assert {f"POST /v1/{thing}s/{{{thing}}}/{each}" for each in schema["enum"]} <= set(MATRIX)
+        assert {f"POST /v2/{thing}s/{{{thing}}}/{each}" for each in schema["enum"]} <= set(MATRIX)
 
 
 def test_that_a_name_means_several_is_told_to_those_alone_who_see_them(world: World) -> None:
@@ -375,10 +375,10 @@ def test_that_a_name_means_several_is_told_to_those_alone_who_see_them(world: Wo
             )
     for thing in ("machine", "cluster"):
         for role in ("stranger", "colleague", "other"):
-            known, unknown = (world.clients[role].get(f"/v1/{thing}s/{name}") for name in ("several", "nobody"))
+            known, unknown = (world.clients[role].get(f"/v2/{thing}s/{name}") for name in ("several", "nobody"))
             assert known.status_code == unknown.status_code == 404
             assert known.text.replace("several", "nobody") == unknown.text
-        assert world.clients["operator"].get(f"/v1/{thing}s/several").status_code == 400
+        assert world.clients["operator"].get(f"/v2/{thing}s/several").status_code == 400
 
 
 @pytest.mark.parametrize("thing", sorted(MISSING))
@@ -391,7 +391,7 @@ def test_what_is_hidden_looks_like_what_is_not_there(world: World, thing: str) -
         for role in ("stranger", "colleague", "other", "node"):
             answers = []
             for name in (asked, unknown):
-                got = world.clients[role].get(f"/v1/{thing}s/{name}")
+                got = world.clients[role].get(f"/v2/{thing}s/{name}")
                 kept = {key: value for key, value in got.headers.items() if key not in {"date", "content-length"}}
                 answers.append((got.status_code, got.text.replace(name, "NAME"), kept))
             assert answers[0] == answers[1], role
@@ -403,17 +403,17 @@ def test_lists_show_what_may_be_seen_one_by_one(world: World) -> None:
     visible = {
         role
         for role in ("requester", "reader", "colleague", "admin", "proxy", "limited", "other", "security", "operator")
-        if things["machine"] in world.clients[role].get("/v1/machines", params={"limit": 1}).text
+        if things["machine"] in world.clients[role].get("/v2/machines", params={"limit": 1}).text
     }
     assert visible == {"requester", "reader", "admin", "proxy", "limited", "security", "operator"}
-    for path in ("/v1/deployments", "/v1/clusters", "/v1/machines", "/v1/events"):
+    for path in ("/v2/deployments", "/v2/clusters", "/v2/machines", "/v2/events"):
         for role in ("colleague", "other"):
             said = world.clients[role].get(path, params={"limit": 1000}).json()
             assert said["items"] == [], f"{role} at {path}"
 
 
 def test_no_answer_to_a_guesser_says_why(world: World) -> None:
-    answers = {world.clients[role].get("/v1/machines").json()["detail"] for role in ("forger", "guest")}
+    answers = {world.clients[role].get("/v2/machines").json()["detail"] for role in ("forger", "guest")}
     assert answers == {"the credentials were not accepted; the site's log has the reason"}
     log = world.site.log.read_text()
     assert "signature was not made by the key" in log

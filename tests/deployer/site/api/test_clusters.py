@@ -267,22 +267,22 @@ def test_what_cannot_be_done_to_a_cluster(site: SiteProcess, node: PaperNode, pe
 @pytest.mark.parametrize(
     ("about", "method", "path", "content", "status", "words"),
     [
-        ("not JSON", "POST", "/v1/clusters", b"{", 400, "is not JSON"),
-        ("a circle", "POST", "/v1/clusters", "circle", 400, "circle: head -> worker -> head"),
+        ("not JSON", "POST", "/v2/clusters", b"{", 400, "is not JSON"),
+        ("a circle", "POST", "/v2/clusters", "circle", 400, "circle: head -> worker -> head"),
         (
             "a word that nobody knows",
             "POST",
-            "/v1/clusters",
+            "/v2/clusters",
             b'{"document":{"name":"a","roles":{"b":{"image":"c/d","sudo":1}}}}',
             400,
             "b.sudo",
         ),
-        ("no roles", "POST", "/v1/clusters", b'{"document":{"name":"a","roles":{}}}', 400, "$.document.roles"),
-        ("far too large", "POST", "/v1/clusters", b" " * (MAX_CLUSTER + 1), 413, "bytes"),
-        ("fewer than none", "POST", "/v1/clusters/star/scale", b'{"role":"worker","count":-1}', 400, "$.count"),
-        ("no member", "POST", "/v1/clusters/star/replace", b"{}", 400, "$.member"),
-        ("a name that there is not", "GET", "/v1/clusters/moon", None, 404, "no such cluster"),
-        ("a page of nothing", "GET", "/v1/clusters?limit=0", None, 400, "limit"),
+        ("no roles", "POST", "/v2/clusters", b'{"document":{"name":"a","roles":{}}}', 400, "$.document.roles"),
+        ("far too large", "POST", "/v2/clusters", b" " * (MAX_CLUSTER + 1), 413, "bytes"),
+        ("fewer than none", "POST", "/v2/clusters/star/scale", b'{"role":"worker","count":-1}', 400, "$.count"),
+        ("no member", "POST", "/v2/clusters/star/replace", b"{}", 400, "$.member"),
+        ("a name that there is not", "GET", "/v2/clusters/moon", None, 404, "no such cluster"),
+        ("a page of nothing", "GET", "/v2/clusters?limit=0", None, 400, "limit"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_place(

@@ -87,7 +87,7 @@ def test_the_end_of_a_console_comes_as_the_guest_wrote_it(guests: Guests, client
     assert client.console(machine, len(SAID)) == SAID
     transport = httpx2.HTTPTransport(uds=str(operator_socket(guests.site.settings)))
     with httpx2.Client(transport=transport, base_url="http://site", timeout=60) as raw:
-        got = raw.get(f"/v1/machines/{machine}/console")
+        got = raw.get(f"/v2/machines/{machine}/console")
         assert len(got.content) == 64 << 10
         assert (got.headers["partita-offset"], got.headers["partita-state"]) == (
             str(100_000 + len(SAID) - (64 << 10)),
@@ -96,9 +96,9 @@ def test_the_end_of_a_console_comes_as_the_guest_wrote_it(guests: Guests, client
         assert got.headers["content-type"] == "application/octet-stream"
         assert got.headers["x-content-type-options"] == "nosniff"
         for wrong in ("0", str(MAX_CONSOLE_CHUNK + 1), "x"):
-            assert raw.get(f"/v1/machines/{machine}/console", params={"bytes": wrong}).status_code == 400
+            assert raw.get(f"/v2/machines/{machine}/console", params={"bytes": wrong}).status_code == 400
         for method in ("POST", "PUT", "DELETE"):  # nobody types into a console here
-            assert raw.request(method, f"/v1/machines/{machine}/console").status_code in {400, 405}
+            assert raw.request(method, f"/v2/machines/{machine}/console").status_code in {400, 405}
 
 
 def test_a_console_is_followed_to_the_machines_end(guests: Guests, client: SiteClient) -> None:
@@ -117,7 +117,7 @@ def test_a_console_is_followed_to_the_machines_end(guests: Guests, client: SiteC
             guests.node.hypervisor.shutdown(machine)
     assert heard == b"one\ntwo\nbye\n"
     client.do(machine, "destroy")
-    wait_for(lambda: client.machine(machine).gone, 60)
+    wait_for(lambda: client.machine(machine).removed_from_node, 60)
     with pytest.raises(MachineConflict, match="was removed"):
         client.console(machine, 10)
 

@@ -15,15 +15,15 @@ def test_an_order_has_one_answer_however_often_it_is_sent(site: SiteProcess, nod
     """The same key and request: the same machines. The same key and another request: a conflict."""
     with plain(site, people.star("ann")) as asked:
         headers = {"Idempotency-Key": key()}
-        first = asked.post("/v1/deployments", content=HELLO.model_dump_json(), headers=headers)
+        first = asked.post("/v2/deployments", content=HELLO.model_dump_json(), headers=headers)
         assert first.status_code == 201, first.text
-        assert first.headers["location"] == f"/v1/deployments/{first.json()['deployment']['uuid']}"
-        again = asked.post("/v1/deployments", content=HELLO.model_dump_json(), headers=headers)
+        assert first.headers["location"] == f"/v2/deployments/{first.json()['deployment']['uuid']}"
+        again = asked.post("/v2/deployments", content=HELLO.model_dump_json(), headers=headers)
         assert again.status_code == 200
         assert again.json()["deployment"] == first.json()["deployment"]
         assert again.json()["machines"] == first.json()["machines"]
         other = asked.post(
-            "/v1/deployments", content=HELLO.model_copy(update={"count": 2}).model_dump_json(), headers=headers
+            "/v2/deployments", content=HELLO.model_copy(update={"count": 2}).model_dump_json(), headers=headers
         )
         assert (other.status_code, other.json()["type"]) == (409, f"urn:partita:problem:{Conflict.code}")
 

@@ -9,7 +9,7 @@ from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
 
 DOCUMENT = Path(__file__).resolve().parents[4] / "docs" / "site.md"
-ROUTE = re.compile(r"^\| `([A-Z]+ /(?:v1/|livez|readyz)[^`]*)` \|", re.MULTILINE)
+ROUTE = re.compile(r"^\| `([A-Z]+ /(?:v2/|livez|readyz)[^`]*)` \|", re.MULTILINE)
 
 
 def test_every_route_is_documented(tmp_path: Path) -> None:
@@ -23,6 +23,6 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
         f"{method.upper()} {path}"
         for path, methods in paths.items()
         for method in methods
-        if path.startswith("/v1/") or path in {"/livez", "/readyz"}
+        if path.startswith("/v2/") or path in {"/livez", "/readyz"}
     }
     assert set(ROUTE.findall(DOCUMENT.read_text())) == existing

@@ -88,7 +88,7 @@ def test_a_stream_speaks_as_the_standard_says(site: SiteProcess) -> None:
             with site.client() as client:
                 last = client.status().events
                 client.do_node("one", "drain" if first == 1 else "undrain")
-            with asked.stream("GET", "/v1/events/stream", headers=headers, params=params) as answer:
+            with asked.stream("GET", "/v2/events/stream", headers=headers, params=params) as answer:
                 assert answer.headers["content-type"].startswith("text/event-stream")
                 assert answer.headers["cache-control"] == "no-store"
                 wanted, fields = f"id: {last + 1}", list[str]()

@@ -13,7 +13,7 @@ from tests.support.site.service_process import PaperNode, SiteProcess
 from tests.support.site.unix_socket_bridge import bridge
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
-ENDLESS = "/v1/events/stream"
+ENDLESS = "/v2/events/stream"
 """A stream: another test reads it."""
 
 

@@ -43,13 +43,13 @@ def test_people_see_their_own_and_administrators_their_vos(site: SiteProcess, no
         assert uuid_ in [one.uuid for one in admin.machines()]
         assert admin.deployment(mine.deployment.uuid).deployment.request.user_data is None
         assert secret not in admin.deployment(mine.deployment.uuid).model_dump_json()
-        assert admin.do(uuid_, "pause", "too warm").want.value == "paused"
+        assert admin.do(uuid_, "pause", "too warm").desired.value == "paused"
     with site.reach(token=people.own("sec", "/site/security")) as security:
         assert uuid_ in [one.uuid for one in security.machines()]
         assert "too warm (by eve)" in [one.reason for one in security.events(0).items]
         with pytest.raises(Forbidden, match="modify"):
             security.do(uuid_, "resume")
-        assert security.do(uuid_, "destroy").want.value == "ended"
+        assert security.do(uuid_, "destroy").desired.value == "ended"
 
 
 def test_secrets_of_guests_stay_between_site_and_node(site: SiteProcess, node: PaperNode, people: People) -> None:

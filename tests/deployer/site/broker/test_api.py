@@ -131,7 +131,7 @@ def test_a_machine_that_is_over_is_not_spoken_with(world: World, lone: Guest) ->
     world.store.write(
         change_machine,
         lone.machine.uuid,
-        telling(lambda found: found.model_copy(update={"want": DesiredStatus.ENDED}), "ending", "asked for"),
+        telling(lambda found: found.model_copy(update={"desired": DesiredStatus.ENDED}), "ending", "asked for"),
     )
     assert lone.ask("GET", "/identity").status == 401
     assert lone.publish("address", "10.0.0.1").status == 401
@@ -172,7 +172,7 @@ def test_a_machine_that_should_end_gets_no_context(world: World) -> None:
     world.store.write(
         change_machine,
         machine.uuid,
-        telling(lambda found: found.model_copy(update={"want": DesiredStatus.ENDED}), "ending", "asked for"),
+        telling(lambda found: found.model_copy(update={"desired": DesiredStatus.ENDED}), "ending", "asked for"),
     )
     assert machine.node is not None
     state = world.broker.introduce(machine.node, world.store.read(desired_state, machine.node))

@@ -29,7 +29,7 @@ def test_machines_that_are_long_over_are_forgotten(own: tuple[World, Make]) -> N
     world.store.write(
         change_machine,
         lone.machine.uuid,
-        telling(lambda found: found.model_copy(update={"want": DesiredStatus.ENDED}), "ending", ""),
+        telling(lambda found: found.model_copy(update={"desired": DesiredStatus.ENDED}), "ending", ""),
     )
     world.store.write(
         change_machine,

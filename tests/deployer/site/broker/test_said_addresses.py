@@ -57,7 +57,7 @@ def test_on_another_node_a_guest_says_it_anew(tmp_path: Path) -> None:
     world.store.write(
         change_machine,
         machine.uuid,
-        telling(lambda found: found.model_copy(update={"said": ("10.1.2.3",)}), "said", ""),
+        telling(lambda found: found.model_copy(update={"guest_addresses": ("10.1.2.3",)}), "said", ""),
     )
     other = next(node for node in world.nodes if node != machine.node)
     world.store.write(
@@ -65,5 +65,5 @@ def test_on_another_node_a_guest_says_it_anew(tmp_path: Path) -> None:
     )
     with site(tmp_path) as (again, make):
         make(again.store.read(get_machine, machine.uuid)).enter()
-        assert again.store.read(get_machine, machine.uuid).said == ()
+        assert again.store.read(get_machine, machine.uuid).guest_addresses == ()
     world.database.close()

@@ -111,7 +111,7 @@ def test_a_member_that_always_fails_is_given_up(place: Place) -> None:
         "star-worker-1 failed 4 times and is not replaced any more; the last reason: the emulator ended" in state.reason
     )
     assert place.living() == {}
-    assert state.over
+    assert state.finished
 
 
 def test_a_cluster_is_scaled_up_and_down(place: Place) -> None:
@@ -124,7 +124,7 @@ def test_a_cluster_is_scaled_up_and_down(place: Place) -> None:
     assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
     place.deaf.add("star-worker-3")
     place.keeper.scale(made.uuid, "worker", 1, "less to do")
-    assert {one.hostname: one.want for one in place.living().values()} == {
+    assert {one.hostname: one.desired for one in place.living().values()} == {
         "star-head-1": DesiredStatus.RUNNING,
         "star-worker-1": DesiredStatus.RUNNING,
         "star-worker-2": DesiredStatus.STOPPED,
@@ -151,7 +151,7 @@ def test_a_member_is_replaced_on_request(place: Place) -> None:
     place.settle()
     second = place.living()["star-worker-1"]
     assert second.uuid != first.uuid
-    assert place.world.store.read(get_machine, first.uuid).want_reason == "replaced: it is slow"
+    assert place.world.store.read(get_machine, first.uuid).desired_reason == "replaced: it is slow"
     place.keeper.replace(made.uuid, second.uuid[:8], "it is slow, too")
     place.settle()
     assert place.living()["star-worker-1"].uuid not in {first.uuid, second.uuid}
@@ -184,7 +184,7 @@ def test_a_cluster_ends_on_request(place: Place) -> None:
     place.settle()
     assert place.living() == {}
     state = place.keeper.get(made.uuid).state
-    assert (state.phase, state.reason, state.over) == (ClusterPhase.ENDED, "done", True)
+    assert (state.phase, state.reason, state.finished) == (ClusterPhase.ENDED, "done", True)
     assert place.keeper.end(made.uuid, "again").state.reason == "done"
     for act in (
         lambda: place.keeper.scale(made.uuid, "worker", 3, ""),
@@ -204,7 +204,7 @@ def test_a_cluster_ends_with_its_time(place: Place) -> None:
     look(place.world.store, made.expires, NOW, "wait")
     place.settle()
     state = place.keeper.get(made.uuid).state
-    assert (state.phase, state.over) == (ClusterPhase.ENDED, True)
+    assert (state.phase, state.finished) == (ClusterPhase.ENDED, True)
     assert place.living() == {}
 
 

@@ -99,31 +99,31 @@ def test_a_quorum_is_of_use_before_all_are_there() -> None:
 
 GONE = {
     "state": MachineState.FAILED,
-    "want": DesiredStatus.ENDED,
+    "desired": DesiredStatus.ENDED,
 }  # a final state takes the wish for the machine with it
 
 
-OFF = {"state": MachineState.STOPPED, "want": DesiredStatus.STOPPED, "reason": "the guest powered off"}
+OFF = {"state": MachineState.STOPPED, "desired": DesiredStatus.STOPPED, "reason": "the guest powered off"}
 
 
 FAILURES = [
     ("its machine failed", GONE | {"reason": "the emulator ended"}, 1, "the emulator ended"),
     ("its guest says so", {"ready": "failed: 20-batch: no slurm"}, 1, "failed: 20-batch: no slurm"),
-    ("its guest powered off", OFF | {"want_reason": "the guest powered off"}, 1, "the guest powered off"),
+    ("its guest powered off", OFF | {"desired_reason": "the guest powered off"}, 1, "the guest powered off"),
     ("it never was ready", {"ready": None}, 901, "it was not ready within 900 s"),
 ]
 
 
 NONE = [
     ("it runs", {}, 1000),
-    ("somebody stopped it", OFF | {"want_reason": "for the night"}, 1000),
+    ("somebody stopped it", OFF | {"desired_reason": "for the night"}, 1000),
     ("somebody stopped it and did not say why", OFF, 1000),
-    ("somebody paused it", {"state": MachineState.PAUSED, "want": DesiredStatus.PAUSED}, 1000),
+    ("somebody paused it", {"state": MachineState.PAUSED, "desired": DesiredStatus.PAUSED}, 1000),
     ("it has time yet to be ready", {"ready": None}, 899),
     ("it is still staged", {"state": MachineState.STAGING, "ready": None}, 10_000),
-    ("somebody ended it", {"state": MachineState.ENDED, "want": DesiredStatus.ENDED}, 1),
-    ("somebody is ending it", {"state": MachineState.RUNNING, "want": DesiredStatus.ENDED, "ready": None}, 1000),
-    ("its time was over", {"state": MachineState.ENDED, "want": DesiredStatus.ENDED, "expires": START}, 1),
+    ("somebody ended it", {"state": MachineState.ENDED, "desired": DesiredStatus.ENDED}, 1),
+    ("somebody is ending it", {"state": MachineState.RUNNING, "desired": DesiredStatus.ENDED, "ready": None}, 1000),
+    ("its time was over", {"state": MachineState.ENDED, "desired": DesiredStatus.ENDED, "expires": START}, 1),
 ]
 
 
@@ -137,7 +137,7 @@ def test_a_failed_member_is_ended_and_replaced(values: dict[str, Any], after: fl
     if not bad.state.final:
         assert found.steps == (EndMember(bad.uuid, f"failed: {why}"),)
         one = one.model_copy(update={"state": found.state})
-        ending = bad.model_copy(update={"want": DesiredStatus.ENDED})
+        ending = bad.model_copy(update={"desired": DesiredStatus.ENDED})
         assert steps(one, *ALL[:2], ending, ALL[3], after=after) == ()  # it still runs: no second one beside it
         bad = ending.model_copy(update={"state": MachineState.ENDED})
         found = plan_cluster(one, [*ALL[:2], bad, ALL[3]], START + timedelta(seconds=after))
@@ -169,7 +169,7 @@ def test_a_member_is_replaced_so_many_times() -> None:
         ClusterPhase.FAILED,
         (),
     )  # below its quorum of all, and left to its owner
-    assert not found.state.over
+    assert not found.state.finished
 
 
 def test_a_quorum_bears_a_member_that_is_lost() -> None:
@@ -199,7 +199,7 @@ def test_scaling_down_drains_the_last_members() -> None:
     found = plan_cluster(one, ALL, START)
     assert found.steps == tuple(StopMember(machine.uuid, "its role was scaled down") for machine in ALL[2:])
     one = one.model_copy(update={"state": found.state})
-    told = [machine.model_copy(update={"want": DesiredStatus.STOPPED}) for machine in ALL[2:]]
+    told = [machine.model_copy(update={"desired": DesiredStatus.STOPPED}) for machine in ALL[2:]]
     assert steps(one, *ALL[:2], *told, after=10) == ()
     assert steps(one, *ALL, after=10) == found.steps  # the first time was lost on the way
     off = told[0].model_copy(update={"state": MachineState.STOPPED})
@@ -219,7 +219,7 @@ def test_scaling_up_orders_what_is_missing() -> None:
     assert steps(waits, *ALL, after=29) == ()
     assert phase(waits, *ALL)[1] == "worker has 3 of 5 ready (there is no room)"
     assert steps(waits, *ALL, after=30) == (order,)
-    ended = member("worker", 4, MachineState.ENDED, want=DesiredStatus.ENDED)
+    ended = member("worker", 4, MachineState.ENDED, desired=DesiredStatus.ENDED)
     (again,) = steps(one, *ALL, ended)
     assert isinstance(again, OrderMembers)
     assert again.key != order.key
@@ -242,7 +242,7 @@ def test_a_start_that_takes_too_long_is_given_up() -> None:
         "it was not ready within 600 s: worker has 0 of 3 ready",
     )
     assert len(found.steps) == 2
-    assert plan_cluster(one.model_copy(update={"state": found.state}), [], START).state.over
+    assert plan_cluster(one.model_copy(update={"state": found.state}), [], START).state.finished
 
 
 def test_taking_room_is_left_alone_and_undone_when_nobody_does_it_any_more() -> None:
@@ -258,9 +258,9 @@ def test_a_cluster_ends_on_request_and_with_its_time() -> None:
     """All members end; when none is left it is over."""
     ending = cluster().model_copy(update={"state": clustering.end_cluster(cluster(), START, "done")})
     assert {type(step) for step in steps(ending, *ALL)} == {EndMember}
-    assert not plan_cluster(ending, ALL, START).state.over
+    assert not plan_cluster(ending, ALL, START).state.finished
     over = plan_cluster(ending, [], START).state
-    assert (over.phase, over.reason, over.over) == (ClusterPhase.ENDED, "done", True)
+    assert (over.phase, over.reason, over.finished) == (ClusterPhase.ENDED, "done", True)
     late = 12 * 3600
     assert steps(cluster(), *ALL[:3], after=late) == ()  # nobody is replaced any more; machines end by themselves
     assert phase(cluster(), after=late) == (ClusterPhase.ENDED, "it has expired")

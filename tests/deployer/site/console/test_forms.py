@@ -26,7 +26,7 @@ def test_forms_do_what_the_api_does(site: SiteProcess, node: PaperNode, browser:
     for text, status in (("2q", 400), ("", 400), ("0s", 400), ("600w", 400), ("30d", 403)):
         assert send(asked, page, f"{page}/extend", lifetime=text).status_code == status, text
     assert send(asked, page, f"{page}/pause").status_code == 303
-    assert site.machine(machine.uuid).want.value == "paused"
+    assert site.machine(machine.uuid).desired.value == "paused"
     assert f'action="{page}/pause"' not in asked.get(page).text  # it is on its way: there is nothing to do any more
     secret = re.findall(r'name="form" value="([^"]+)"', asked.get(page).text)[0]
     got = asked.post(f"{page}/suspend", data={"form": secret, "reason": "x" * 501})
@@ -39,7 +39,7 @@ def test_forms_do_what_the_api_does(site: SiteProcess, node: PaperNode, browser:
         == 303
     )
     node.step()
-    assert site.wait_state(machine.uuid, "ended").want_reason == "asked for by ann"
+    assert site.wait_state(machine.uuid, "ended").desired_reason == "asked for by ann"
     assert asked.post(f"{page}/reboot", data={"form": secret}).status_code == 409
 
 
@@ -109,7 +109,7 @@ def test_clusters_are_scaled_and_ended(site: SiteProcess, node: PaperNode, brows
         assert send(asked, page, f"{page}/scale", **fields).status_code == 400
     member = next(one for one in cluster.members if one.role == "head")
     assert send(asked, page, f"{page}/replace", member=member.uuid, reason="slow").status_code == 303
-    assert site.machine(member.uuid).want.value == "ended"
+    assert site.machine(member.uuid).desired.value == "ended"
     assert send(asked, page, f"{page}/destroy", reason="over").status_code == 303
     wait_for(lambda: (node.step(), ">ended<" in asked.get(page).text)[1], 60)
     assert f'action="{page}/destroy"' not in asked.get(page).text

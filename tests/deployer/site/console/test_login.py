@@ -52,7 +52,7 @@ def test_somebody_who_is_not_logged_in_is_asked_to_and_comes_back(
         "/\\evil.example/console/",
         "/console/\\..\\x",
         "javascript:alert(1)",
-        "/v1/status",
+        "/v2/status",
         "/console/\r\nSet-Cookie: a=b",
         "/console/" + "a" * 5000,
     ],
@@ -100,7 +100,7 @@ def test_a_node_has_nothing_to_do_here(site: SiteProcess, node: PaperNode, conte
         got = asked.post("/console/login", data={})
         assert (got.status_code, "this is for people" in got.text) == (401, True)
         assert asked.get("/console/").status_code == 303
-        assert asked.post("/v1/login-links").status_code == 403
+        assert asked.post("/v2/login-links").status_code == 403
 
 
 def test_a_session_ends(site: SiteProcess, browser: httpx2.Client, people: People) -> None:

@@ -102,7 +102,7 @@ def test_what_somebody_may_not_see_does_not_exist(site: SiteProcess, browser: ht
         assert uuid not in text
         assert deployment not in text
         assert ">paper<" not in text
-    assert site.machine(uuid).want.value == "running"
+    assert site.machine(uuid).desired.value == "running"
 
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{9876*5432}}\u202egnp.exe\x1b[31m"

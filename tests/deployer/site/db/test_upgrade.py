@@ -1,7 +1,7 @@
 """A site that was run by an earlier release opens with this one, on both databases, and means the same."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ def go(connection: Connection, revision: str) -> None:
     config = scripts()
     config.attributes["connection"] = connection
     command.downgrade(config, revision)
+
+
+def command_to(connection: Connection, revision: str) -> None:
+    """Bring a database to a later revision."""
+    config = scripts()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def fill(connection: Connection) -> None:
@@ -131,6 +138,60 @@ def test_what_waits_for_a_node_is_placed(old: Callable[[], World]) -> None:
     placed = site.store.read(get_machine, WAITS)
     assert placed.node is not None
     assert placed.state is MachineState.PENDING
+
+
+def test_documents_have_the_names_of_the_glossary(make_database: Callable[[], SiteDatabase]) -> None:
+    """A machine that migrates, one at EC2 that is gone, and a cluster; and back again, with nothing lost."""
+    move = {"number": 2, "source": "a", "target": "b", "then": "running", "phase": "moving", "seen": False}
+    database = make_database()
+    with database.writing() as connection:
+        go(connection, rows()["alembic_version"][0]["version_num"])
+        fill(connection)
+        command_to(connection, "0007")
+        before = dict(documents(connection, "machines"))
+        before[GROWS] |= {
+            "move": move,
+            "moves": 2,
+            "moved": 1,
+            "said": ["10.0.0.9"],
+            "promise": {"gib": 8},
+            "gone": True,
+        }
+        connection.execute(
+            text("UPDATE machines SET document = :document, beside = 'b' WHERE uuid = :uuid"),
+            {"document": json.dumps(before[GROWS]), "uuid": GROWS},
+        )
+        ((cluster, kept),) = documents(connection, "clusters")
+        state = json.loads(kept["state"]) | {"over": False}
+        connection.execute(
+            text("UPDATE clusters SET document = :document"),
+            {"document": json.dumps(kept | {"state": json.dumps(state)})},
+        )
+        assert migrations.MIGRATOR.upgrade(connection)
+        after = dict(documents(connection, "machines"))[GROWS]
+        assert after["migration"] == {key: move[key] for key in ("number", "source", "target", "seen")} | {
+            "desired": "running",
+            "phase": "migrating",
+        }
+        assert (after["migrations"], after["migrated"], after["guest_addresses"]) == (2, 1, ["10.0.0.9"])
+        assert (after["reserved_cost"], after["removed_from_node"]) == ({"gib": 8}, True)
+        assert (after["desired"], after["expires"]) == (before[GROWS]["want"], before[GROWS]["expires"])
+        query = text(
+            "SELECT other_node, desired, counts_for_quota, reserved, finished FROM machines WHERE uuid = :uuid"
+        )
+        row = connection.execute(query, {"uuid": GROWS}).one()
+        assert tuple(row) == ("b", after["desired"], True, True, False)
+        renamed = json.loads(dict(documents(connection, "clusters"))[cluster]["state"])
+        assert renamed == {"finished" if key == "over" else key: value for key, value in state.items()}
+        go(connection, "0007")
+        assert dict(documents(connection, "machines")) == before
+        assert json.loads(dict(documents(connection, "clusters"))[cluster]["state"]) == state
+
+
+def documents(connection: Connection, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The documents of a table by the UUIDs of their rows."""
+    for uuid, document in connection.execute(text(f"SELECT uuid, document FROM {table}")):  # noqa: S608 - a test's own
+        yield uuid, json.loads(document)
 
 
 def test_the_way_back(old: Callable[[], World]) -> None:

@@ -35,8 +35,10 @@ A, B = ("a" * 8 + "-0000-4000-8000-000000000000", "b" * 8 + "-0000-4000-8000-000
 
 def going(**changes: Any) -> SiteMachine:
     """A machine that goes from A to B, and will run there."""
-    move = Migration(number=2, source=A, target=B, then=DesiredStatus.RUNNING)
-    return machine(state=MachineState.SUSPENDED, want=DesiredStatus.SUSPENDED, node=A, move=move, moves=2, **changes)
+    move = Migration(number=2, source=A, target=B, desired=DesiredStatus.RUNNING)
+    return machine(
+        state=MachineState.SUSPENDED, desired=DesiredStatus.SUSPENDED, node=A, migration=move, migrations=2, **changes
+    )
 
 
 def arrival(number: int = 2, **values: Any) -> MigrationProgress:
@@ -46,34 +48,40 @@ def arrival(number: int = 2, **values: Any) -> MigrationProgress:
 
 def arrived(*, seen: bool = True) -> SiteMachine:
     """The same machine once it is B's, and A has not dropped it yet."""
-    change = moving.apply_target_report(going(), arrival(held=True, done=7), NOW)
+    change = moving.apply_target_report(going(), arrival(ready=True, done=7), NOW)
     assert change is not None
-    move = change.machine.move
+    move = change.machine.migration
     assert move is not None
-    return change.machine.model_copy(update={"move": move.model_copy(update={"seen": seen})})
+    return change.machine.model_copy(update={"migration": move.model_copy(update={"seen": seen})})
 
 
 def test_what_is_held_changes_hands_in_one_step() -> None:
     """Only the target's word about this very move does it; the machine is to run then, and the source is remembered."""
-    after = moving.apply_target_report(going(), arrival(held=True, done=7), NOW)
+    after = moving.apply_target_report(going(), arrival(ready=True, done=7), NOW)
     assert after is not None
     one = after.machine
-    assert (one.node, one.want, one.moved, one.beside, one.moving) == (B, DesiredStatus.RUNNING, 2, A, None)
-    assert [what for what, _ in after.told] == ["moved", "reactivating"]
+    assert (one.node, one.desired, one.migrated, one.other_node, one.migrating) == (
+        B,
+        DesiredStatus.RUNNING,
+        2,
+        A,
+        None,
+    )
+    assert [what for what, _ in after.events] == ["moved", "reactivating"]
     assert one.state is MachineState.SUSPENDED  # until its new node says otherwise
 
 
 WORDS: list[tuple[str, SiteMachine, MigrationProgress | None]] = [
     ("nothing is said of it", going(), None),
-    ("it is of an earlier attempt", going(), arrival(1, held=True)),
-    ("it is of a later one", going(), arrival(3, held=True)),
-    ("it has changed hands already", arrived(), arrival(held=True)),
-    ("it is to end", going().model_copy(update={"want": DesiredStatus.ENDED}), arrival(held=True)),
-    ("it has ended", going().model_copy(update={"state": MachineState.FAILED}), arrival(held=True)),
+    ("it is of an earlier attempt", going(), arrival(1, ready=True)),
+    ("it is of a later one", going(), arrival(3, ready=True)),
+    ("it has changed hands already", arrived(), arrival(ready=True)),
+    ("it is to end", going().model_copy(update={"desired": DesiredStatus.ENDED}), arrival(ready=True)),
+    ("it has ended", going().model_copy(update={"state": MachineState.FAILED}), arrival(ready=True)),
     (
         "nobody moves it",
-        machine(state=MachineState.SUSPENDED, want=DesiredStatus.SUSPENDED, node=A),
-        arrival(held=True),
+        machine(state=MachineState.SUSPENDED, desired=DesiredStatus.SUSPENDED, node=A),
+        arrival(ready=True),
     ),
 ]
 
@@ -88,24 +96,24 @@ def test_a_move_that_fails_leaves_the_machine_where_it_was() -> None:
     """Resting, with the reason told, and another attempt has another number."""
     change = moving.apply_target_report(going(), arrival(failed="the policy says no"), NOW)
     assert change is not None
-    assert change.told == (("move-failed", "the policy says no"),)
+    assert change.events == (("move-failed", "the policy says no"),)
     after = change.machine
-    assert (after.node, after.want, after.state, after.move) == (
+    assert (after.node, after.desired, after.state, after.migration) == (
         A,
         DesiredStatus.SUSPENDED,
         MachineState.SUSPENDED,
         None,
     )
     again = moving.start_migration(after, B, DesiredStatus.RUNNING, "", "B gets it")
-    assert again.machine.move is not None
-    assert again.machine.move.number == 3
+    assert again.machine.migration is not None
+    assert again.machine.migration.number == 3
 
 
 def test_how_far_it_has_come_is_kept_and_not_told() -> None:
     change = moving.apply_target_report(going(), arrival(done=5, total=9), NOW)
     assert change is not None
-    assert change.machine.move is not None
-    assert (change.machine.move.done, change.machine.move.total, change.told) == (5, 9, ())
+    assert change.machine.migration is not None
+    assert (change.machine.migration.done, change.machine.migration.total, change.events) == (5, 9, ())
 
 
 def test_a_source_is_done_when_it_has_nothing_of_it_and_the_target_was_heard() -> None:
@@ -113,7 +121,7 @@ def test_a_source_is_done_when_it_has_nothing_of_it_and_the_target_was_heard() -
     assert moving.apply_source_report(arrived(seen=False), has=False) is None
     change = moving.apply_source_report(arrived(), has=False)
     assert change is not None
-    assert (change.machine.move, change.machine.beside, change.told[0][0]) == (None, None, "dropped")
+    assert (change.machine.migration, change.machine.other_node, change.events[0][0]) == (None, None, "dropped")
 
 
 @pytest.mark.parametrize(
@@ -128,15 +136,15 @@ def test_what_may_be_done_to_a_machine_on_its_way(verb: Verb, allowed: bool) -> 
     change = lifecycle.apply_verb(going(), verb, "", NOW)
     assert (change is None) is (verb is Verb.REACTIVATE)
     if change is not None:
-        assert (change.machine.moving, change.machine.beside) == (None, None)
+        assert (change.machine.migrating, change.machine.other_node) == (None, None)
 
 
 RESTLESS: list[tuple[dict[str, Any], str]] = [
-    ({"state": MachineState.RUNNING, "want": DesiredStatus.RUNNING}, "suspend it"),
-    ({"state": MachineState.RUNNING, "want": DesiredStatus.SUSPENDED}, "wait until that is so"),
-    ({"state": MachineState.PAUSED, "want": DesiredStatus.PAUSED}, "suspend it"),
-    ({"state": MachineState.ENDED, "want": DesiredStatus.ENDED}, "has ended"),
-    ({"state": MachineState.SUSPENDED, "want": DesiredStatus.SUSPENDED, "node": None}, "on no node"),
+    ({"state": MachineState.RUNNING, "desired": DesiredStatus.RUNNING}, "suspend it"),
+    ({"state": MachineState.RUNNING, "desired": DesiredStatus.SUSPENDED}, "wait until that is so"),
+    ({"state": MachineState.PAUSED, "desired": DesiredStatus.PAUSED}, "suspend it"),
+    ({"state": MachineState.ENDED, "desired": DesiredStatus.ENDED}, "has ended"),
+    ({"state": MachineState.SUSPENDED, "desired": DesiredStatus.SUSPENDED, "node": None}, "on no node"),
 ]
 
 
@@ -165,7 +173,7 @@ class Pair:
 
     def __init__(self, world: World) -> None:
         self.world, self.store = world, world.store
-        self.one, self.two = (world.join(name, movable=GIVES, accelerator="qemu") for name in ("one", "two"))
+        self.one, self.two = (world.join(name, migration_support=GIVES, accelerator="qemu") for name in ("one", "two"))
         self.uuid = world.machine().uuid
         self.source = self.store.read(get_machine, self.uuid).node or ""
         self.target = self.two if self.source == self.one else self.one
@@ -177,7 +185,7 @@ class Pair:
         """A node reports the machine in that state, or none; what was told of that."""
         found = self.store.read(get_machine, self.uuid)
         seen = [observed(found, state, virt="qemu") for state in states]
-        told = self.world.report(node, *seen, movable=GIVES, accelerator="qemu", **changes)
+        told = self.world.report(node, *seen, migration_support=GIVES, accelerator="qemu", **changes)
         return [what for what, _ in told]
 
     def go(self, to: str = "", then: DesiredStatus = DesiredStatus.RUNNING) -> SiteMachine:
@@ -186,8 +194,8 @@ class Pair:
 
     def held(self, number: int = 1) -> list[str]:
         """The target says that it holds it."""
-        word = MigrationProgress(uuid=self.uuid, number=number, held=True)
-        return self.says(self.target, MachineState.SUSPENDED, arrivals=(word,))
+        word = MigrationProgress(uuid=self.uuid, number=number, ready=True)
+        return self.says(self.target, MachineState.SUSPENDED, incoming=(word,))
 
 
 @pytest.fixture
@@ -202,10 +210,10 @@ def test_a_move_from_its_order_to_its_end(database: SiteDatabase) -> None:
     """On both databases: both nodes hear what concerns them, room is kept on both, and nobody is asked twice."""
     pair = Pair(make_world(database))
     store = pair.store
-    move = pair.go().move
+    move = pair.go().migration
     assert move is not None
     assert (move.source, move.target, move.number) == (pair.source, pair.target, 1)
-    giving = store.read(desired_state, pair.source).machines[0].giving
+    giving = store.read(desired_state, pair.source).machines[0].outgoing
     assert giving is not None
     assert (giving.to, giving.number) == (pair.target, 1)
     incoming = store.read(desired_state, pair.target).incoming
@@ -219,12 +227,16 @@ def test_a_move_from_its_order_to_its_end(database: SiteDatabase) -> None:
     assert store.read(get_machine, pair.uuid).node == pair.target
     assert store.read(desired_state, pair.source).machines == ()
     wanted = store.read(desired_state, pair.target)
-    assert (wanted.incoming, wanted.machines[0].moved, wanted.machines[0].want) == (None, 1, DesiredStatus.RUNNING)
+    assert (wanted.incoming, wanted.machines[0].migrated, wanted.machines[0].desired) == (
+        None,
+        1,
+        DesiredStatus.RUNNING,
+    )
     assert pair.says(pair.target) == []  # said before it knew; it is not lost for that
     assert pair.says(pair.source, MachineState.SUSPENDED) == []  # it is to drop it, and is no stray
     assert pair.says(pair.target, MachineState.RUNNING) == ["running"]
     assert pair.says(pair.source) == ["dropped"]
-    assert store.read(get_machine, pair.uuid).move is None
+    assert store.read(get_machine, pair.uuid).migration is None
     assert pair.says(pair.target) == ["failed"]  # what is seen to be gone now is gone
 
 
@@ -245,7 +257,7 @@ def test_a_node_that_is_lost_ends_the_move(pair: Pair, lost: str, state: NodeSta
     left = lost == "source" and state is NodeState.LEFT
     assert give_up_migrations(pair.store) == (0 if left else 1)
     found = pair.store.read(get_machine, pair.uuid)
-    assert (found.moving, found.node) == (None, pair.source)
+    assert (found.migrating, found.node) == (None, pair.source)
     assert found.state is (MachineState.FAILED if left else MachineState.SUSPENDED)
     assert give_up_migrations(pair.store) == 0
 
@@ -253,7 +265,7 @@ def test_a_node_that_is_lost_ends_the_move(pair: Pair, lost: str, state: NodeSta
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("the emulator is another", {"platform": HERE.model_copy(update={"emulator": "QEMU 9"})}, "its emulator is QEMU 9"),
     ("it runs machines on another accelerator", {"accelerator": "kvm"}, "it runs machines on kvm"),
-    ("it knows nothing of moves", {"movable": None}, "knows nothing of machines that move"),
+    ("it knows nothing of moves", {"migration_support": None}, "knows nothing of machines that move"),
     ("it is full", {"sizes": (0, 0, 0)}, "it has no room"),
     ("it says that it cannot", {"problem": "there is no policy"}, "there is no policy"),
 ]
@@ -262,9 +274,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("why", "said", "says"), REFUSED, ids=[why for why, _, _ in REFUSED])
 def test_a_node_that_cannot_go_on_with_it_is_not_asked(pair: Pair, why: str, said: dict[str, Any], says: str) -> None:
     """And who asked is told why, of each node."""
-    changes: dict[str, Any] = {"movable": GIVES, "accelerator": "qemu"} | said
+    changes: dict[str, Any] = {"migration_support": GIVES, "accelerator": "qemu"} | said
     if "platform" in changes:
-        changes["movable"] = MigrationSupport(url=GIVES.url, platform=changes.pop("platform"))
+        changes["migration_support"] = MigrationSupport(url=GIVES.url, platform=changes.pop("platform"))
     if "sizes" in changes:
         pair.world.sizes[pair.target] = changes.pop("sizes")
     pair.world.report(pair.target, **changes)
@@ -272,12 +284,12 @@ def test_a_node_that_cannot_go_on_with_it_is_not_asked(pair: Pair, why: str, sai
         pair.go()
     with pytest.raises(NoCapacity, match=says):
         pair.go(pair.target)
-    assert pair.store.read(get_machine, pair.uuid).move is None
+    assert pair.store.read(get_machine, pair.uuid).migration is None
 
 
 def test_a_node_that_gives_nothing_away_says_so_plainly(pair: Pair) -> None:
     pair.world.report(
-        pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), movable=None
+        pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), migration_support=None
     )
     with pytest.raises(MachineConflict, match=r"gives no machines away; set deploy\.moving_listen"):
         pair.go()
@@ -294,7 +306,7 @@ def test_room_is_kept_where_it_goes(pair: Pair) -> None:
 def test_a_machine_that_is_only_to_rest_elsewhere_rests(pair: Pair) -> None:
     pair.go(then=DesiredStatus.SUSPENDED)
     assert pair.held() == ["moved"]
-    assert pair.store.read(get_machine, pair.uuid).want is DesiredStatus.SUSPENDED
+    assert pair.store.read(get_machine, pair.uuid).desired is DesiredStatus.SUSPENDED
     pair.world.clock.at += timedelta(seconds=1)
 
 
@@ -315,7 +327,7 @@ def test_what_is_made_anew_never_finds_an_older_copy(pair: Pair) -> None:
     assert pair.says(pair.source) == ["dropped"]
     assert place_waiting(store, place_machines) == 1
     found = store.read(get_machine, pair.uuid)
-    assert (found.node, found.moved) == (pair.source, None)
+    assert (found.node, found.migrated) == (pair.source, None)
 
 
 def test_a_node_that_gives_at_another_address_is_found_there(pair: Pair) -> None:
@@ -323,7 +335,7 @@ def test_a_node_that_gives_at_another_address_is_found_there(pair: Pair) -> None
     known = pair.store.read(revision_of, pair.target)
     other = GIVES.model_copy(update={"url": "https://192.0.2.9:7444"})
     pair.world.report(
-        pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), movable=other
+        pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), migration_support=other
     )
     assert pair.store.read(revision_of, pair.target) > known
     incoming = pair.store.read(desired_state, pair.target).incoming

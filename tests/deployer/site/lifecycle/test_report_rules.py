@@ -38,7 +38,7 @@ def test_a_machine_is_as_its_node_has_it() -> None:
         "qemu",
     )
     assert after.changed == NOW + timedelta(seconds=5)
-    assert change.told == (("running", ""), ("addresses", "10.0.0.7"))
+    assert change.events == (("running", ""), ("addresses", "10.0.0.7"))
     assert apply_report(after, said, LATER, complete=True) is None
 
 
@@ -47,7 +47,7 @@ def test_progress_is_kept_and_not_told() -> None:
     before = machine(state=MachineState.STAGING, changed=NOW + timedelta(seconds=5))
     change = apply_report(before, observed(before, MachineState.STAGING, fetched=7, total=9), LATER, complete=True)
     assert change is not None
-    assert (change.machine.fetched, change.told) == (7, ())
+    assert (change.machine.fetched, change.events) == (7, ())
 
 
 @pytest.mark.parametrize("final", [MachineState.ENDED, MachineState.FAILED])
@@ -55,34 +55,38 @@ def test_a_machine_that_its_node_has_ended_is_over_and_gone(final: MachineState)
     """With the node's reason."""
     change = apply_report(machine(), observed(machine(), final, reason="it broke"), LATER, complete=False)
     assert change is not None
-    assert (change.machine.state, change.machine.want, change.machine.gone) == (final, DesiredStatus.ENDED, True)
-    assert change.told == ((final.value, "it broke"),)
+    assert (change.machine.state, change.machine.desired, change.machine.removed_from_node) == (
+        final,
+        DesiredStatus.ENDED,
+        True,
+    )
+    assert change.events == ((final.value, "it broke"),)
 
 
 def test_the_reason_of_an_end_that_was_asked_for_is_told() -> None:
     """Where the node has none of its own."""
-    ending = machine(want=DesiredStatus.ENDED, want_reason="enough")
+    ending = machine(desired=DesiredStatus.ENDED, desired_reason="enough")
     change = apply_report(ending, observed(ending, MachineState.ENDED), LATER, complete=False)
     assert change is not None
-    assert change.told == (("ended", "enough"),)
-    assert change.machine.want_reason == "enough"
+    assert change.events == (("ended", "enough"),)
+    assert change.machine.desired_reason == "enough"
 
 
 @pytest.mark.parametrize("final", [MachineState.ENDED, MachineState.FAILED])
 @pytest.mark.parametrize("state", LIVING, ids=lambda value: value.value)
 def test_what_the_site_has_ended_stays_ended(final: MachineState, state: MachineState) -> None:
     """A node that was lost comes back with the machine still running: it is told to end it, and nothing else."""
-    over = machine(state=final, want=DesiredStatus.ENDED)
+    over = machine(state=final, desired=DesiredStatus.ENDED)
     assert apply_report(over, observed(over, state), LATER, complete=True) is None
 
 
 @pytest.mark.parametrize("seen", [MachineState.ENDED, MachineState.FAILED, None])
 def test_what_the_site_has_ended_is_gone_when_its_node_says_so(seen: MachineState | None) -> None:
     """By its state or by its absence; nothing is told again."""
-    over = machine(state=MachineState.FAILED, want=DesiredStatus.ENDED)
+    over = machine(state=MachineState.FAILED, desired=DesiredStatus.ENDED)
     change = apply_report(over, None if seen is None else observed(over, seen), LATER, complete=True)
     assert change is not None
-    assert (change.machine, change.told) == (over.model_copy(update={"gone": True}), ())
+    assert (change.machine, change.events) == (over.model_copy(update={"removed_from_node": True}), ())
     assert apply_report(change.machine, None, LATER, complete=True) is None
 
 
@@ -92,8 +96,8 @@ def test_a_guest_that_powered_itself_off_is_not_started_again() -> None:
         machine(), observed(machine(), MachineState.STOPPED, reason="guest powered off"), LATER, complete=True
     )
     assert change is not None
-    assert (change.machine.want, change.machine.want_reason) == (DesiredStatus.STOPPED, "guest powered off")
-    again = change.machine.model_copy(update={"want": DesiredStatus.RUNNING})
+    assert (change.machine.desired, change.machine.desired_reason) == (DesiredStatus.STOPPED, "guest powered off")
+    again = change.machine.model_copy(update={"desired": DesiredStatus.RUNNING})
     assert (
         apply_report(again, observed(machine(), MachineState.STOPPED, reason="guest powered off"), LATER, complete=True)
         is None
@@ -108,20 +112,20 @@ def test_a_machine_that_a_complete_report_lacks(state: MachineState) -> None:
         assert change is None
     elif state in STARTING_STATES:
         assert change is not None
-        assert (change.machine.state, change.machine.gone) == (MachineState.PENDING, False)
-        assert change.told == (("pending", "its node began anew"),)
+        assert (change.machine.state, change.machine.removed_from_node) == (MachineState.PENDING, False)
+        assert change.events == (("pending", "its node began anew"),)
     else:
         assert change is not None
-        assert (change.machine.state, change.machine.gone, change.machine.want) == (
+        assert (change.machine.state, change.machine.removed_from_node, change.machine.desired) == (
             MachineState.FAILED,
             True,
             DesiredStatus.ENDED,
         )
     ending = apply_report(
-        machine(state=state, want=DesiredStatus.ENDED, want_reason="enough"), None, LATER, complete=True
+        machine(state=state, desired=DesiredStatus.ENDED, desired_reason="enough"), None, LATER, complete=True
     )
     assert ending is not None
-    assert (ending.machine.state, ending.machine.gone, ending.told) == (
+    assert (ending.machine.state, ending.machine.removed_from_node, ending.events) == (
         MachineState.ENDED,
         True,
         (("ended", "enough"),),
@@ -140,21 +144,21 @@ def test_a_machine_ends_at_its_time_and_not_before() -> None:
     assert expire_machine(one, one.expires - timedelta(seconds=1)) is None
     change = expire_machine(one, one.expires)
     assert change is not None
-    assert (change.machine.want, change.machine.state) == (DesiredStatus.ENDED, MachineState.RUNNING)
-    assert change.told == (("expired", "it expired"),)
+    assert (change.machine.desired, change.machine.state) == (DesiredStatus.ENDED, MachineState.RUNNING)
+    assert change.events == (("expired", "it expired"),)
     assert expire_machine(change.machine, LATER) is None
     nowhere = expire_machine(machine(node=None, state=MachineState.PENDING), one.expires)
     assert nowhere is not None
-    assert (nowhere.machine.state, nowhere.machine.gone) == (MachineState.ENDED, True)
+    assert (nowhere.machine.state, nowhere.machine.removed_from_node) == (MachineState.ENDED, True)
 
 
 def test_an_owner_is_warned_once_and_not_of_what_is_over() -> None:
     """With the instant."""
     change = warn_of_expiry(machine())
     assert change is not None
-    assert change.told == (("warned", "it expires at 2026-11-22T13:00:00Z"),)
+    assert change.events == (("warned", "it expires at 2026-11-22T13:00:00Z"),)
     assert warn_of_expiry(change.machine) is None
-    assert warn_of_expiry(machine(want=DesiredStatus.ENDED)) is None
+    assert warn_of_expiry(machine(desired=DesiredStatus.ENDED)) is None
     assert warn_of_expiry(machine(state=MachineState.FAILED)) is None
 
 
@@ -163,17 +167,17 @@ def test_an_owner_is_warned_once_and_not_of_what_is_over() -> None:
 @pytest.mark.parametrize("want", DesiredStatus, ids=lambda value: value.value)
 def test_machines_of_a_lost_node(policy: LostPolicy, state: MachineState, want: DesiredStatus) -> None:
     """By policy; what was to end has ended; what only that node has is waited for; nothing is taken to be gone."""
-    before = machine(state=state, want=want, want_reason="why", addresses=("10.0.0.7",), ready="ready")
+    before = machine(state=state, desired=want, desired_reason="why", addresses=("10.0.0.7",), ready="ready")
     change = apply_node_loss(before, policy, LATER)
     if state.final:
         assert change is None
     elif want is DesiredStatus.ENDED:
         assert change is not None
-        assert change.told == (("ended", "why; its node is lost"),)
-        assert not change.machine.gone
+        assert change.events == (("ended", "why; its node is lost"),)
+        assert not change.machine.removed_from_node
     elif policy == "fail":
         assert change is not None
-        assert (change.machine.state, change.machine.want, change.machine.gone) == (
+        assert (change.machine.state, change.machine.desired, change.machine.removed_from_node) == (
             MachineState.FAILED,
             DesiredStatus.ENDED,
             False,
@@ -182,8 +186,8 @@ def test_machines_of_a_lost_node(policy: LostPolicy, state: MachineState, want: 
         assert change is not None
         after = change.machine
         assert (after.node, after.state, after.addresses, after.ready) == (None, MachineState.PENDING, (), None)
-        assert after.want is DesiredStatus.RUNNING
-        assert change.told == (("replaced", "its node is lost"),)
+        assert after.desired is DesiredStatus.RUNNING
+        assert change.events == (("replaced", "its node is lost"),)
     else:
         assert change is None
 
@@ -193,10 +197,10 @@ def test_machines_of_a_node_that_was_removed_are_over(state: MachineState) -> No
     """Nobody can be told to end them."""
     change = apply_node_removal(machine(state=state), LATER)
     assert change is not None
-    assert change.machine.gone
+    assert change.machine.removed_from_node
     assert change.machine.state is (state if state.final else MachineState.FAILED)
-    assert bool(change.told) is not state.final
+    assert bool(change.events) is not state.final
     assert apply_node_removal(change.machine, LATER) is None
-    ending = apply_node_removal(machine(want=DesiredStatus.ENDED, want_reason="enough"), LATER)
+    ending = apply_node_removal(machine(desired=DesiredStatus.ENDED, desired_reason="enough"), LATER)
     assert ending is not None
     assert ending.machine.state is MachineState.ENDED

@@ -39,7 +39,7 @@ SECRET = "s" * 43
 
 def resting(**changes: object) -> SiteMachine:
     """A machine that is paused."""
-    return machine(**{"want": DesiredStatus.PAUSED, "state": MachineState.PAUSED} | changes)
+    return machine(**{"desired": DesiredStatus.PAUSED, "state": MachineState.PAUSED} | changes)
 
 
 def asked(one: SiteMachine, version: str = "1.1", key: str = "") -> SiteMachine:
@@ -58,10 +58,10 @@ def said(number: int = 1, state: str = "saved", **values: object) -> SaveStatus:
     ("one", "says"),
     [
         (machine(), "pause, suspend or stop it first"),
-        (machine(want=DesiredStatus.PAUSED), "wait until it is so"),
-        (resting(want=DesiredStatus.RUNNING), "pause, suspend or stop"),
-        (resting(want=DesiredStatus.ENDED), "has ended, or is about to"),
-        (machine(state=MachineState.FAILED, want=DesiredStatus.ENDED), "has ended"),
+        (machine(desired=DesiredStatus.PAUSED), "wait until it is so"),
+        (resting(desired=DesiredStatus.RUNNING), "pause, suspend or stop"),
+        (resting(desired=DesiredStatus.ENDED), "has ended, or is about to"),
+        (machine(state=MachineState.FAILED, desired=DesiredStatus.ENDED), "has ended"),
         (asked(resting()), "is being saved as version 1.1"),
     ],
 )
@@ -74,10 +74,10 @@ def test_machines_that_cannot_be_saved_now(one: SiteMachine, says: str) -> None:
 @pytest.mark.parametrize("want", [DesiredStatus.PAUSED, DesiredStatus.SUSPENDED, DesiredStatus.STOPPED])
 def test_a_save_goes_its_way(want: DesiredStatus) -> None:
     """Asked for, read, sent, done; each step told once, whatever a node says again or late."""
-    one = resting(want=want, state=MachineState(want.value))
+    one = resting(desired=want, state=MachineState(want.value))
     change = saving.request_save(one, "1.1", "k", "for a look (by ann)", NOW)
     assert change is not None
-    assert change.told == (("saving", "as version 1.1: for a look (by ann)"),)
+    assert change.events == (("saving", "as version 1.1: for a look (by ann)"),)
     one, told = change.machine, []
     for word in (
         None,
@@ -116,14 +116,14 @@ def test_a_save_that_failed_may_be_asked_for_again() -> None:
 def test_a_machine_goes_on_once_its_disks_have_been_read(verb: Verb) -> None:
     """What is being sent holds nobody up; an end waits for nothing."""
     want = DesiredStatus.PAUSED if verb is Verb.RESUME else DesiredStatus.STOPPED
-    one = asked(resting(want=want, state=MachineState(want.value)))
+    one = asked(resting(desired=want, state=MachineState(want.value)))
     with pytest.raises(MachineConflict, match="before its disks have been read"):
         lifecycle.apply_verb(one, verb, "", NOW)
     assert lifecycle.apply_verb(one, Verb.DESTROY, "", NOW) is not None
     sent, _ = apply_save_report(one, said(state="sending"))
     change = lifecycle.apply_verb(sent, verb, "", NOW)
     assert change is not None
-    assert change.machine.want is DesiredStatus.RUNNING
+    assert change.machine.desired is DesiredStatus.RUNNING
 
 
 @pytest.fixture

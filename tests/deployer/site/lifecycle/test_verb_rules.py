@@ -44,18 +44,18 @@ REST = [
 @pytest.mark.parametrize(("verb", "want", "state"), REST, ids=lambda value: value.value)
 def test_every_verb_in_every_want_and_state(verb: Verb, want: DesiredStatus, state: MachineState) -> None:
     """It leads where it should, changes nothing where that is so already, and is refused everywhere else."""
-    before = machine(want=want, state=state)
+    before = machine(desired=want, state=state)
     over = state.final or want is DesiredStatus.ENDED
     if not over and verb is not Verb.REBOOT and want is LEADS[verb]:
         assert apply_verb(before, verb, "why", NOW) is None
     elif not over and state in ALLOWED[verb].get(want, set()):
         change = apply_verb(before, verb, "why", NOW)
         assert change is not None
-        assert [reason for _, reason in change.told] == ["why"]
+        assert [reason for _, reason in change.events] == ["why"]
         if verb is Verb.REBOOT:
             assert change.machine == before.model_copy(update={"reboots": 1})
         else:
-            assert change.machine == before.model_copy(update={"want": LEADS[verb], "want_reason": "why"})
+            assert change.machine == before.model_copy(update={"desired": LEADS[verb], "desired_reason": "why"})
     else:
         with pytest.raises(MachineConflict, match="worker-1"):
             apply_verb(before, verb, "why", NOW)
@@ -65,13 +65,13 @@ def test_every_verb_in_every_want_and_state(verb: Verb, want: DesiredStatus, sta
 @pytest.mark.parametrize("want", DesiredStatus, ids=lambda value: value.value)
 def test_destroying_always_works(want: DesiredStatus, state: MachineState) -> None:
     """Whatever a machine is: it will end, or it has ended."""
-    change = apply_verb(machine(want=want, state=state), Verb.DESTROY, "", NOW)
+    change = apply_verb(machine(desired=want, state=state), Verb.DESTROY, "", NOW)
     if state.final or want is DesiredStatus.ENDED:
         assert change is None
     else:
         assert change is not None
-        assert (change.machine.want, change.machine.state) == (DesiredStatus.ENDED, state)
-        assert change.told == (("destroying", "destroyed on request"),)
+        assert (change.machine.desired, change.machine.state) == (DesiredStatus.ENDED, state)
+        assert change.events == (("destroying", "destroyed on request"),)
 
 
 @pytest.mark.parametrize("unheard", [{"node": None}, {"held": True}], ids=["no node", "held"])
@@ -79,7 +79,7 @@ def test_a_machine_that_no_node_has_heard_of_ends_at_once(unheard: dict[str, obj
     """There is nobody to wait for."""
     change = apply_verb(machine(state=MachineState.PENDING, **unheard), Verb.DESTROY, "no more", NOW)
     assert change is not None
-    assert (change.machine.state, change.machine.gone, change.told) == (
+    assert (change.machine.state, change.machine.removed_from_node, change.events) == (
         MachineState.ENDED,
         True,
         (("ended", "no more"),),
@@ -92,7 +92,7 @@ def test_a_machine_that_no_node_has_heard_of_ends_at_once(unheard: dict[str, obj
         ({"state": MachineState.ENDED}, Verb.PAUSE, "machine worker-1 has ended and cannot be paused"),
         ({"state": MachineState.FAILED}, Verb.REBOOT, "machine worker-1 has failed and cannot be rebooted"),
         (
-            {"want": DesiredStatus.ENDED, "want_reason": "it expired"},
+            {"desired": DesiredStatus.ENDED, "desired_reason": "it expired"},
             Verb.RESUME,
             "machine worker-1 is being ended (it expired) and cannot be resumed",
         ),
@@ -102,12 +102,12 @@ def test_a_machine_that_no_node_has_heard_of_ends_at_once(unheard: dict[str, obj
             "machine worker-1 is staging and should be running; it cannot be shut down now; wait until it runs, or destroy it",
         ),
         (
-            {"want": DesiredStatus.STOPPED, "state": MachineState.STOPPED},
+            {"desired": DesiredStatus.STOPPED, "state": MachineState.STOPPED},
             Verb.PAUSE,
             "machine worker-1 is stopped and cannot be paused; reactivate it first",
         ),
         (
-            {"want": DesiredStatus.PAUSED, "state": MachineState.PAUSED},
+            {"desired": DesiredStatus.PAUSED, "state": MachineState.PAUSED},
             Verb.REBOOT,
             "machine worker-1 is paused and cannot be rebooted; resume it first",
         ),
@@ -145,10 +145,10 @@ def test_an_end_moves_either_way() -> None:
     later = change_expiry(one, NOW + timedelta(hours=2), NOW, "more to do")
     assert later is not None
     assert (later.machine.expires, later.machine.warned) == (NOW + timedelta(hours=2), False)
-    assert later.told == (("extended", "it expires at 2026-11-22T14:00:00Z: more to do"),)
+    assert later.events == (("extended", "it expires at 2026-11-22T14:00:00Z: more to do"),)
     sooner = change_expiry(one, NOW + timedelta(minutes=1), NOW)
     assert sooner is not None
-    assert sooner.told == (("shortened", "it expires at 2026-11-22T12:01:00Z"),)
+    assert sooner.events == (("shortened", "it expires at 2026-11-22T12:01:00Z"),)
     assert change_expiry(one, one.expires, NOW) is None
 
 
@@ -159,7 +159,7 @@ def test_an_end_that_has_passed_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "over", [{"state": MachineState.ENDED}, {"want": DesiredStatus.ENDED}], ids=["ended", "ending"]
+    "over", [{"state": MachineState.ENDED}, {"desired": DesiredStatus.ENDED}], ids=["ended", "ending"]
 )
 def test_what_is_over_gets_no_other_end_and_no_other_size(over: dict[str, object]) -> None:
     """Nobody brings back a machine by prolonging it."""
@@ -174,7 +174,7 @@ def test_amounts_change_within_what_was_granted() -> None:
     smaller = resize_machine(machine(), 512 * MIB, 1, "quiet night")
     assert smaller is not None
     assert (smaller.machine.memory, smaller.machine.cores) == (512 * MIB, 1)
-    assert smaller.told == (("resized", "512MiB of memory, 1 core: quiet night"),)
+    assert smaller.events == (("resized", "512MiB of memory, 1 core: quiet night"),)
     back = resize_machine(smaller.machine, GIB, None)
     assert back is not None
     assert (back.machine.memory, back.machine.cores) == (GIB, 1)
@@ -187,7 +187,7 @@ def test_amounts_change_within_what_was_granted() -> None:
     [
         ({}, GIB + MIB, None, MachineConflict, "may have at most 1GiB of memory and 2 cores"),
         ({}, None, 3, MachineConflict, "may have at most 1GiB of memory and 2 cores"),
-        ({"want": DesiredStatus.SUSPENDED}, 512 * MIB, None, MachineConflict, "is suspended and cannot be resized"),
+        ({"desired": DesiredStatus.SUSPENDED}, 512 * MIB, None, MachineConflict, "is suspended and cannot be resized"),
         ({}, 512 * MIB + 1, None, Misused, "whole MiB"),
         ({}, 8 * MIB, None, Misused, "at least 16MiB"),
         ({}, None, -1, Misused, "at least one core"),

@@ -43,7 +43,7 @@ def ended(world: World, node: str, machine: SiteMachine) -> None:
     """A machine ends, and its node has nothing of it."""
     world.store.write(change_machine, machine.uuid, lambda one: apply_verb(one, Verb.DESTROY, "", world.clock.at))
     world.report(node, observed(machine, MachineState.ENDED))
-    assert world.store.read(get_machine, machine.uuid).gone
+    assert world.store.read(get_machine, machine.uuid).removed_from_node
 
 
 def pruner(world: World, *, dry: bool = False) -> Pruner:

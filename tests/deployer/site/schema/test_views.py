@@ -28,12 +28,14 @@ def everything() -> SiteMachine:
         max_memory=4 * GIB,
         context=BrokerAccess(url="https://broker.example.org", secret=SECRET),
         saves=(SaveProgress(number=1, version="1.1", key=SECRET, asked=NOW, state="sending", done=1, total=2),),
-        promise=CostReservation(instance_type="m5.large", gib=8),
-        move=Migration(number=2, source=NODES[0], target=NODES[1], then=DesiredStatus.RUNNING, reason="drained"),
+        reserved_cost=CostReservation(instance_type="m5.large", gib=8),
+        migration=Migration(
+            number=2, source=NODES[0], target=NODES[1], desired=DesiredStatus.RUNNING, reason="drained"
+        ),
         warned=True,
         held=True,
-        moves=3,
-        moved=1,
+        migrations=3,
+        migrated=1,
     )
 
 
@@ -44,8 +46,12 @@ def test_a_machine_is_shown_with_all_its_properties() -> None:
     found: dict[str, Any] = shown.model_dump(mode="json", exclude_none=True)
     assert (found["memory"], found["max_memory"], found["network"], found["verify"]) == (GIB, 4 * GIB, "user", "full")
     assert found["saves"][0] | {"version": "1.1", "state": "sending", "done": 1, "total": 2} == found["saves"][0]
-    assert found["promise"] == {"instance_type": "m5.large", "gib": 8}
-    assert (found["moving"], found["move"]["phase"], found["move"]["target"]) == (True, "moving", NODES[1])
+    assert found["reserved_cost"] == {"instance_type": "m5.large", "gib": 8}
+    assert (found["migrating"], found["migration"]["phase"], found["migration"]["target"]) == (
+        True,
+        "migrating",
+        NODES[1],
+    )
     assert parse(MachineView, canonical(shown), "machine") == shown
 
 
@@ -54,13 +60,13 @@ def test_what_is_the_sites_own_is_not_shown() -> None:
     text = MachineView.of(everything()).model_dump_json()
     assert SECRET not in text
     shown = set(MachineView.model_fields)
-    assert set(SiteMachine.model_fields) - shown == {"context", "warned", "moves", "moved"}
-    assert shown - set(SiteMachine.model_fields) == {"moving"}
+    assert set(SiteMachine.model_fields) - shown == {"context", "warned", "migrations", "migrated"}
+    assert shown - set(SiteMachine.model_fields) == {"migrating"}
 
 
 @pytest.mark.parametrize(
     ("changes", "held"),
-    [({}, False), ({"held": True}, True), ({"held": True, "want": DesiredStatus.ENDED}, False)],
+    [({}, False), ({"held": True}, True), ({"held": True, "desired": DesiredStatus.ENDED}, False)],
 )
 def test_what_is_to_end_is_held_no_more(changes: dict[str, Any], held: bool) -> None:
     """It does not start with its cluster."""
@@ -70,9 +76,9 @@ def test_what_is_to_end_is_held_no_more(changes: dict[str, Any], held: bool) -> 
 @pytest.mark.parametrize(
     ("changes", "known"),
     [
-        ({"addresses": ("10.0.0.7",), "said": ("10.0.0.8",)}, ("10.0.0.7",)),
-        ({"said": ("10.0.0.8",)}, ("10.0.0.8",)),
-        ({"said": ("10.0.0.8",), "state": MachineState.STOPPED}, ()),
+        ({"addresses": ("10.0.0.7",), "guest_addresses": ("10.0.0.8",)}, ("10.0.0.7",)),
+        ({"guest_addresses": ("10.0.0.8",)}, ("10.0.0.8",)),
+        ({"guest_addresses": ("10.0.0.8",), "state": MachineState.STOPPED}, ()),
     ],
 )
 def test_addresses_for_people(changes: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -216,7 +216,9 @@ def test_nodes_that_hold_the_contents_are_preferred(world: World) -> None:
     world.join("n1", cached=("other",))
     holder = world.join("n2", cached=(CONTENT, "other"))
     assert world.machine().node == holder
-    assert world.store.read(place_now, world.store.overcommit, proposal().ask, place_machines).fetch == {holder: 0}
+    assert world.store.read(place_now, world.store.overcommit, proposal().placement_request, place_machines).fetch == {
+        holder: 0
+    }
 
 
 @pytest.mark.timeout(120)

@@ -116,7 +116,7 @@ def test_owners_are_warned_and_machines_end_at_their_time(world: World) -> None:
     assert look(world) == ["expired"]
     assert look(world) == []
     assert world.store.read(revision_of, node) == before + 1
-    assert world.store.read(desired_state, node).machines[0].want is DesiredStatus.ENDED
+    assert world.store.read(desired_state, node).machines[0].desired is DesiredStatus.ENDED
     assert world.report(node, observed(one, MachineState.ENDED)) == [("ended", "it expired")]
     assert world.store.read(desired_state, node).machines == ()
 
@@ -185,7 +185,7 @@ def test_machines_of_a_lost_node_fail_and_the_node_ends_them_when_it_is_back(wor
     assert look(world, "fail") == []
     assert world.report(node, observed(one, MachineState.RUNNING)) == [("ready", "it reports again")]
     assert world.store.read(get_machine, one.uuid).state is MachineState.FAILED
-    assert [(machine.uuid, machine.want) for machine in world.store.read(desired_state, node).machines] == [
+    assert [(machine.uuid, machine.desired) for machine in world.store.read(desired_state, node).machines] == [
         (one.uuid, DesiredStatus.ENDED)
     ]
     with pytest.raises(NoCapacity):
@@ -252,7 +252,7 @@ def test_an_end_on_a_lost_node_is_an_end(world: World) -> None:
     world.clock.at = one.expires
     assert look(world) == ["expired", "ended"]
     assert world.store.read(usage_of, owner=ALICE) == ResourceUsage()
-    assert world.store.read(desired_state, node).machines[0].want is DesiredStatus.ENDED
+    assert world.store.read(desired_state, node).machines[0].desired is DesiredStatus.ENDED
 
 
 def test_a_look_with_nothing_due_only_reads(database: SiteDatabase, world: World) -> None:

@@ -112,7 +112,7 @@ def test_a_node_that_left_is_gone_for_good(world: World) -> None:
     world.store.write(
         change_machine,
         two.uuid,
-        telling(lambda it: it.model_copy(update={"want": DesiredStatus.ENDED}), "destroying", ""),
+        telling(lambda it: it.model_copy(update={"desired": DesiredStatus.ENDED}), "destroying", ""),
     )
     world.store.write(set_node_state, uuid, NodeState.LEFT, "scrapped")
     assert world.store.read(get_machine, one.uuid).state is MachineState.FAILED

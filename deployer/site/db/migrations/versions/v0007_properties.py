@@ -6,17 +6,16 @@ machines, deployments and clusters expire was called `ends`.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
+from deployer.site.db.migrations.rows import read_rows, write_row
+
 revision = "0007"
 down_revision = "0006"
-
-ROWS = 500
-"""Documents that are held at once."""
 
 COLUMNS = {"cores": "max_cores", "memory": "max_memory", "ends": "expires"}
 INDEXES = (
@@ -36,15 +35,15 @@ def upgrade() -> None:
     """Go to this revision."""
     _rename_columns(COLUMNS)
     options: dict[str, dict[str, Any]] = {}
-    for sequence, row in _rows(deployments, "uuid", "document", "ask"):
+    for sequence, row in read_rows(deployments, "uuid", "document", "ask"):
         deployment, ask = json.loads(row["document"]), json.loads(row["ask"])
         request = deployment["request"]
         options[row["uuid"]] = {name: request[name] for name in ("blanks", "verify") if name in request}
         kept = {name: ask[name] for name in ("architecture", "most", "addresses")}
-        _write(deployments, sequence, document=_renamed(deployment, MEMBERS), ask=kept)
-    for sequence, row in _rows(machines, "deployment", "document"):
+        write_row(deployments, sequence, document=_renamed(deployment, MEMBERS), ask=kept)
+    for sequence, row in read_rows(machines, "deployment", "document"):
         machine = _renamed(json.loads(row["document"]), MEMBERS)
-        _write(machines, sequence, document=machine | options[row["deployment"]])
+        write_row(machines, sequence, document=machine | options[row["deployment"]])
     _rename_in_clusters(MEMBERS)
 
 
@@ -52,7 +51,7 @@ def downgrade() -> None:
     """Go back. What a deployment asked for is taken from one of its machines."""
     members = {new: old for old, new in MEMBERS.items()}
     ceilings: dict[str, dict[str, Any]] = {}
-    for sequence, row in _rows(machines, "deployment", "document"):
+    for sequence, row in read_rows(machines, "deployment", "document"):
         machine = _renamed(json.loads(row["document"]), members)
         ceilings[row["deployment"]] = {
             "memory": machine["granted_memory"],
@@ -60,11 +59,11 @@ def downgrade() -> None:
             "disk": machine["disk"],
         }
         kept = {name: value for name, value in machine.items() if name not in {"blanks", "verify", "description"}}
-        _write(machines, sequence, document=kept)
-    for sequence, row in _rows(deployments, "uuid", "document", "ask"):
+        write_row(machines, sequence, document=kept)
+    for sequence, row in read_rows(deployments, "uuid", "document", "ask"):
         deployment, ask = _renamed(json.loads(row["document"]), members), json.loads(row["ask"])
         deployment["request"].pop("description", None)
-        _write(deployments, sequence, document=deployment, ask=ask | ceilings[row["uuid"]])
+        write_row(deployments, sequence, document=deployment, ask=ask | ceilings[row["uuid"]])
     _rename_in_clusters(members)
     _rename_columns({new: old for old, new in COLUMNS.items()})
 
@@ -82,26 +81,11 @@ def _rename_columns(names: Mapping[str, str]) -> None:
 
 def _rename_in_clusters(names: Mapping[str, str]) -> None:
     """A cluster's state is a document within its document."""
-    for sequence, row in _rows(clusters, "document"):
+    for sequence, row in read_rows(clusters, "document"):
         cluster = json.loads(row["document"])
         cluster["state"] = json.dumps(_renamed(json.loads(cluster["state"]), names), separators=(",", ":"))
-        _write(clusters, sequence, document=cluster)
+        write_row(clusters, sequence, document=cluster)
 
 
 def _renamed(document: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in document.items()}
-
-
-def _rows(table: sa.TableClause, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All rows by their sequence, some at a time."""
-    query = sa.select(table.c.sequence, *(table.c[name] for name in names)).order_by(table.c.sequence).limit(ROWS)
-    after = -1
-    while found := op.get_bind().execute(query.where(table.c.sequence > after)).mappings().all():
-        for row in found:
-            yield row["sequence"], dict(row)
-        after = found[-1]["sequence"]
-
-
-def _write(table: sa.TableClause, sequence: int, **documents: Any) -> None:
-    values = {name: json.dumps(document, separators=(",", ":")) for name, document in documents.items()}
-    op.get_bind().execute(sa.update(table).where(table.c.sequence == sequence).values(values))
