@@ -80,19 +80,15 @@ class SiteAuthorizer:
 
     def demand(self, who: Principal, action: SiteAction, owner: Principal | None = None) -> None:
         """Raise Forbidden unless a principal may do that to the owner's objects. They become the current actor."""
-        said = authorize(self.rights(), who, action, owner)
-        if isinstance(said, Denied):
-            raise Forbidden(said.reason)
+        if isinstance(answer := authorize(self.rights(), who, action, owner), Denied):
+            raise Forbidden(answer.reason)
         set_actor(who)
 
     def demand_of(self, who: Principal, action: SiteAction, owner: Principal, missing: DeployerError) -> None:
         """As :meth:`demand`, but raises `missing` where the principal may not even see the object."""
-        rights = self.rights()
-        if isinstance(authorize(rights, who, SiteAction.READ, owner), Denied):
+        if not self.allows(who, SiteAction.READ, owner):
             raise missing
-        if isinstance(said := authorize(rights, who, action, owner), Denied):
-            raise Forbidden(said.reason)
-        set_actor(who)
+        self.demand(who, action, owner)
 
     def reach(self, who: Principal, action: SiteAction = SiteAction.READ) -> Reach:
         """Whose machines a principal may see, or do something to."""
@@ -103,9 +99,9 @@ class SiteAuthorizer:
         self.demand(who, SiteAction.READ)
         return restrict_filter(wanted, self.reach(who))
 
-    def allows(self, who: Principal, action: SiteAction) -> bool:
-        """Whether a principal may do something that has no owner."""
-        return not isinstance(authorize(self.rights(), who, action), Denied)
+    def allows(self, who: Principal, action: SiteAction, owner: Principal | None = None) -> bool:
+        """Whether a principal may do something to the owner's objects, or something that has no owner."""
+        return authorize(self.rights(), who, action, owner).allowed
 
     def owner(self, deployment: str) -> Principal:
         """The owner of a deployment; DeploymentNotFound."""

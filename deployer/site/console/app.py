@@ -21,7 +21,7 @@ from deployer.site.console.events import event_pages
 from deployer.site.console.images import image_pages
 from deployer.site.console.machines import machine_pages
 from deployer.site.console.nodes import node_pages
-from deployer.site.console.request import COOKIE, LOGIN, Console, PageRoute, read_form, redirect
+from deployer.site.console.request import COOKIE, LOGIN, Console, FormRequest, PageRoute, read_form, redirect
 from deployer.site.console.sessions import LINK_LIFE, MAX_SESSION, LoginSession
 from deployer.site.console.templates import CONSOLE_PREFIX, render_page, static_file
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
@@ -115,9 +115,8 @@ def _login_pages(console: Console) -> APIRouter:
         return answered
 
     @routes.post(f"{CONSOLE_PREFIX}/logout")
-    async def logout(request: Request) -> Response:
-        await console.submission(request)
-        console.sessions.end(request.cookies.get(COOKIE, ""))
+    def logout(form: Annotated[FormRequest, Depends(console.submission)]) -> Response:
+        console.sessions.end(form.request.cookies.get(COOKIE, ""))
         answered = redirect(LOGIN)
         answered.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
         return answered

@@ -12,10 +12,9 @@ from catalog.image.manifest import Manifest
 from catalog.schema.images import ImageEntry
 from deployer.policy.decision import Decision, RuleResult
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.auth.grants import Denied, SiteAction, authorize, quota_of
+from deployer.site.auth.grants import SiteAction, quota_of
 from deployer.site.console.request import Console, PageRequest, PageRoute
 from deployer.site.console.templates import CONSOLE_PREFIX
-from deployer.site.db.nodes import list_nodes
 from signer.documents import validate
 from signer.errors import PartitaError
 from signer.runtime.units import parse_duration, parse_size
@@ -91,9 +90,7 @@ def image_pages(console: Console) -> APIRouter:
             decision=parse_rules(trial.decision) if trial else (),
             checks=checks,
             fault=fault,
-            nodes={one.uuid: one.name for one in site.store.read(list_nodes, contents=False)}
-            if access.allows(visit.who, SiteAction.NODES)
-            else {},
+            nodes=console.node_names(visit),
         )
 
     return routes
@@ -132,8 +129,6 @@ def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everythi
 
 def _within(console: Console, visit: PageRequest, manifest: Manifest) -> bool:
     """Whether any grant allows the user to deploy that image."""
-    rights = console.site.access.rights()
-    allowed = quota_of(rights, visit.who, manifest)
-    return allowed.unlimited or (
-        bool(allowed.shares) and not isinstance(authorize(rights, visit.who, SiteAction.DEPLOY), Denied)
-    )
+    access = console.site.access
+    allowed = quota_of(access.rights(), visit.who, manifest)
+    return allowed.unlimited or (bool(allowed.shares) and access.allows(visit.who, SiteAction.DEPLOY))

@@ -1,9 +1,9 @@
 """The console's pages of machines and deployments, and the overview."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
@@ -11,30 +11,24 @@ from deployer.machine.state import MachineState
 from deployer.site.api.clusters import cluster_summary
 from deployer.site.api.deployments import permitted_deployment
 from deployer.site.api.machines import ACTIONS, permitted_machine
-from deployer.site.api.parameters import (
-    AfterQuery,
-    ClusterQuery,
-    DeploymentQuery,
-    ImageQuery,
-    NodeQuery,
-    StatesQuery,
-)
-from deployer.site.auth.grants import Denied, SiteAction, authorize
+from deployer.site.api.parameters import AfterQuery, ClusterQuery, DeploymentQuery, ImageQuery, NodeQuery, StatesQuery
+from deployer.site.auth.grants import SiteAction
 from deployer.site.console.events import events_about, newest_events
 from deployer.site.console.images import parse_rules
 from deployer.site.console.request import (
+    ALIVE,
     Console,
+    FormRequest,
     PageRequest,
     PageRoute,
     next_page_url,
-    read_form_reason,
+    show_changed,
 )
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_deployments, list_machines, machines_of
-from deployer.site.db.nodes import list_nodes
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Deployment, ListFilter, SiteMachine
+from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.schema.messages import MachineChange
 from deployer.site.schema.views import DeploymentView, MachineView
 from signer.documents import validate
@@ -50,13 +44,12 @@ FEW = 8
 def machine_pages(console: Console) -> APIRouter:
     """The routes of the overview, machines and deployments."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
-    for part in (_overview, _machines, _machine, _deployments):
-        routes.include_router(part(console))
+    for add in (_add_lists, _add_machine, _add_deployments):
+        add(routes, console)
     return routes
 
 
-def _overview(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=PageRoute)
+def _add_lists(routes: APIRouter, console: Console) -> None:
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
 
@@ -67,26 +60,17 @@ def _overview(console: Console) -> APIRouter:
         reads = access.allows(who, SiteAction.READ)
         wanted = access.visible(who, ListFilter()) if reads else None
         clusters = site.clusters.page(wanted, FEW, None, active=True)[0] if wanted else ()
-        alive = tuple(one for one in MachineState if not one.final)
         return console.show(
             visit,
             "overview.html",
             status=status,
-            machines=views(site.store.read(list_machines, wanted.model_copy(update={"states": alive}), FEW)[0])
+            machines=views(site.store.read(list_machines, wanted.model_copy(update={"states": ALIVE}), FEW)[0])
             if wanted
             else (),
             clusters=[cluster_summary(one) for one in clusters],
             events=newest_events(site, who, FEW)[0] if reads else (),
-            nodes=node_names(console, visit),
+            nodes=console.node_names(visit),
         )
-
-    return routes
-
-
-def _machines(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=PageRoute)
-    site, access = console.site, console.site.access
-    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/machines")
     def machines(
@@ -99,8 +83,7 @@ def _machines(console: Console) -> APIRouter:
         after: AfterQuery = None,
         all: Annotated[bool, Query()] = False,  # noqa: A002 - as it stands in the address
     ) -> Response:
-        living = tuple(one for one in MachineState if not one.final)
-        states = tuple(state) if state else (None if all else living)
+        states = tuple(state) if state else (None if all else ALIVE)
         asked = ListFilter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
         wanted = access.visible(visit.who, asked)
         items, following = site.store.read(list_machines, wanted, ROWS, after) if wanted else ((), None)
@@ -110,62 +93,50 @@ def _machines(console: Console) -> APIRouter:
             machines=views(items),
             next=next_page_url(visit.request, following),
             everything=all or bool(state),
-            nodes=node_names(console, visit),
+            nodes=console.node_names(visit),
         )
 
-    return routes
 
-
-def _machine(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=PageRoute)
+def _add_machine(routes: APIRouter, console: Console) -> None:
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
+    submitted = Annotated[FormRequest, Depends(console.submission)]
 
     @routes.get("/machines/{machine}")
     def machine(visit: visiting, machine: str) -> Response:
         found = permitted_machine(site, visit.who, machine, SiteAction.READ)
         owner = access.owner(found.deployment)
-        extends = not found.state.final and not isinstance(
-            authorize(access.rights(), visit.who, SiteAction.MODIFY, owner), Denied
-        )
         return console.show(
             visit,
             "machine.html",
             machine=MachineView.of(found),
             owner=owner,
             verbs=available_verbs(console, visit, found),
-            extends=extends,
+            extends=not found.state.final and access.allows(visit.who, SiteAction.MODIFY, owner),
             serial=_has_serial(console, visit, found, owner),
             events=events_about(site, subject=found.uuid)[::-1][:ROWS],
-            nodes=node_names(console, visit),
+            nodes=console.node_names(visit),
         )
 
     @routes.post("/machines/{machine}/extend")
-    async def extend(request: Request, machine: str) -> Response:
-        def work(who: Principal, fields: Mapping[str, str]) -> SiteMachine:
-            try:
-                seconds = parse_duration(fields.get("lifetime", ""))
-            except ValueError as exc:
-                raise Misused(f"lifetime: {exc}") from exc
-            wanted = validate(MachineChange, {"lifetime": seconds}, "lifetime")
-            found = permitted_machine(site, who, machine, SiteAction.MODIFY)
-            return site.changing.change(found.uuid, wanted, who)
-
-        return await console.act(request, "machines", work)
+    def extend(form: submitted, machine: str) -> Response:
+        try:
+            seconds = parse_duration(form.fields.get("lifetime", ""))
+        except ValueError as exc:
+            raise Misused(f"lifetime: {exc}") from exc
+        wanted = validate(MachineChange, {"lifetime": seconds}, "lifetime")
+        found = permitted_machine(site, form.who, machine, SiteAction.MODIFY)
+        site.changing.change(found.uuid, wanted, form.who)
+        return show_changed("machines", found.uuid)
 
     @routes.post("/machines/{machine}/{verb}")
-    async def act(request: Request, machine: str, verb: Verb) -> Response:
-        def work(who: Principal, fields: Mapping[str, str]) -> SiteMachine:
-            found = permitted_machine(site, who, machine, ACTIONS[verb])
-            return site.changing.act(found.uuid, verb, who, read_form_reason(fields))
-
-        return await console.act(request, "machines", work)
-
-    return routes
+    def act(form: submitted, machine: str, verb: Verb) -> Response:
+        found = permitted_machine(site, form.who, machine, ACTIONS[verb])
+        site.changing.act(found.uuid, verb, form.who, form.reason)
+        return show_changed("machines", found.uuid)
 
 
-def _deployments(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=PageRoute)
+def _add_deployments(routes: APIRouter, console: Console) -> None:
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
 
@@ -178,7 +149,7 @@ def _deployments(console: Console) -> APIRouter:
     @routes.get("/deployments/{deployment}")
     def deployment(visit: visiting, deployment: str) -> Response:
         found = DeploymentView.of(permitted_deployment(site, visit.who, deployment, SiteAction.READ), visit.who)
-        ends = not isinstance(authorize(access.rights(), visit.who, SiteAction.CANCEL, found.owner), Denied)
+        ends = access.allows(visit.who, SiteAction.CANCEL, found.owner)
         machines = site.store.read(machines_of, found.uuid)
         return console.show(
             visit,
@@ -186,30 +157,24 @@ def _deployments(console: Console) -> APIRouter:
             deployment=found,
             machines=views(machines),
             ends=ends and not all(one.state.final for one in machines),
-            nodes=node_names(console, visit),
+            nodes=console.node_names(visit),
             decision=parse_rules(found.decision),
             hosts=site.broker.directory.known_hosts(found.uuid) if site.broker is not None else [],
         )
 
     @routes.post("/deployments/{deployment}/destroy")
-    async def destroy(request: Request, deployment: str) -> Response:
-        def work(who: Principal, _: Mapping[str, str]) -> Deployment:
-            found = permitted_deployment(site, who, deployment, SiteAction.CANCEL)
-            site.changing.end_deployment(found.uuid, who)
-            return found
-
-        return await console.act(request, "deployments", work)
-
-    return routes
+    def destroy(form: Annotated[FormRequest, Depends(console.submission)], deployment: str) -> Response:
+        found = permitted_deployment(site, form.who, deployment, SiteAction.CANCEL)
+        site.changing.end_deployment(found.uuid, form.who)
+        return show_changed("deployments", found.uuid)
 
 
 def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) -> list[Verb]:
     """The verbs that a user may apply to a machine and that would change its present state."""
     access, now = console.site.access, console.site.now()
-    owner, rights = access.owner(machine.deployment), access.rights()
-    found = []
+    owner, found = access.owner(machine.deployment), []
     for verb in Verb:
-        if isinstance(authorize(rights, visit.who, ACTIONS[verb], owner), Denied):
+        if not access.allows(visit.who, ACTIONS[verb], owner):
             continue
         try:
             change = apply_verb(machine, verb, "", now)
@@ -222,15 +187,8 @@ def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) 
 
 def _has_serial(console: Console, visit: PageRequest, machine: SiteMachine, owner: Principal) -> bool:
     """Whether a machine may have console output, and the user may read it."""
-    denied = isinstance(authorize(console.site.access.rights(), visit.who, SiteAction.CONSOLE, owner), Denied)
-    return not (denied or machine.removed_from_node or machine.node is None or machine.state is MachineState.PENDING)
-
-
-def node_names(console: Console, visit: PageRequest) -> Mapping[str, str]:
-    """The names of nodes by UUID; empty if the user may not see them."""
-    if not console.site.access.allows(visit.who, SiteAction.NODES):
-        return {}
-    return {one.uuid: one.name for one in console.site.store.read(list_nodes, contents=False)}
+    allowed = console.site.access.allows(visit.who, SiteAction.CONSOLE, owner)
+    return allowed and not (machine.removed_from_node or machine.node is None or machine.state is MachineState.PENDING)
 
 
 def views(machines: Iterable[SiteMachine]) -> list[MachineView]:

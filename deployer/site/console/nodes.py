@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
@@ -17,11 +17,10 @@ from deployer.site.api.nodes import VERB_STATES
 from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction
 from deployer.site.console.events import events_about
-from deployer.site.console.request import Console, PageRequest, PageRoute, read_form_reason
+from deployer.site.console.request import ALIVE, Console, FormRequest, PageRequest, PageRoute, show_changed
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_machines
 from deployer.site.db.nodes import find_node, list_nodes
-from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, NodeState, SiteMachine, SiteNode
 from deployer.site.model.swarm_map import draw_swarm, site_feeds
 from deployer.site.schema.views import MachineView
@@ -73,6 +72,7 @@ def node_pages(console: Console) -> APIRouter:
     contents = ImagePartIndex(console.site.catalog.newest_images, console.site.catalog.manifest)
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
+    submitted = Annotated[FormRequest, Depends(console.submission)]
 
     @routes.get("/nodes")
     def nodes(visit: visiting) -> Response:
@@ -100,10 +100,7 @@ def node_pages(console: Console) -> APIRouter:
         parts, fault = contents.parts()
         everyone = site.store.read(list_nodes)
         fed = site_feeds(everyone)
-        reads = access.reach(visit.who)
-        wanted = restrict_filter(
-            ListFilter(node=found.uuid, states=tuple(one for one in MachineState if not one.final)), reads
-        )
+        wanted = restrict_filter(ListFilter(node=found.uuid, states=ALIVE), access.reach(visit.who))
         return console.show(
             visit,
             "node.html",
@@ -119,13 +116,11 @@ def node_pages(console: Console) -> APIRouter:
         )
 
     @routes.post("/nodes/{node}/{verb}")
-    async def act(request: Request, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
-        def work(who: Principal, fields: Mapping[str, str]) -> SiteNode:
-            access.demand(who, SiteAction.MANAGE_NODES)
-            found = site.store.read(find_node, node)
-            return site.changing.set_node(found, VERB_STATES[verb], who, read_form_reason(fields))
-
-        return await console.act(request, "nodes", work)
+    def act(form: submitted, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
+        access.demand(form.who, SiteAction.MANAGE_NODES)
+        found = site.store.read(find_node, node)
+        site.changing.set_node(found, VERB_STATES[verb], form.who, form.reason)
+        return show_changed("nodes", found.uuid)
 
     return routes
 

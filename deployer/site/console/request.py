@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from fastapi import Request, Response
@@ -21,10 +21,12 @@ from starlette.responses import RedirectResponse
 from catalog.errors import Malformed
 from catalog.web.parameters import read_body
 from deployer.errors import Forbidden, NotAuthenticated
+from deployer.machine.state import MachineState
 from deployer.site.auth.grants import SiteAction
 from deployer.site.console.sessions import SESSION_SECRET_BYTES, LoginSession, LoginSessions
 from deployer.site.console.templates import CONSOLE_PREFIX, HEADERS, render_page
 from deployer.site.db.events import last_event
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import Principal
 from deployer.site.schema.messages import ReasonRequest
 from deployer.site.service.site import Site
@@ -38,6 +40,9 @@ MAX_FORM = 96 << 10
 """Bytes of a form: a token with some hundred groups is the largest."""
 
 MAX_FIELDS = 20
+
+ALIVE = tuple(one for one in MachineState if not one.final)
+"""States of machines that have not ended."""
 
 LOGIN = f"{CONSOLE_PREFIX}/login"
 
@@ -55,12 +60,16 @@ class PageRequest:
         return self.session.who
 
 
-class HasUuid(Protocol):
-    """A machine, node, cluster or deployment."""
+@dataclass(frozen=True)
+class FormRequest(PageRequest):
+    """A form that was submitted within a session: its fields."""
+
+    fields: Mapping[str, str]
 
     @property
-    def uuid(self) -> str:
-        """Its UUID."""
+    def reason(self) -> str:
+        """The reason in the form, or an empty string; DocumentError where it is too long."""
+        return validate(ReasonRequest, {"reason": self.fields.get("reason", "").strip()}, "reason").reason
 
 
 class Console:
@@ -81,8 +90,8 @@ class Console:
         self.site.access.reauthenticate(request, session.who)
         return PageRequest(request, session)
 
-    async def submission(self, request: Request) -> tuple[PageRequest, dict[str, str]]:
-        """The session and the fields of a submitted form.
+    async def submission(self, request: Request) -> FormRequest:
+        """The submitted form of a request: a dependency of routes.
 
         Raises:
             NotAuthenticated, TooManyRequests. Forbidden: the form is not of this session. Malformed: not a form.
@@ -91,21 +100,13 @@ class Console:
         fields = await read_form(request)
         if not secrets.compare_digest(fields.pop("form", "").encode(), visit.session.form.encode()):
             raise Forbidden("the form token does not match your session; reload the page and send the form again")
-        return visit, fields
+        return FormRequest(request, visit.session, fields)
 
-    async def act(
-        self, request: Request, group: str, work: Callable[[Principal, Mapping[str, str]], HasUuid]
-    ) -> Response:
-        """Do what a submitted form asks for, in a thread, and redirect to the page of the object that it returns.
-
-        Args:
-            request: the form.
-            group: of pages, such as "machines".
-            work: called with the session's principal and the form's fields.
-        """
-        visit, fields = await self.submission(request)
-        done = await run_in_threadpool(work, visit.who, fields)
-        return redirect(f"{CONSOLE_PREFIX}/{group}/{done.uuid}")
+    def node_names(self, visit: PageRequest) -> Mapping[str, str]:
+        """The names of nodes by UUID; empty if the user may not see them."""
+        if not self.site.access.allows(visit.who, SiteAction.NODES):
+            return {}
+        return {one.uuid: one.name for one in self.site.store.read(list_nodes, contents=False)}
 
     def show(self, visit: PageRequest, template: str, **values: Any) -> Response:
         """Render a page, with the values that all pages have."""
@@ -180,9 +181,9 @@ def redirect(where: str) -> Response:
     return RedirectResponse(where, 303, HEADERS)
 
 
-def read_form_reason(fields: Mapping[str, str]) -> str:
-    """The reason in a form, or an empty string; DocumentError where it is too long."""
-    return validate(ReasonRequest, {"reason": fields.get("reason", "").strip()}, "reason").reason
+def show_changed(group: str, uuid: str) -> Response:
+    """Redirect from a form to the page of the object that it changed; `group` is that of its pages, such as "machines"."""
+    return redirect(f"{CONSOLE_PREFIX}/{group}/{uuid}")
 
 
 def next_page_url(request: Request, after: str | None) -> str:
