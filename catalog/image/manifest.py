@@ -270,6 +270,11 @@ class BareDisk(Document):
     table: Literal["none"]
     partition: Partition
 
+    @property
+    def size(self) -> int:
+        """Bytes of the disk: those of its partition."""
+        return self.partition.size
+
 
 Disk = Annotated[GptDisk | MbrDisk | BareDisk, Field(discriminator="table")]
 

@@ -15,9 +15,8 @@ from deployer.machine.network import Network
 from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
 from deployer.policy.anchors import MAX_KEY, anchor_block, certificate_anchor
 from deployer.policy.decision import Request
-from deployer.policy.evaluation import EvaluationInput, check_endorsements, check_revocation
-from deployer.policy.explanation import Situation
-from deployer.policy.explanation import explain_decision as explain_situation
+from deployer.policy.evaluation import EvaluationInput, policy_case
+from deployer.policy.explanation import explain_decision
 from deployer.policy.model import Policy
 from deployer.policy.store import RuleSet
 from deployer.trials.replay import replay_input
@@ -175,22 +174,10 @@ def policy_explain(
         case = EvaluationInput(image.manifest, image.endorsements(), asked, running)
     else:
         raise Misused("name an image with --bundle DIR, or a past request with --request N")
-    checks = check_endorsements(rules, case, now)
-    found_out = explain_situation(
-        Situation(
-            rules,
-            case.request,
-            case.manifest,
-            tuple(checks),
-            now,
-            case.running,
-            case.requester,
-            check_revocation(rules.policy, case, now),
-        )
-    )
-    decision = found_out.decision
+    explanation = explain_decision(rules, policy_case(rules.policy, case, now))
+    decision = explanation.decision
     terminal.show(
-        decision.as_json() | {"explanation": found_out.as_json()}, f"{decision.text()}\n\n{found_out.sentence()}"
+        decision.as_json() | {"explanation": explanation.as_json()}, f"{decision.text()}\n\n{explanation.sentence()}"
     )
     if not decision.accepted:
         raise typer.Exit(EXIT_REFUSED)

@@ -105,20 +105,16 @@ def assemble_disks(
 def _disk(disk: Disk, contents: ImageContents, directory: Path, index: int, serial: str) -> DiskSpec:
     base: RawFile | Descriptor
     if isinstance(disk, BareDisk):
-        size = disk.partition.size
-        base = RawFile(path=_part(partition_content(disk.partition), contents, size))
-        shared = disk.partition.access == "read-only"
+        base = RawFile(path=_part(partition_content(disk.partition), contents, disk.size))
+        if disk.partition.access == "read-only":
+            return DiskSpec(target=disk_target(index), source=base, serial=serial)
     else:
-        size = disk.size
         base = Descriptor(path=_describe(disk, contents, directory, index))
-        shared = False
-    source = base if shared and isinstance(base, RawFile) else _make_overlay(directory, index, base, size)
-    return DiskSpec(target=disk_target(index), source=source, serial=serial)
+    return _overlaid(directory, index, base, disk.size, serial)
 
 
 def _extra(blank: Blank, contents: ImageContents, directory: Path, index: int) -> DiskSpec:
-    source = _make_overlay(directory, index, RawFile(path=_part(blank, contents, blank.size)), blank.size)
-    return DiskSpec(target=disk_target(index), source=source, serial=f"disk{index}")
+    return _overlaid(directory, index, RawFile(path=_part(blank, contents, blank.size)), blank.size, f"disk{index}")
 
 
 def _describe(disk: GptDisk | MbrDisk, contents: ImageContents, directory: Path, index: int) -> Path:
@@ -154,11 +150,12 @@ def _part(source: Address | Blank, contents: ImageContents, size: int) -> Path:
     return path
 
 
-def _make_overlay(directory: Path, index: int, base: RawFile | Descriptor, size: int) -> Overlay:
+def _overlaid(directory: Path, index: int, base: RawFile | Descriptor, size: int, serial: str) -> DiskSpec:
+    """A disk whose writes go into a new overlay."""
     path = directory / f"disk{index}.qcow2"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", base.kind, "-b", str(base.path), "--", str(path)]
     _run([*command, str(size)], f"the overlay {path.name}")
-    return Overlay(path=path, base=base)
+    return DiskSpec(target=disk_target(index), source=Overlay(path=path, base=base), serial=serial)
 
 
 def rebase_overlay(overlay: Path, base: RawFile | Descriptor) -> None:

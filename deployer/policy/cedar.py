@@ -112,11 +112,8 @@ class CedarRules:
             elif rule.name in forbidding:
                 judged.append(_failed(rule, rule.reason or f"the rule {rule.name!r} of {rule.file} forbids it"))
             else:
-                judged.append(
-                    RuleResult(
-                        name=PREFIX + rule.name, passed=True, reason=f"{rule.file} does not forbid it by this rule"
-                    )
-                )
+                reason = f"{rule.file} does not forbid it by this rule"
+                judged.append(RuleResult(name=PREFIX + rule.name, passed=True, reason=reason))
         if errors:
             said = "; ".join(f"{name}: {why}" if name else why for name, why in sorted(errors.items()))
             judged.append(
@@ -132,13 +129,12 @@ class CedarRules:
     def _permit(self, permitting: set[str]) -> RuleResult:
         names = ", ".join(repr(rule.name) for rule in self._permits)
         hints = [rule.change for rule in self._permits if rule.change]
-        return RuleResult(
-            name=PREFIX + PERMIT,
+        return RuleResult.of(
+            PREFIX + PERMIT,
             passed=bool(permitting),
-            reason=f"permitted by {', '.join(map(repr, sorted(permitting)))}"
-            if permitting
-            else f"no permit rule applies: {names}",
-            change="" if permitting else "; or ".join(hints) or "ask for what one of them permits",
+            reason=f"permitted by {', '.join(map(repr, sorted(permitting)))}",
+            otherwise=f"no permit rule applies: {names}",
+            change="; or ".join(hints) or "ask for what one of them permits",
         )
 
     def _ask(

@@ -5,13 +5,13 @@ Sizes are bytes, times seconds; the clock is UTC.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from catalog.image.manifest import Manifest, Partition, PlacedPartition
 from deployer.policy.decision import Request
 from deployer.policy.rules.amounts import total_blank_size, total_disk_size
+from deployer.policy.rules.rule import PolicyCase
 from signer.verification.trust import EndorsementCheck
 
 SCHEMA: Final = """\
@@ -57,45 +57,19 @@ action deploy appliesTo {
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-@dataclass(frozen=True)
-class Requester:
-    """Who asks: a name, and the VOs and roles that their authentication vouches for."""
-
-    name: str = "local"
-    vos: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
-
-
-def authorization_request(requester: Requester, image_id: str) -> dict[str, Any]:
+def authorization_request(case: PolicyCase) -> dict[str, Any]:
     """The question, as the engine takes it."""
     return {
-        "principal": _uid("Requester", requester.name),
+        "principal": _uid("Requester", case.requester.name),
         "action": _uid("Action", "deploy"),
-        "resource": _uid("Image", image_id),
+        "resource": _uid("Image", case.manifest.image_id),
         "context": {"resources": _ref("Resources", "asked"), "site": _ref("Site", "here")},
     }
 
 
-def build_entities(
-    requester: Requester,
-    request: Request,
-    manifest: Manifest,
-    counted: Sequence[EndorsementCheck],
-    now: datetime,
-    running: int,
-    node: str = "",
-) -> list[dict[str, Any]]:
-    """All that the schema names, as Cedar's JSON entities.
-
-    Args:
-        requester: who asks.
-        request: for what.
-        manifest: of the image.
-        counted: the endorsements of it that count.
-        now: aware, UTC.
-        running: machines that the node has already.
-        node: its identity, or empty.
-    """
+def build_entities(case: PolicyCase, counted: Sequence[EndorsementCheck]) -> list[dict[str, Any]]:
+    """All that the schema names, as Cedar's JSON entities; `counted` are the endorsements of the image that count."""
+    manifest, requester, now = case.manifest, case.requester, case.now
     image_id = manifest.image_id
     above = [_uid("Image", image_id)]
     parts = list(manifest.partitions())
@@ -106,18 +80,14 @@ def build_entities(
     ]
     found += [
         _entity("Image", image_id, _image(manifest, parts, counted)),
-        _entity(
-            "Requester",
-            requester.name,
-            {"name": requester.name, "vos": list(requester.vos), "roles": list(requester.roles)},
-        ),
-        _entity("Resources", "asked", _resources(request)),
+        _entity("Requester", requester.name, requester.model_dump(mode="json")),
+        _entity("Resources", "asked", _resources(case.request)),
         _entity(
             "Site",
             "here",
             {
-                "node": node,
-                "running": running,
+                "node": case.node,
+                "running": case.running,
                 "now": int(now.timestamp()),
                 "hour": now.hour,
                 "weekday": _WEEKDAYS[now.weekday()],

@@ -57,6 +57,18 @@ class Request:
         return replace(self, machine=self.machine.model_copy(update=values))
 
 
+class Requester(Document):
+    """Who asks: a name, and the VOs and roles that their authentication vouches for."""
+
+    name: str = "local"
+    vos: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+
+
+LOCAL_REQUESTER = Requester()
+"""Every requester on a node without a site."""
+
+
 class RuleResult(Document):
     """One rule's verdict: its name, whether it passed, why, and (where it did not) what would have to change."""
 
@@ -64,6 +76,11 @@ class RuleResult(Document):
     passed: bool
     reason: str
     change: str = ""
+
+    @classmethod
+    def of(cls, name: str, *, passed: bool, reason: str, otherwise: str, change: str) -> Self:
+        """A result: `reason` where it passed, else `otherwise` and what would have to change."""
+        return cls(name=name, passed=passed, reason=reason if passed else otherwise, change="" if passed else change)
 
 
 class Decision(Document):

@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from catalog.image.manifest import Manifest
-from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision, Request, RuleResult
+from deployer.policy.decision import LOCAL_REQUESTER, Decision, Request, Requester
 from deployer.policy.model import Policy
 from deployer.policy.revocations import RevocationState
 from deployer.policy.rules.endorsements import counted_endorsements
-from deployer.policy.rules.registry import judge_rules
-from deployer.policy.rules.revocation import CURRENT
 from deployer.policy.rules.rule import PolicyCase, RevocationFacts
 from deployer.policy.store import RuleSet
 from signer.errors import PartitaError
@@ -46,7 +43,7 @@ class EvaluationInput:
     pairs: Sequence[tuple[bytes, bytes]]
     request: Request
     running: int = 0
-    requester: Requester = field(default_factory=Requester)
+    requester: Requester = LOCAL_REQUESTER
     node: str = ""
     withdrawn: RevocationState = field(default_factory=RevocationState)
 
@@ -77,44 +74,48 @@ def evaluate(rules: RuleSet, case: EvaluationInput, now: datetime, memory: Signa
         SignatureError: the catalog sent too many endorsements.
         KeyUnusable: an anchor's key is not valid.
     """
-    decision, checks = _decide(rules, case, now, memory)
-    vouching = {id(check) for check in counted_endorsements(rules.policy, case.manifest, checks, now)}
-    pairs = [(check, pair[0]) for check, pair in zip(checks, case.pairs, strict=True) if id(check) in vouching]
+    judged = policy_case(rules.policy, case, now, memory)
+    vouching = {id(check) for check in counted_endorsements(judged)}
+    pairs = [(check, pair[0]) for check, pair in zip(judged.checks, case.pairs, strict=True) if id(check) in vouching]
     shadow = None
     if rules.shadow is not None:
         try:
-            shadow, _ = _decide(rules.shadow, case, now, memory)
+            shadow = rules.shadow.decide(policy_case(rules.shadow.policy, case, now, memory))
         except PartitaError as exc:
             log.warning("the policy in the shadow could not decide: %s", exc)
-    return Evaluation(decision, tuple(pairs), shadow, tuple(checks))
+    return Evaluation(rules.decide(judged), tuple(pairs), shadow, judged.checks)
 
 
-def check_endorsements(
-    rules: RuleSet, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
-) -> list[EndorsementCheck]:
-    """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `evaluate`."""
-    return _verified(rules, case, effective_revocations(rules.policy, case.withdrawn, now, memory), now, memory)
+def policy_case(
+    policy: Policy, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
+) -> PolicyCase:
+    """A case as the rules of a policy see it: endorsements verified with its anchors, less what was withdrawn.
 
-
-def _verified(
-    rules: RuleSet,
-    case: EvaluationInput,
-    held: Sequence[EffectiveRevocation],
-    now: datetime,
-    memory: SignatureCache | None,
-) -> list[EndorsementCheck]:
+    Errors as in `evaluate`.
+    """
     manifest = case.manifest
+    in_effect = effective_revocations(policy, case.withdrawn, now, memory)
+    contents = {str(part.content) for part in manifest.partitions() if part.content}
     checks = verify_endorsements(
-        EndorsedSubject(
-            manifest.image_id, manifest.title, {str(part.content) for part in manifest.partitions() if part.content}
-        ),
+        EndorsedSubject(manifest.image_id, manifest.title, contents),
         case.pairs,
-        rules.policy.anchors_for(manifest),
+        policy.anchors_for(manifest),
         now,
         cache=memory,
-        x509=rules.policy.x509_rules,
+        x509=policy.x509_rules,
     )
-    return apply_revocations(case.withdrawn.blocks.void(checks), held)
+    by = next((each for each in in_effect if each.stops(manifest.image_id, manifest.vo)), None)
+    return PolicyCase(
+        policy,
+        case.request,
+        manifest,
+        tuple(apply_revocations(case.withdrawn.blocks.void(checks), in_effect)),
+        now,
+        case.running,
+        RevocationFacts(case.withdrawn.blocks.blocks(manifest), by.text if by else ""),
+        case.requester,
+        case.node,
+    )
 
 
 def effective_revocations(
@@ -125,30 +126,3 @@ def effective_revocations(
         return []
     found = verify_revocations(withdrawn.pairs, policy.anchors, now, x509=policy.x509_rules, cache=memory)
     return [check.revocation for check in found if check.revocation is not None]
-
-
-def _decide(
-    rules: RuleSet, case: EvaluationInput, now: datetime, memory: SignatureCache | None
-) -> tuple[Decision, list[EndorsementCheck]]:
-    held = effective_revocations(rules.policy, case.withdrawn, now, memory)
-    checks = _verified(rules, case, held, now, memory)
-    decision = rules.decide(
-        case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
-    )
-    return decision.model_copy(update={"rules": (*_current(rules.policy, case, held, now), *decision.rules)}), checks
-
-
-def check_revocation(
-    policy: Policy, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
-) -> tuple[RuleResult, ...]:
-    """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
-    return _current(policy, case, effective_revocations(policy, case.withdrawn, now, memory), now)
-
-
-def _current(
-    policy: Policy, case: EvaluationInput, held: Sequence[EffectiveRevocation], now: datetime
-) -> tuple[RuleResult, ...]:
-    manifest = case.manifest
-    by = next((each for each in held if each.stops(manifest.image_id, manifest.vo)), None)
-    facts = RevocationFacts(case.withdrawn.blocks.blocks(manifest) or "", by.text if by else "")
-    return judge_rules(CURRENT, PolicyCase(policy, case.request, manifest, (), now, case.running, facts))

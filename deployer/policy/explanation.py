@@ -5,53 +5,16 @@ and all rules decide again. Changes that the requester can make come first, then
 What turns out not to be needed is taken out again, so that every change named is necessary.
 """
 
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 
-from catalog.image.manifest import Manifest
-from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision, Request, RuleResult
+from deployer.policy.decision import Decision, RuleResult
 from deployer.policy.rules.registry import fixes_of, is_urgent
 from deployer.policy.rules.rule import PolicyCase, PolicyChange, enumerate_texts
 from deployer.policy.store import RuleSet
 from signer.openpgp.keys import escape_unprintable
-from signer.verification.trust import EndorsementCheck
 
-MAX_MOVES = 24
+MAX_CHANGES = 24
 """Changes after which the search gives up: a request that needs more of them is another request."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that a decision depends on; the arguments of `RuleSet.decide`."""
-
-    rules: RuleSet
-    request: Request
-    manifest: Manifest
-    checks: tuple[EndorsementCheck, ...]
-    now: datetime
-    running: int = 0
-    requester: Requester | None = None
-    before: tuple[RuleResult, ...] = ()
-    """Rules that no change here touches: what is revoked or blocked."""
-
-    def decide(self) -> Decision:
-        """What all rules say."""
-        decision = self.rules.decide(
-            self.request, self.manifest, self.checks, self.now, self.running, requester=self.requester
-        )
-        return decision.model_copy(update={"rules": (*self.before, *decision.rules)}) if self.before else decision
-
-    @property
-    def case(self) -> PolicyCase:
-        """As the rules of the policy see it."""
-        return PolicyCase(self.rules.policy, self.request, self.manifest, self.checks, self.now, self.running)
-
-    def after(self, change: PolicyChange) -> "Situation":
-        """The situation that a change makes of it."""
-        case = change.apply(self.case)
-        rules = replace(self.rules, policy=case.policy)
-        return replace(self, rules=rules, request=case.request, checks=case.checks, running=case.running)
 
 
 @dataclass(frozen=True)
@@ -60,13 +23,13 @@ class DecisionExplanation:
 
     Attributes:
         decision: rule by rule.
-        moves: the changes that together make it pass; each is needed.
-        stuck: the rules for which no change was found; empty means that the moves were tried and suffice.
+        changes: the changes that together make it pass; each is needed.
+        unresolved: the rules for which no change was found; empty means that the changes were tried and suffice.
     """
 
     decision: Decision
-    moves: tuple[PolicyChange, ...]
-    stuck: tuple[RuleResult, ...]
+    changes: tuple[PolicyChange, ...]
+    unresolved: tuple[RuleResult, ...]
 
     def sentence(self) -> str:
         """What a site's administrator would say."""
@@ -75,11 +38,11 @@ class DecisionExplanation:
             return f"{title} may run here: all {len(self.decision.rules)} rules pass."
         because = "; ".join(rule.reason for rule in self.decision.failed)
         said = f"{title} may not run here: {because}."
-        if self.moves:
-            said += f" It would {'come nearer' if self.stuck else 'be accepted'} if {enumerate_texts([move.text for move in self.moves])}."
-        if self.stuck:
+        if self.changes:
+            said += f" It would {'come nearer' if self.unresolved else 'be accepted'} if {enumerate_texts([change.text for change in self.changes])}."
+        if self.unresolved:
             said += " What no change of the request itself helps against: " + "; ".join(
-                f"{rule.reason} ({rule.change})" if rule.change else rule.reason for rule in self.stuck
+                f"{rule.reason} ({rule.change})" if rule.change else rule.reason for rule in self.unresolved
             )
             said += "."
         return escape_unprintable(said)
@@ -88,46 +51,50 @@ class DecisionExplanation:
         """For programs."""
         return {
             "sentence": self.sentence(),
-            "changes": [{"who": move.who, "if": move.text} for move in self.moves],
-            "suffices": not self.stuck,
+            "changes": [{"who": change.who, "if": change.text} for change in self.changes],
+            "suffices": not self.unresolved,
         }
 
 
-def explain_decision(situation: Situation) -> DecisionExplanation:
+def explain_decision(rules: RuleSet, case: PolicyCase) -> DecisionExplanation:
     """Find the nearest change that would make a request pass."""
-    decision = situation.decide()
-    moves: list[PolicyChange] = []
-    stuck: dict[str, RuleResult] = {}
-    now = situation
-    for _ in range(MAX_MOVES):
-        failed = {rule.name: rule for rule in now.decide().failed}
-        open_rules = [rule for name, rule in failed.items() if name not in stuck]
+    decision = rules.decide(case)
+    changes: list[PolicyChange] = []
+    unresolved: dict[str, RuleResult] = {}
+    now = case
+    for _ in range(MAX_CHANGES):
+        failed = {rule.name: rule for rule in rules.decide(now).failed}
+        open_rules = [rule for name, rule in failed.items() if name not in unresolved]
         if not open_rules:
             break
         open_rules.sort(key=lambda result: not is_urgent(result))
-        move = _helps(now, open_rules[0], set(failed))
-        if move is None:
-            stuck[open_rules[0].name] = open_rules[0]
+        change = _first_helpful(rules, now, open_rules[0], set(failed))
+        if change is None:
+            unresolved[open_rules[0].name] = open_rules[0]
             continue
-        moves.append(move)
-        now = now.after(move)
+        changes.append(change)
+        now = change.apply(now)
     else:
-        stuck.update({rule.name: rule for rule in now.decide().failed})
-    left = {rule.name for rule in now.decide().failed}
-    for move in list(moves):
-        without = situation
-        for other in moves:
-            if other is not move:
-                without = without.after(other)
-        if {rule.name for rule in without.decide().failed} <= left:
-            moves.remove(move)
-    return DecisionExplanation(decision, tuple(moves), tuple(stuck.values()))
+        unresolved.update({rule.name: rule for rule in rules.decide(now).failed})
+    left = _failing(rules, now)
+    for change in list(changes):
+        without = case
+        for other in changes:
+            if other is not change:
+                without = other.apply(without)
+        if _failing(rules, without) <= left:
+            changes.remove(change)
+    return DecisionExplanation(decision, tuple(changes), tuple(unresolved.values()))
 
 
-def _helps(now: Situation, rule: RuleResult, failed: set[str]) -> PolicyChange | None:
+def _first_helpful(rules: RuleSet, case: PolicyCase, rule: RuleResult, failed: set[str]) -> PolicyChange | None:
     """The first change after which this rule passes and none fails that passed."""
-    for move in fixes_of(rule, now.case):
-        failing = {one.name for one in now.after(move).decide().failed}
+    for change in fixes_of(rule, case):
+        failing = _failing(rules, change.apply(case))
         if rule.name not in failing and failing <= failed:
-            return move
+            return change
     return None
+
+
+def _failing(rules: RuleSet, case: PolicyCase) -> set[str]:
+    return {rule.name for rule in rules.decide(case).failed}

@@ -7,24 +7,22 @@ meaning: the policy with its keys, and the Cedar files.
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
 from deployer.policy.anchors import MAX_KEY
-from deployer.policy.cedar_schema import Requester, authorization_request, build_entities
-from deployer.policy.decision import Decision, Request
+from deployer.policy.cedar_schema import authorization_request, build_entities
+from deployer.policy.decision import Decision
 from deployer.policy.model import MAX_POLICY, Policy
 from deployer.policy.policy_files import read_policy_file
 from deployer.policy.rules.endorsements import counted_endorsements
 from deployer.policy.rules.registry import decide
+from deployer.policy.rules.rule import PolicyCase
 from signer.documents import canonical
 from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
-from signer.verification.trust import EndorsementCheck
 
 if TYPE_CHECKING:
     from deployer.policy.cedar import CedarRules
@@ -81,35 +79,13 @@ class RuleSet:
                 problem = str(exc)
         return cls(policy, rules, shadow, problem, digest)
 
-    def decide(
-        self,
-        request: Request,
-        manifest: Manifest,
-        checks: Sequence[EndorsementCheck],
-        now: datetime,
-        running: int = 0,
-        *,
-        requester: Requester | None = None,
-        node: str = "",
-    ) -> Decision:
-        """The decision by all rules of the set: those of the policy, then those in Cedar. Pure.
-
-        Args:
-            request: what is asked for.
-            manifest: of the image.
-            checks: what verification said of each endorsement, with this set's own anchors.
-            now: aware, UTC.
-            running: machines that the node has already.
-            requester: who asks.
-            node: which node decides.
-        """
-        decision = decide(self.policy, request, manifest, checks, now, running)
+    def decide(self, case: PolicyCase) -> Decision:
+        """The decision by all rules of the set: those of the case's policy, then those in Cedar. Pure."""
+        decision = decide(case)
         if self.cedar is None:
             return decision
-        who = requester or Requester()
-        vouching = counted_endorsements(self.policy, manifest, checks, now)
-        facts = build_entities(who, request, manifest, vouching, now, running, node)
-        more = self.cedar.judge(authorization_request(who, manifest.image_id), facts)
+        facts = build_entities(case, counted_endorsements(case))
+        more = self.cedar.judge(authorization_request(case), facts)
         return decision.model_copy(update={"rules": (*decision.rules, *more), "policy": self.digest})
 
 

@@ -17,9 +17,9 @@ from catalog.image.manifest import MANIFEST_TYPE, Manifest
 from deployer.errors import PolicyUnusable
 from deployer.machine.network import Network
 from deployer.machine.user_data import UserDataKind
-from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision, Request
-from deployer.policy.explanation import Situation
+from deployer.policy.decision import Decision, Request, Requester
+from deployer.policy.model import Policy
+from deployer.policy.rules.rule import PolicyCase
 from deployer.policy.store import RuleSet
 from signer.documents import Document, parse, parse_toml, validate
 from signer.errors import DocumentError
@@ -55,14 +55,6 @@ class CaseRequest(Document):
     network: str = "none"
 
 
-class CaseRequester(Document):
-    """Who asks, for rules in Cedar."""
-
-    name: str = "local"
-    vos: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
-
-
 class ExpectedCase(Document):
     """One expected decision.
 
@@ -91,7 +83,7 @@ class ExpectedCase(Document):
     endorsed: tuple[CaseEndorsement, ...] = ()
     ask: CaseRequest = CaseRequest()
     running: Annotated[int, Field(ge=0)] = 0
-    requester: CaseRequester = CaseRequester()
+    requester: Requester = Requester()
     at: Instant | None = None
 
     def manifest(self) -> Manifest:
@@ -116,8 +108,8 @@ class ExpectedCase(Document):
         }
         return validate(Manifest, document, f"case {self.name!r}")
 
-    def situation(self, rules: RuleSet, now: datetime) -> Situation:
-        """The case as a situation that can be decided and explained."""
+    def policy_case(self, policy: Policy, now: datetime) -> PolicyCase:
+        """The case as the rules of a policy see it."""
         at, manifest, ask = self.at or now, self.manifest(), self.ask
         checks = [
             EndorsementCheck(
@@ -135,8 +127,7 @@ class ExpectedCase(Document):
         ]
         asked = ask.model_dump(exclude={"network"})
         request = Request.supposed(manifest.needs, network=Network.parse(ask.network), **asked)
-        who = Requester(self.requester.name, self.requester.vos, self.requester.roles)
-        return Situation(rules, request, manifest, tuple(checks), at, self.running, who)
+        return PolicyCase(policy, request, manifest, tuple(checks), at, self.running, requester=self.requester)
 
 
 class CaseFile(Document):
@@ -173,7 +164,7 @@ def read_cases(path: Path) -> CaseFile:
 
 def run_cases(rules: RuleSet, cases: Sequence[ExpectedCase], now: datetime) -> list[CaseResult]:
     """Decide every case; `now` is for those that name no time."""
-    return [_result(case, case.situation(rules, now).decide()) for case in cases]
+    return [_result(case, rules.decide(case.policy_case(rules.policy, now))) for case in cases]
 
 
 def _result(case: ExpectedCase, decision: Decision) -> CaseResult:

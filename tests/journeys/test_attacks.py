@@ -23,7 +23,6 @@ from deployer.errors import PolicyUnusable, UserDataRefused
 from deployer.machine.user_data import check_user_data
 from deployer.policy.decision import Request
 from deployer.policy.model import Policy
-from deployer.policy.rules.registry import decide
 from deployer.policy.store import PolicyStore
 from signer.errors import DocumentError
 from signer.openpgp.keyring import Keyring
@@ -42,6 +41,7 @@ from tests.signer.openpgp import test_verifier as signatures
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import Repository
 from tests.support.grid_ca import DAY, Grid, Holder, utc_now
+from tests.support.node.policy_values import decide
 from tests.support.openpgp_people import IMAGE, ROLE, TITLE, People
 from tests.support.stager.caches import PACE, in_memory
 from tests.support.stager.fakes import MIB, Clock

@@ -114,19 +114,13 @@ def add_blanks(found: BootMapping, blanks: tuple[Blank, ...]) -> tuple[Volume, .
     return (*found.volumes, *more)
 
 
-def disk_size(disk: Disk) -> int:
-    """Bytes of a disk of a manifest."""
-    return disk.partition.size if isinstance(disk, BareDisk) else disk.size
-
-
 def _volume(manifest: Manifest, device: str, index: int, disk: Disk) -> Volume:
-    size = disk_size(disk)
-    if size > MAX_VOLUME:
+    if disk.size > MAX_VOLUME:
         raise CannotBoot(
-            f"disk {index} of {manifest.title} has {size} bytes, and a volume at EC2 has at most {MAX_VOLUME}"
+            f"disk {index} of {manifest.title} has {disk.size} bytes, and a volume at EC2 has at most {MAX_VOLUME}"
         )
     blank = disk.partition.blank if isinstance(disk, BareDisk) else None
-    return Volume(device, _gib(size), index if blank is None else None, blank)
+    return Volume(device, _gib(disk.size), index if blank is None else None, blank)
 
 
 def _gib(size: int) -> int:

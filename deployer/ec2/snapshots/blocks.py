@@ -91,9 +91,8 @@ def layout_of(disk: Disk, blank: Callable[[Blank], bytes]) -> Layout:
         blank: the digest of a blank's bytes as they are on this host (`catalog.image.blanks.blank_digest`): a blank has no
             address, and tools of another version may make it otherwise.
     """
-    size = disk.partition.size if isinstance(disk, BareDisk) else disk.size
     runs = tuple(Run(offset=run.offset, length=run.length, source=_name(run.source, blank)) for run in runs_of(disk))
-    return Layout(size=size, runs=runs)
+    return Layout(size=disk.size, runs=runs)
 
 
 def _name(source: bytes | Address | Blank | None, blank: Callable[[Blank], bytes]) -> str:

@@ -3,21 +3,29 @@
 What counts of a machine is how far it may grow.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import ClassVar, Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-from catalog.image.manifest import BareDisk, Manifest
+from catalog.image.manifest import Manifest
 from deployer.machine.shape import MEMORY_UNIT
-from deployer.policy.decision import Request, RuleResult
-from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule, ask, ask_machines, ask_site, counted
+from deployer.policy.decision import RuleResult
+from deployer.policy.rules.rule import (
+    Fixes,
+    PolicyCase,
+    PolicyChange,
+    PolicyRule,
+    counted,
+    machine_change,
+    requester_change,
+    section_change,
+)
 from signer.runtime.units import duration_text, size_text
 
 
 def total_disk_size(manifest: Manifest) -> int:
     """Bytes of all disks of a machine of the image, as its guest sees them."""
-    return sum(disk.partition.size if isinstance(disk, BareDisk) else disk.size for disk in manifest.disks)
+    return sum(disk.size for disk in manifest.disks)
 
 
 def total_blank_size(manifest: Manifest) -> int:
@@ -25,189 +33,104 @@ def total_blank_size(manifest: Manifest) -> int:
     return sum(part.size for part in manifest.partitions() if part.blank is not None)
 
 
-class RequestPossible(PolicyRule):
+def _possible(case: PolicyCase) -> Iterator[RuleResult]:
     """What is asked for can be had at all."""
-
-    name = "request"
-
-    def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        request = case.request
-        asked = (
-            ("count", request.count),
-            ("number of cores", request.machine.max_cores),
-            ("lifetime", request.lifetime),
-        )
-        wrong = [(name, f"a {name} of at least 1") for name, amount in asked if amount < 1]
-        if request.machine.max_memory % MEMORY_UNIT:
-            wrong.append(("memory", f"memory in whole {size_text(MEMORY_UNIT)}"))
-        yield self.result(
-            passed=not wrong,
-            reason="the request can be satisfied",
-            otherwise=f"the {' and the '.join(name for name, _ in wrong)} asked for is not available",
-            change=f"ask for {' and '.join(instead for _, instead in wrong)}",
-        )
-
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        yield from fitting_amounts(case)
-        yield from raised_limits(case)
+    request = case.request
+    asked = (
+        ("count", request.count),
+        ("number of cores", request.machine.max_cores),
+        ("lifetime", request.lifetime),
+    )
+    wrong = [(name, f"a {name} of at least 1") for name, amount in asked if amount < 1]
+    if request.machine.max_memory % MEMORY_UNIT:
+        wrong.append(("memory", f"memory in whole {size_text(MEMORY_UNIT)}"))
+    yield RuleResult.of(
+        "request",
+        passed=not wrong,
+        reason="the request can be satisfied",
+        otherwise=f"the {' and the '.join(name for name, _ in wrong)} asked for is not available",
+        change=f"ask for {' and '.join(instead for _, instead in wrong)}",
+    )
 
 
-class EnoughMemory(PolicyRule):
-    """The machine has the memory that the image needs."""
-
-    name = "enough-memory"
-
-    def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        had, needs = case.request.machine.max_memory, size_text(case.manifest.needs.memory)
-        yield self.result(
-            passed=had >= case.manifest.needs.memory,
-            reason=f"the image needs {needs} of memory",
-            otherwise=f"the image needs {needs} of memory, not {size_text(had)}",
-            change=f"ask for at least {needs} of memory",
-        )
-
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        if (needs := case.manifest.needs.memory) > case.policy.limits.memory:
-            yield _both("memory", _whole(needs), size_text)
-            return
-        yield from fitting_amounts(case)
-        yield from raised_limits(case)
+def _other_amounts(case: PolicyCase) -> Iterator[PolicyChange]:
+    yield from fitting_amounts(case)
+    yield from raised_limits(case)
 
 
-class EnoughCores(PolicyRule):
-    """The machine has the cores that the image needs."""
+def _fewer_things(case: PolicyCase) -> Iterator[PolicyChange]:
+    yield from fewer_things(case)
+    yield from raised_limits(case)
 
-    name = "enough-cores"
+
+@dataclass(frozen=True)
+class _Need:
+    """The machine has as much of something as the image needs; `units` says what of, `text` is an amount of it."""
+
+    resource: Literal["memory", "cores"]
+    text: Callable[[int], str]
+    units: Callable[[int], str]
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        had, needs = case.request.machine.max_cores, counted(case.manifest.needs.cores, "core")
-        yield self.result(
-            passed=had >= case.manifest.needs.cores,
+        asked: int = getattr(case.request.machine, f"max_{self.resource}")
+        needed: int = getattr(case.manifest.needs, self.resource)
+        needs = self.units(needed)
+        yield RuleResult.of(
+            f"enough-{self.resource}",
+            passed=asked >= needed,
             reason=f"the image needs {needs}",
-            otherwise=f"the image needs {needs}, not {had}",
+            otherwise=f"the image needs {needs}, not {self.text(asked)}",
             change=f"ask for at least {needs}",
         )
 
     def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        if (needs := case.manifest.needs.cores) > case.policy.limits.cores:
-            yield _both("cores", needs, str)
+        needed: int = getattr(case.manifest.needs, self.resource)
+        if needed <= getattr(case.policy.limits, self.resource):
+            yield from _other_amounts(case)
             return
-        yield from fitting_amounts(case)
-        yield from raised_limits(case)
+        # What the image needs is more than the site gives: both have to change.
+        amounts = {self.resource: _whole(needed) if self.resource == "memory" else needed}
+        shown = self.text(amounts[self.resource])
+        raised = section_change(
+            f"raised limits.{self.resource} to {shown} and you asked for as much", "limits", **amounts
+        )
+        yield replace(raised, apply=lambda case: _with_ceiling(raised.apply(case), **amounts))
 
 
-class Limit(PolicyRule):
+@dataclass(frozen=True)
+class Limit:
     """Something is within one of the policy's limits.
 
     Attributes:
-        limit: the limit's name.
-        instead: what the requester would have to do where it is not, with the limit in it.
+        name: the limit's.
+        amount: how much of it there would be.
+        instead: what the requester would have to do where it is not within the limit, with the limit in it.
+        fixes: changes against that.
+        text: an amount for people.
+        nearest: what the requester could do now instead, or empty.
     """
 
-    limit: ClassVar[str]
-    instead: ClassVar[str]
-
-    @abstractmethod
-    def amount(self, case: PolicyCase) -> int:
-        """How much of it there would be."""
-
-    def text(self, amount: int) -> str:
-        """An amount for people."""
-        return str(amount)
+    name: str
+    amount: Callable[[PolicyCase], int]
+    instead: str
+    fixes: Fixes = _other_amounts
+    text: Callable[[int], str] = str
+    nearest: Callable[[PolicyCase], str] = lambda _: ""
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        most: int = getattr(case.policy.limits, self.limit)
+        """See PolicyRule."""
+        most: int = getattr(case.policy.limits, self.name)
         amount = self.amount(case)
         asked, allowed = self.text(amount), self.text(most)
-        yield self.result(
+        yield RuleResult.of(
+            f"limit-{self.name}",
             passed=amount <= most,
-            reason=f"{asked} is within the {allowed} of limits.{self.limit}",
-            otherwise=f"{asked} is more than the {allowed} of limits.{self.limit}",
-            change=self.instead.format(allowed) if most else f"the site sets limits.{self.limit}",
+            reason=f"{asked} is within the {allowed} of limits.{self.name}",
+            otherwise=f"{asked} is more than the {allowed} of limits.{self.name}",
+            change=(self.nearest(case) or self.instead.format(allowed))
+            if most
+            else f"the site sets limits.{self.name}",
         )
-
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        yield from fitting_amounts(case)
-        yield from raised_limits(case)
-
-
-class MemoryLimit(Limit):
-    """Memory of one machine."""
-
-    name, limit, instead = "limit-memory", "memory", "ask for at most {} of memory"
-
-    def amount(self, case: PolicyCase) -> int:
-        return case.request.machine.max_memory
-
-    def text(self, amount: int) -> str:
-        return size_text(amount)
-
-
-class CoresLimit(Limit):
-    """Cores of one machine."""
-
-    name, limit, instead = "limit-cores", "cores", "ask for at most {} cores"
-
-    def amount(self, case: PolicyCase) -> int:
-        return case.request.machine.max_cores
-
-
-class DiskLimit(Limit):
-    """All disks of one machine."""
-
-    name, limit, instead = "limit-disk", "disk", "choose an image whose disks have at most {} in all"
-
-    def amount(self, case: PolicyCase) -> int:
-        return total_disk_size(case.manifest) + _extra(case.request)
-
-    def text(self, amount: int) -> str:
-        return size_text(amount)
-
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        yield from fewer_things(case)
-        yield from raised_limits(case)
-
-
-class BlankLimit(DiskLimit):
-    """All blanks of one machine."""
-
-    name, limit, instead = "limit-blank", "blank", "choose an image whose blanks have at most {} in all"
-
-    def amount(self, case: PolicyCase) -> int:
-        return total_blank_size(case.manifest) + _extra(case.request)
-
-
-class LifetimeLimit(Limit):
-    """How long machines live."""
-
-    name, limit, instead = "limit-lifetime", "lifetime", "ask for at most {}"
-
-    def amount(self, case: PolicyCase) -> int:
-        return case.request.lifetime
-
-    def text(self, amount: int) -> str:
-        return duration_text(amount)
-
-
-class MachinesLimit(Limit):
-    """Machines on one node."""
-
-    name, limit, instead = "limit-machines", "machines", "ask again when others have ended"
-
-    def amount(self, case: PolicyCase) -> int:
-        return case.running + case.request.count
-
-    def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        free = case.policy.limits.machines - case.running
-        for result in super().judge(case):
-            if result.passed or free <= 0:
-                yield result
-            else:
-                yield result.model_copy(update={"change": f"ask for at most {counted(free, 'machine')}"})
-
-    def fixes(self, case: PolicyCase) -> Iterator[PolicyChange]:
-        yield from fewer_things(case)
-        yield from raised_limits(case)
 
 
 def fitting_amounts(case: PolicyCase) -> Iterator[PolicyChange]:
@@ -223,20 +146,20 @@ def fitting_amounts(case: PolicyCase) -> Iterator[PolicyChange]:
     for lifetime in dict.fromkeys((limits.lifetime, min(limits.lifetime, 3600))):
         if lifetime and lifetime != asked.lifetime:
             shown = f"{duration_text(lifetime)} instead of {duration_text(asked.lifetime)}"
-            yield ask(f"asked for {shown}", lifetime=lifetime)
+            yield requester_change(f"asked for {shown}", lifetime=lifetime)
     if asked.count < 1:
-        yield ask("asked for one machine", count=1)
+        yield requester_change("asked for one machine", count=1)
 
 
 def fewer_things(case: PolicyCase) -> Iterator[PolicyChange]:
     """No scratch disks; fewer machines, or later."""
     asked, limits = case.request, case.policy.limits
     if asked.machine.blanks:
-        yield ask_machines("asked for no scratch disks", blanks=())
+        yield machine_change("asked for no scratch disks", blanks=())
     free = limits.machines - case.running
     for count in dict.fromkeys((free, 1)):
         if 0 < count < asked.count:
-            yield ask(f"asked for {counted(count, 'machine')} instead of {asked.count}", count=count)
+            yield requester_change(f"asked for {counted(count, 'machine')} instead of {asked.count}", count=count)
     if 0 < asked.count <= limits.machines and free < asked.count:
         running = limits.machines - asked.count
         over = case.running - running
@@ -250,22 +173,16 @@ def fewer_things(case: PolicyCase) -> Iterator[PolicyChange]:
 def raised_limits(case: PolicyCase) -> Iterator[PolicyChange]:
     """Each limit that the request exceeds, as high as it asks for, and no less than the image needs."""
     needs = {"memory": case.manifest.needs.memory, "cores": case.manifest.needs.cores}
-    for rule in LIMITS:
-        had: int = getattr(case.policy.limits, rule.limit)
-        wanted = max(rule.amount(case), needs.get(rule.limit, 0))
-        if wanted > had:
-            said = f"raised limits.{rule.limit} from {rule.text(had)} to {rule.text(wanted)}"
-            yield ask_site(said, limits=case.policy.limits.model_copy(update={rule.limit: wanted}))
+    for limit in LIMITS:
+        present: int = getattr(case.policy.limits, limit.name)
+        needed = max(limit.amount(case), needs.get(limit.name, 0))
+        if needed > present:
+            text = f"raised limits.{limit.name} from {limit.text(present)} to {limit.text(needed)}"
+            yield section_change(text, "limits", **{limit.name: needed})
 
 
 def _sized(text: str, **amounts: int) -> PolicyChange:
     return PolicyChange("requester", f"you {text}", lambda case: _with_ceiling(case, **amounts))
-
-
-def _both(name: str, wanted: int, text: Callable[[int], str]) -> PolicyChange:
-    """What the image needs is more than the site gives: both have to change."""
-    said = f"the site raised limits.{name} to {text(wanted)} and you asked for as much"
-    return PolicyChange("site", said, lambda case: _with_ceiling(case.with_limits(**{name: wanted}), **{name: wanted}))
 
 
 def _with_ceiling(case: PolicyCase, **amounts: int) -> PolicyCase:
@@ -279,17 +196,48 @@ def _whole(size: int) -> int:
     return -(-size // MEMORY_UNIT) * MEMORY_UNIT
 
 
-def _extra(request: Request) -> int:
+def _extra(case: PolicyCase) -> int:
     """Bytes of the scratch disks that are asked for."""
-    return sum(blank.size for blank in request.machine.blanks)
+    return sum(blank.size for blank in case.request.machine.blanks)
 
 
-LIMITS: Final[tuple[Limit, ...]] = (
-    MemoryLimit(),
-    CoresLimit(),
-    DiskLimit(),
-    BlankLimit(),
-    LifetimeLimit(),
-    MachinesLimit(),
+def _fewer_machines(case: PolicyCase) -> str:
+    free = case.policy.limits.machines - case.running
+    return f"ask for at most {counted(free, 'machine')}" if free > 0 else ""
+
+
+NEEDS: Final = (
+    _Need("memory", text=size_text, units=lambda amount: f"{size_text(amount)} of memory"),
+    _Need("cores", text=str, units=lambda amount: counted(amount, "core")),
 )
-AMOUNTS: Final[tuple[PolicyRule, ...]] = (RequestPossible(), EnoughMemory(), EnoughCores(), *LIMITS)
+LIMITS: Final = (
+    Limit("memory", lambda case: case.request.machine.max_memory, "ask for at most {} of memory", text=size_text),
+    Limit("cores", lambda case: case.request.machine.max_cores, "ask for at most {} cores"),
+    Limit(
+        "disk",
+        lambda case: total_disk_size(case.manifest) + _extra(case),
+        "choose an image whose disks have at most {} in all",
+        _fewer_things,
+        size_text,
+    ),
+    Limit(
+        "blank",
+        lambda case: total_blank_size(case.manifest) + _extra(case),
+        "choose an image whose blanks have at most {} in all",
+        _fewer_things,
+        size_text,
+    ),
+    Limit("lifetime", lambda case: case.request.lifetime, "ask for at most {}", text=duration_text),
+    Limit(
+        "machines",
+        lambda case: case.running + case.request.count,
+        "ask again when others have ended",
+        _fewer_things,
+        nearest=_fewer_machines,
+    ),
+)
+AMOUNTS: Final = (
+    PolicyRule("request", _possible, _other_amounts),
+    *(PolicyRule(f"enough-{need.resource}", need.judge, need.fixes) for need in NEEDS),
+    *(PolicyRule(f"limit-{limit.name}", limit.judge, limit.fixes) for limit in LIMITS),
+)

@@ -15,8 +15,7 @@ from deployer.policy.model import Policy
 from deployer.policy.rules.amounts import AMOUNTS, fewer_things, fitting_amounts
 from deployer.policy.rules.endorsements import ENDORSED, TRUSTED, more_endorsements
 from deployer.policy.rules.guests import GUEST, plainer_guests
-from deployer.policy.rules.images import LISTED
-from deployer.policy.rules.revocation import CURRENT
+from deployer.policy.rules.images import CURRENT, LISTED
 from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule
 from signer.verification.trust import EndorsementCheck
 
@@ -24,19 +23,10 @@ RULES: Final[tuple[PolicyRule, ...]] = (*CURRENT, *TRUSTED, *LISTED, *ENDORSED, 
 """All rules, in the order of every decision. Those in Cedar, which a policy's author writes, come after them."""
 
 
-def decide(
-    policy: Policy,
-    request: Request,
-    manifest: Manifest,
-    endorsements: Sequence[EndorsementCheck],
-    now: datetime,
-    running: int = 0,
-) -> Decision:
-    """Judge a request for machines of an image by a policy's own rules; arguments as in `PolicyCase`."""
-    case = PolicyCase(policy, request, manifest, tuple(endorsements), now, running)
-    at = now.replace(microsecond=0)
-    results = judge_rules(RULES, case)
-    return Decision(image=manifest.image_id, title=manifest.title, at=at, policy=policy.digest, rules=results)
+def decide(case: PolicyCase) -> Decision:
+    """Judge a request for machines of an image by a policy's own rules."""
+    image, title, at = case.manifest.image_id, case.manifest.title, case.now.replace(microsecond=0)
+    return Decision(image=image, title=title, at=at, policy=case.policy.digest, rules=judge_rules(RULES, case))
 
 
 def judge_rules(rules: Sequence[PolicyRule], case: PolicyCase) -> tuple[RuleResult, ...]:

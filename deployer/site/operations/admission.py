@@ -16,7 +16,7 @@ from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
 from deployer.errors import NoCapacity
 from deployer.machine.spec import hostname_base
-from deployer.policy.cedar_schema import Requester
+from deployer.policy.decision import Requester
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
 from deployer.policy.resolution import ResolvedOrder, resolve_order
 from deployer.policy.revocations import RevocationState

@@ -1,5 +1,6 @@
 """Rules in Cedar: what is validated, what each comes to, and that nothing that fails ever permits."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,10 @@ from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
 from deployer.machine.network import Network
 from deployer.policy.cedar import MAX_FILE, CedarRules
-from deployer.policy.cedar_schema import SCHEMA, Requester, authorization_request, build_entities
-from deployer.policy.decision import Request, RuleResult
+from deployer.policy.cedar_schema import SCHEMA, authorization_request, build_entities
+from deployer.policy.decision import Request, Requester, RuleResult
+from deployer.policy.model import Policy
+from deployer.policy.rules.rule import PolicyCase
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
 
@@ -39,12 +42,14 @@ def judge(
     text: str, *, asked: Request | None = None, who: Requester | None = None, running: int = 0
 ) -> dict[str, RuleResult]:
     """The rules of a decision, by name."""
-    who, asked = (
-        who or Requester(),
-        asked or Request.supposed(IMAGE.needs, memory=1 << 30, cores=2, network=Network(kind="user")),
-    )
-    facts = build_entities(who, asked, IMAGE, [VOUCHED], NOW, running, "here")
-    return {rule.name: rule for rule in rules(text).judge(authorization_request(who, IMAGE.image_id), facts)}
+    asked = asked or Request.supposed(IMAGE.needs, memory=1 << 30, cores=2, network=Network(kind="user"))
+    facts_of = replace(case(asked), running=running, requester=who or Requester(), node="here")
+    facts = build_entities(facts_of, [VOUCHED])
+    return {rule.name: rule for rule in rules(text).judge(authorization_request(facts_of), facts)}
+
+
+def case(request: Request) -> PolicyCase:
+    return PolicyCase(Policy(), request, IMAGE, (), NOW)
 
 
 def forbid(when: str, name: str = "no") -> str:
@@ -75,7 +80,7 @@ def forbid(when: str, name: str = "no") -> str:
     ],
 )
 def test_every_fact_can_be_spoken_of(when: str) -> None:
-    who = Requester("ann", ("star",), ("operator",))
+    who = Requester(name="ann", vos=("star",), roles=("operator",))
     facts = judge(ALL + forbid(when), who=who, running=7)
 
     assert not facts["cedar-no"].passed, facts
@@ -132,14 +137,13 @@ def test_a_forbid_that_fails_is_named() -> None:
 
 
 def test_facts_that_do_not_fit_the_schema_refuse() -> None:
-    facts: list[dict[str, Any]] = build_entities(Requester(), Request.supposed(IMAGE.needs), IMAGE, [], NOW, 0)
+    asked = case(Request.supposed(IMAGE.needs))
+    facts: list[dict[str, Any]] = build_entities(asked, [])
     next(fact for fact in facts if fact["uid"]["type"] == "Site")["attrs"]["hour"] = "three"
 
     found = {
         rule.name: rule
-        for rule in rules(ALL + forbid("context.site.hour < 6")).judge(
-            authorization_request(Requester(), IMAGE.image_id), facts
-        )
+        for rule in rules(ALL + forbid("context.site.hour < 6")).judge(authorization_request(asked), facts)
     }
 
     assert not found["cedar-errors"].passed
@@ -197,9 +201,9 @@ def test_ids_are_told_apart_over_files_and_beyond_ten() -> None:
     """The engine counts its rules; what it counts must be what we named."""
     many = "".join(forbid(f"context.resources.maxCores == {number}", f"n{number}") for number in range(30))
     found = CedarRules.parse([("a.cedar", ALL.encode()), ("b.cedar", many.encode())])
-    facts = build_entities(Requester(), Request.supposed(IMAGE.needs, cores=17), IMAGE, [], NOW, 0)
+    asked = case(Request.supposed(IMAGE.needs, cores=17))
 
-    judged = found.judge(authorization_request(Requester(), IMAGE.image_id), facts)
+    judged = found.judge(authorization_request(asked), build_entities(asked, []))
 
     assert [rule.name for rule in judged if not rule.passed] == ["cedar-n17"]
     assert "b.cedar" in next(rule.reason for rule in judged if rule.name == "cedar-n17")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployer.policy.explanation import DecisionExplanation, Situation, explain_decision
+from deployer.policy.explanation import DecisionExplanation, explain_decision
 from deployer.policy.store import RuleSet
 from tests.support.node.policy_cases import ALICE, BOB, BOTH, CAROL, POLICY, TEAM, anchors, case, rules
 
@@ -16,24 +16,24 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 def explained(ruleset: RuleSet, **values: Any) -> DecisionExplanation:
     """The explanation of a case; whatever it promises is tried again here."""
-    situation = case(**values).situation(ruleset, NOW)
-    found = explain_decision(situation)
-    after: Situation = situation
-    for move in found.moves:
-        after = after.after(move)
-    assert after.decide().accepted is not bool(found.stuck)
-    for move in found.moves:
-        without = situation
-        for other in found.moves:
-            without = without if other is move else without.after(other)
-        assert len(without.decide().failed) > len(found.stuck), f"{move.text} is not needed"
+    asked = case(**values).policy_case(ruleset.policy, NOW)
+    found = explain_decision(ruleset, asked)
+    after = asked
+    for change in found.changes:
+        after = change.apply(after)
+    assert ruleset.decide(after).accepted is not bool(found.unresolved)
+    for change in found.changes:
+        without = asked
+        for other in found.changes:
+            without = without if other is change else other.apply(without)
+        assert len(ruleset.decide(without).failed) > len(found.unresolved), f"{change.text} is not needed"
     return found
 
 
 def test_what_passes_needs_no_change(tmp_path: Path) -> None:
     found = explained(rules(tmp_path))
     assert found.decision.accepted
-    assert found.moves == ()
+    assert found.changes == ()
     assert found.sentence().startswith("star/worker@1.0 may run here: all ")
 
 
@@ -108,8 +108,8 @@ NEAREST = [
 def test_the_nearest_change_is_found(what: str, values: dict[str, Any], changes: list[str], tmp_path: Path) -> None:
     found = explained(rules(tmp_path), **values)
 
-    assert [move.text for move in found.moves] == changes, what
-    assert found.stuck == ()
+    assert [change.text for change in found.changes] == changes, what
+    assert found.unresolved == ()
     assert "It would be accepted if " in found.sentence()
     assert found.as_json()["suffices"] is True
 
@@ -118,14 +118,14 @@ def test_a_partition_that_the_site_must_vouch_for(tmp_path: Path) -> None:
     site = anchors((BOB, "site-reviewer")).replace('vo = "star"', 'vo = "site"')
     text = POLICY + '[[partition]]\nlabel = "root"\nvo = "site"\n' + TEAM + site
     found = explained(rules(tmp_path, text))
-    assert [move.text for move in found.moves] == [
+    assert [change.text for change in found.changes] == [
         f"its partition 'root' were endorsed by {BOB} as site-reviewer of site"
     ]
 
 
 def test_a_denied_vo(tmp_path: Path) -> None:
     found = explained(rules(tmp_path), image="cms/reco@1")
-    assert "the site took 'cms' out of vos.deny" in [move.text for move in found.moves]
+    assert "the site took 'cms' out of vos.deny" in [change.text for change in found.changes]
 
 
 def test_one_sentence_reads_as_people_speak(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ PERMIT = '@id("all") permit(principal, action, resource);'
 def test_a_rule_in_cedar_that_a_requester_can_meet(tmp_path: Path) -> None:
     night = PERMIT + '@id("net") forbid(principal, action, resource) when { context.resources.network != "none" };'
     found = explained(rules(tmp_path, cedar=night), ask={"network": "user"})
-    assert [move.text for move in found.moves] == ["you asked for no network instead of user"]
+    assert [change.text for change in found.changes] == ["you asked for no network instead of user"]
 
 
 def test_a_rule_in_cedar_that_an_endorser_can_meet(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_rule_in_cedar_that_an_endorser_can_meet(tmp_path: Path) -> None:
         f'@id("bob") forbid(principal, action, resource) unless {{ resource.endorsers.contains("{BOB}") }};'
     )
     found = explained(rules(tmp_path, cedar=both))
-    assert [move.text for move in found.moves] == [f"it were endorsed by {BOB} as image-administrator"]
+    assert [change.text for change in found.changes] == [f"it were endorsed by {BOB} as image-administrator"]
 
 
 def test_a_rule_that_nothing_helps_against(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_rule_that_nothing_helps_against(tmp_path: Path) -> None:
     )
     found = explained(rules(tmp_path, cedar=never), ask={"memory": "8GiB"})
 
-    assert [rule.name for rule in found.stuck] == ["cedar-arch"]
+    assert [rule.name for rule in found.unresolved] == ["cedar-arch"]
     assert "come nearer if you asked for 4GiB" in found.sentence()
     assert "we run no such processors (choose another site)" in found.sentence()
     assert found.as_json()["suffices"] is False
@@ -173,7 +173,8 @@ def test_a_name_from_strangers_drives_no_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in found.sentence()
 
 
-def test_situations_are_values(tmp_path: Path) -> None:
-    situation = case().situation(rules(tmp_path), NOW)
-    explain_decision(replace(situation, running=100))
-    assert situation.decide().accepted
+def test_cases_are_values(tmp_path: Path) -> None:
+    ruleset = rules(tmp_path)
+    asked = case().policy_case(ruleset.policy, NOW)
+    explain_decision(ruleset, replace(asked, running=100))
+    assert ruleset.decide(asked).accepted

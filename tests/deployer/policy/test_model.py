@@ -16,10 +16,9 @@ from deployer.machine.user_data import USER_DATA_KINDS
 from deployer.policy.anchors import MAX_KEY, anchor_block
 from deployer.policy.decision import Request
 from deployer.policy.model import MAX_POLICY, Policy
-from deployer.policy.rules.registry import decide
 from tests.support.factories import manifest
 from tests.support.node.policy_texts import ANCHOR, ARMORED, FPR, parse, toml
-from tests.support.node.policy_values import load_policy
+from tests.support.node.policy_values import decide, load_policy
 
 ROOT = Path(__file__).parents[3]
 IMAGE = manifest([Address(bytes(32), 4096)])

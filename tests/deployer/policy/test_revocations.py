@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import PolicyUnusable
-from deployer.policy.evaluation import EvaluationInput, check_endorsements, evaluate
+from deployer.policy.evaluation import EvaluationInput, evaluate, policy_case
 from deployer.policy.revocations import BlockList, RevocationStore
 from signer.errors import DocumentError
 from tests.support.node.policy_site import IMAGE, Site, failing
@@ -55,10 +55,10 @@ def test_decisions(site: Site) -> None:
 
 def test_a_blocked_endorsement_does_not_count(site: Site) -> None:
     mine = case(site)
-    digest = check_endorsements(rules(site), mine, site.now)[0].digest
-    checks = BlockList(endorsements=(f"sha256:{digest}",)).void(check_endorsements(rules(site), mine, site.now))
+    verified = policy_case(rules(site).policy, mine, site.now).checks
+    checks = BlockList(endorsements=(f"sha256:{verified[0].digest}",)).void(verified)
     assert [check.counts for check in checks] == [False, True]
-    assert checks[0].reason == f"sha256:{digest} is in the site's block list."
+    assert checks[0].reason == f"sha256:{verified[0].digest} is in the site's block list."
 
 
 def test_what_was_seen_is_never_forgotten(site: Site, tmp_path: Path) -> None:

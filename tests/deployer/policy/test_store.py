@@ -10,6 +10,7 @@ import pytest
 from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
 from deployer.policy.decision import Request
+from deployer.policy.rules.rule import PolicyCase
 from deployer.policy.store import PolicyStore, RuleSet
 from tests.support.factories import manifest
 from tests.support.node.policy_values import load_policy
@@ -40,7 +41,8 @@ def test_a_set_is_read_whole(path: Path) -> None:
     assert rules.cedar is not None
     assert rules.shadow is not None
     assert rules.shadow.policy.limits.cores == 9
-    decision = rules.decide(Request.supposed(IMAGE.needs, memory=1 << 30, lifetime=60), IMAGE, [], NOW)
+    request = Request.supposed(IMAGE.needs, memory=1 << 30, lifetime=60)
+    decision = rules.decide(PolicyCase(rules.policy, request, IMAGE, (), NOW))
     assert decision.policy == rules.digest
     assert decision.rules[-1].name == "cedar-permit"
 

@@ -1,15 +1,19 @@
 """Policies, endorsements that were checked, and requests: what decisions are made of."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from catalog.image.address import Address
+from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
 from deployer.policy.anchors import MAX_KEY
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import MAX_POLICY, Policy
+from deployer.policy.rules import registry
+from deployer.policy.rules.rule import PolicyCase
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
 
@@ -96,3 +100,15 @@ def vouched(fingerprint: str = A, **changes: Any) -> EndorsementCheck:
 
 def failed(decision: Decision) -> dict[str, tuple[str, str]]:
     return {rule.name: (rule.reason, rule.change) for rule in decision.failed}
+
+
+def decide(
+    rules: Policy,
+    request: Request,
+    image: Manifest,
+    checks: Sequence[EndorsementCheck],
+    now: datetime,
+    running: int = 0,
+) -> Decision:
+    """What the rules of a policy say to a request."""
+    return registry.decide(PolicyCase(rules, request, image, tuple(checks), now, running))

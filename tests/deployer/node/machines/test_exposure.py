@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployer.node.machines.exposure import BootFacts, exposure_reason
-from deployer.policy.evaluation import check_endorsements, effective_revocations
+from deployer.policy.evaluation import effective_revocations, policy_case
 from deployer.policy.revocations import BlockList, RevocationState
 from tests.support.grid_ca import DAY
 from tests.support.node.policy_site import IMAGE, Site
@@ -26,7 +26,7 @@ ANN, BOB = "x509:/DC=org/CN=Ann", "x509:/DC=org/CN=Bob O'Neill"
 def test_which_running_machines_are_affected(site: Site, tmp_path: Path) -> None:
     two = "[endorsements]\nthreshold = 2"
     booted = site.now + timedelta(hours=1)
-    facts = BootFacts(IMAGE, tuple(check_endorsements(rules(site), case(site), site.now)))
+    facts = BootFacts(IMAGE, policy_case(rules(site).policy, case(site), site.now).checks)
     facts.write(tmp_path)
     kept = BootFacts.read(tmp_path)
     assert kept is not None
@@ -58,6 +58,6 @@ def test_which_running_machines_are_affected(site: Site, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("target", [IMAGE.image_id, IMAGE.title, "star/worker", ANN, "/DC=org/CN=Ann"])
 def test_machines_are_found_by_image_and_by_key(site: Site, target: str) -> None:
-    facts = BootFacts(IMAGE, tuple(check_endorsements(rules(site), case(site), site.now)))
+    facts = BootFacts(IMAGE, policy_case(rules(site).policy, case(site), site.now).checks)
     assert facts.names(target)
     assert not facts.names(target + "x")

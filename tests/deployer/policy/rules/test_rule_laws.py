@@ -6,9 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.policy.model import Policy
-from deployer.policy.rules.registry import decide
 from signer.verification.trust import EndorsementCheck
-from tests.support.node.policy_values import GIB, IMAGE, MIB, NOW, ORDER, A, B, C, anchors, ordered, policy, vouched
+from tests.support.node.policy_values import (
+    GIB,
+    IMAGE,
+    MIB,
+    NOW,
+    ORDER,
+    A,
+    B,
+    C,
+    anchors,
+    decide,
+    ordered,
+    policy,
+    vouched,
+)
 
 # What holds for every policy, request and set of endorsements.
 PEOPLE = [A, B, C]

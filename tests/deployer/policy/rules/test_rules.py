@@ -14,7 +14,6 @@ from deployer.policy.decision import Decision, Request
 from deployer.policy.model import Policy
 from deployer.policy.rules.amounts import total_blank_size, total_disk_size
 from deployer.policy.rules.endorsements import MAX_SHOWN
-from deployer.policy.rules.registry import decide
 from signer.documents import canonical, parse
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
@@ -29,6 +28,7 @@ from tests.support.node.policy_values import (
     B,
     C,
     anchors,
+    decide,
     failed,
     ordered,
     policy,
