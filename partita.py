@@ -107,23 +107,8 @@ def _command(name: str) -> Any:
         single.command(name)(found)
         command = typer.main.get_command(single)
     command.name = name
-    _add_json_option(command)
+    terminal.add_json_option(command)
     return command
-
-
-def _json_option(as_json: terminal.Json = False) -> None:
-    """Declare the option `--json`."""
-
-
-def _add_json_option(command: Any) -> None:
-    """Give a command, or all commands of a group, the option `--json`."""
-    if isinstance(command, typer.core.TyperGroup):
-        for inner in command.commands.values():
-            _add_json_option(inner)
-    else:
-        single = typer.Typer(add_completion=False)
-        single.command()(_json_option)
-        command.params += typer.main.get_command(single).params
 
 
 class Commands(typer.core.TyperGroup):

@@ -55,7 +55,7 @@ def open_cache(settings: NodeSettings, clock: Callable[[], float]) -> Cache:
 
 
 def open_catalog(
-    settings: NodeSettings, clock: Callable[[], float], alarm: Callable[[str], None] = lambda _said: None
+    settings: NodeSettings, clock: Callable[[], float], alarm: Callable[[str], None] = lambda _message: None
 ) -> "TrustedCatalog":
     """Make the client of the node's catalog and mirrors, which trusts them by the pinned root, and without one not at all."""
     from catalog.client.trusted import TrustedCatalog, read_pin
@@ -79,7 +79,7 @@ def open_stager(
     clock: Callable[[], float],
     *,
     service: bool = False,
-    alarm: Callable[[str], None] = lambda _said: None,
+    alarm: Callable[[str], None] = lambda _message: None,
 ) -> Iterator[tuple[Stager, "TrustedCatalog"]]:
     """Open a stager over the node's cache and catalog, and the client of that catalog; closed when the block ends.
 
@@ -112,15 +112,8 @@ def _share(settings: NodeSettings, cache: Cache, closing: ExitStack) -> CacheSha
     )
     boot = read_boot_id()
     credentials = _credentials_provider(settings, closing)
-    tracker = closing.enter_context(
-        TrackerClient(
-            settings.catalog + "/v1",
-            peer_id=secrets.token_bytes(20),
-            site=settings.site,
-            grants=lambda address: credentials(address).grant,
-            authorities=lambda address: credentials(address).authority,
-        )
-    )
+    peer_id, url = secrets.token_bytes(20), settings.catalog + "/v1"
+    tracker = closing.enter_context(TrackerClient(url, peer_id=peer_id, site=settings.site, credentials=credentials))
     try:
         swarm = closing.enter_context(Swarm(tracker, options, boot=boot, credentials=credentials))
     except PeerFailed as exc:

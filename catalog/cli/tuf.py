@@ -102,7 +102,7 @@ def tuf_export(
     from catalog.client.trusted import pin_root
 
     with _repository(context, directory) as (repository, connection):
-        digest = pin_root(output, repository.latest(connection, "root"))
+        digest = pin_root(output, repository.latest(connection, "root").data)
     terminal.show({"root": str(output), "sha256": digest}, f"{output}\nSHA-256 {digest}")
 
 

@@ -91,7 +91,7 @@ class KeyCeremony:
         made = [directory / f"{role}-{signer.id[:12]}.pem" for signer in fresh]
         for path, key in zip(made, keys, strict=True):
             save_key(path, key, None if role in ONLINE else passphrase)
-        root, targets = (self._repository.latest(connection, name) for name in (ROOT, TARGETS))
+        root, targets = (self._repository.latest(connection, name).data for name in (ROOT, TARGETS))
         if role != BINS:
             write_file(self.file(ROOT), next_root(root, {role: fresh}, now + LIFETIMES[ROOT]))
         if role in {BINS, TARGETS}:
@@ -110,7 +110,7 @@ class KeyCeremony:
         if role not in {ROOT, TARGETS}:
             raise Misused(f"the service signs {role} itself; `sign` is for root and targets")
         if not self._proposed():
-            data = self._repository.latest(connection, role)
+            data = self._repository.latest(connection, role).data
             expires = now + LIFETIMES[role]
             fresh = next_root(data, {}, expires) if role == ROOT else next_targets(data, None, expires)
             write_file(self.file(role), fresh)
@@ -126,7 +126,7 @@ class KeyCeremony:
     def _settle(self, connection: Transaction, signers: Sequence[MetadataSigner], now: datetime) -> CeremonyResult:
         """Add the signatures of keys that may sign, and put the proposals in force when they are complete."""
         proposed = self._proposed()
-        before = self._repository.latest(connection, ROOT)
+        before = self._repository.latest(connection, ROOT).data
         for role, data in proposed.items():
             proposed[role] = sign_document(data, signers, self._signers_of(role, proposed, before))
             write_file(self.file(role), proposed[role])

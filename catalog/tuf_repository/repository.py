@@ -65,17 +65,8 @@ KEEP_TARGETS = timedelta(days=1)
 """How long a replaced target is still served: as long as a timestamp that leads to it can be valid."""
 
 
-class TufRepository:
+class TufRepository(OnlineSigner):
     """The TUF repository of a catalog. Every method takes part in the transaction that it is given."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.online_signer = OnlineSigner(directory)
-
-    @property
-    def online(self) -> Path:
-        """The directory of the online keys."""
-        return self.online_signer.online
 
     @property
     def offline(self) -> Path:
@@ -143,7 +134,7 @@ class TufRepository:
         rows = store.list_image_rows(connection)
         new = [row for row in rows if manifest_path(row.image_id) not in listed]
         newest = {(row.vo, row.name): row for row in rows}
-        epoch, endorsed = self.online_signer.epoch(connection), store.endorsed_images(connection)
+        epoch, endorsed = self.epoch(connection), store.endorsed_images(connection)
         touched: set[int] = set()
 
         def numbered() -> Iterator[tuple[TargetContent, int]]:
@@ -182,25 +173,22 @@ class TufRepository:
 
     def renew(self, connection: Transaction, now: datetime) -> Sequence[str]:
         """Sign new versions of the online metadata that has passed half of its lifetime; returns its roles."""
-        epoch = self.online_signer.epoch(connection)
+        epoch = self.epoch(connection)
         done: list[str] = []
         old = now - LIFETIMES[BINS] / 2
         stale = store.bins_made_before(connection, old)
         if stale:
-            self.online_signer.sign_bins(connection, [_number(role, epoch.bits) for role in stale], now)
+            self.sign_bins(connection, [_number(role, epoch.bits) for role in stale], now)
             done += stale
         if epoch.begun <= old:
             store.add_epoch(connection, epoch.epoch + 1, epoch.bits, now)
             done.append(BINS)
-        snapshot, timestamp = (
-            self.online_signer.latest(connection, SNAPSHOT),
-            self.online_signer.latest(connection, TIMESTAMP),
-        )
+        snapshot, timestamp = self.latest(connection, SNAPSHOT), self.latest(connection, TIMESTAMP)
         if done or snapshot.made <= now - LIFETIMES[SNAPSHOT] / 2:
-            self.online_signer.sign_snapshot(connection, now)
+            self.sign_snapshot(connection, now)
             done += [SNAPSHOT, TIMESTAMP]
         elif timestamp.made <= now - LIFETIMES[TIMESTAMP] / 2:
-            self.online_signer.sign_timestamp(connection, snapshot.data, now)
+            self.sign_timestamp(connection, snapshot.data, now)
             done.append(TIMESTAMP)
         store.forget_targets(connection, now - KEEP_TARGETS)
         return done
@@ -215,28 +203,28 @@ class TufRepository:
             found = SignedMetadata.of(root)
             store.add_metadata(connection, ROOT, found.version, root, now, found.expires)
         if targets is not None:
-            before = SignedMetadata.of(self.online_signer.latest(connection, TARGETS).data)
+            before = SignedMetadata.of(self.latest(connection, TARGETS).data)
             found = SignedMetadata.of(targets)
             store.add_metadata(connection, TARGETS, found.version, targets, now, found.expires)
             if found.keys != before.keys:  # every bin is signed by the new key
-                epoch = self.online_signer.epoch(connection)
+                epoch = self.epoch(connection)
                 store.add_epoch(connection, epoch.epoch + 1, epoch.bits, now)
                 numbers = [_number(role, epoch.bits) for role in store.bin_versions(connection)]
-                self.online_signer.sign_bins(connection, numbers, now)
-        self.online_signer.sign_snapshot(connection, now)
-        write_file(self.root_file, self.online_signer.latest(connection, ROOT).data)
+                self.sign_bins(connection, numbers, now)
+        self.sign_snapshot(connection, now)
+        write_file(self.root_file, self.latest(connection, ROOT).data)
 
     def metadata(self, connection: Transaction, role: str, version: int | None) -> bytes:
         """Metadata as it is served: a version of a role or, for the timestamp only, the newest; NotFound otherwise."""
         if version is None:
             if role == TIMESTAMP:
-                return self.online_signer.latest(connection, TIMESTAMP).data
+                return self.latest(connection, TIMESTAMP).data
             raise NotFound(f"metadata of {role} is served by version only")
         data = store.metadata_bytes(connection, role, version)
         if data is None and (epoch := store.current_epoch(connection)) is not None and version == epoch.epoch:
             number = bin_of_role(role, epoch.bits)
             if number is not None:
-                return self.online_signer.empty_bin(connection, epoch, role)
+                return self.empty_bin(connection, epoch, role)
         if data is None:
             raise NotFound(f"no metadata {version}.{role} here; it may have been replaced")
         return data
@@ -249,10 +237,6 @@ class TufRepository:
         if data is None:
             raise NotFound(f"no target {path} with that SHA-256 here; it may have been replaced")
         return data
-
-    def latest(self, connection: Transaction, role: str) -> bytes:
-        """The newest metadata of a top-level role."""
-        return self.online_signer.latest(connection, role).data
 
     def _image_targets(self, connection: Transaction, row: ImageRow, *, endorsed: bool = True) -> list[TargetContent]:
         """The targets that are about this image only."""
@@ -291,16 +275,16 @@ class TufRepository:
         """
         if not self.exists(connection):
             return 0
-        epoch = self.online_signer.epoch(connection)
+        epoch = self.epoch(connection)
         changed = [
             number
             for content in contents
             if store.put_target(connection, content, number := bin_number(content.listed.path, epoch.bits), now)
         ]
         if changed or touched:
-            self.online_signer.sign_bins(connection, {*changed, *touched}, now)
+            self.sign_bins(connection, {*changed, *touched}, now)
         if changed or touched or seal:
-            self.online_signer.sign_snapshot(connection, now)
+            self.sign_snapshot(connection, now)
         return len(changed)
 
 

@@ -38,10 +38,8 @@ class TufRoleStatus:
 
 def list_role_statuses(repository: TufRepository, connection: Transaction) -> Sequence[TufRoleStatus]:
     """The status of every role."""
-    epoch = repository.online_signer.epoch(connection)
-    root, targets = (
-        SignedMetadata.of(repository.online_signer.latest(connection, role).data) for role in (ROOT, TARGETS)
-    )
+    epoch = repository.epoch(connection)
+    root, targets = (SignedMetadata.of(repository.latest(connection, role).data) for role in (ROOT, TARGETS))
     here = {MetadataSigner(load_key(path)).id for path in key_files(repository.online)}
     here |= {
         key
@@ -56,7 +54,7 @@ def list_role_statuses(repository: TufRepository, connection: Transaction) -> Se
         if role == BINS:
             version, made, expires = epoch.epoch, epoch.begun, epoch.begun + LIFETIMES[BINS]
         else:
-            newest = repository.online_signer.latest(connection, role)
+            newest = repository.latest(connection, role)
             version, made, expires = newest.version, newest.made, newest.expires
         present = tuple(key for key in keys[role] if key in here)
         due = made + (expires - made) / 2

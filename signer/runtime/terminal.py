@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import typer
+import typer.core
+import typer.main
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
@@ -46,8 +48,23 @@ def _choose(chosen: bool) -> None:
     options.json = chosen
 
 
-Json = Annotated[bool, typer.Option("--json", callback=_choose, expose_value=False, help="Print the result as JSON.")]
-"""The option that the command line gives to every command."""
+def _declare_json(
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=_choose, expose_value=False, help="Print the result as JSON.")
+    ] = False,
+) -> None:
+    """Declare the option of all commands."""
+
+
+def add_json_option(command: Any) -> None:
+    """Give a command of typer, or all commands of a group, the option `--json`, which `show` obeys."""
+    if isinstance(command, typer.core.TyperGroup):
+        for inner in command.commands.values():
+            add_json_option(inner)
+    else:
+        single = typer.Typer(add_completion=False)
+        single.command()(_declare_json)
+        command.params += typer.main.get_command(single).params
 
 
 def section(context: typer.Context, model: type[S]) -> S:

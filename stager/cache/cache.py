@@ -18,12 +18,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from catalog.content.indexing import verify_content
 from catalog.errors import CatalogError
 from catalog.image.address import Address
 from catalog.image.blanks import blank_digest
+from signer.runtime.closing import Closable
 from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.commit import Committer
 from stager.cache.disk import DiskOperations
@@ -52,7 +52,7 @@ WRONG = "wrong-"
 """Prefix, in the trash, of the names of entries that failed a check; they are never restored."""
 
 
-class Cache:
+class Cache(Closable):
     """A cache directory and its index, owned by this process until closed.
 
     Attributes:
@@ -112,12 +112,6 @@ class Cache:
             self._index.close()
             os.close(self._owned)
             self._owned = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def on_removal(self, listener: Callable[[CacheKey], None]) -> None:
         """Set the listener that is called with the key of each removed entry, under the cache's lock: it must not wait."""

@@ -80,12 +80,8 @@ def seed_catalog(
     try:
         authorizer = CatalogAuthorizer(database, now, clock)
         credentials = CatalogCredentialsProvider(OriginGrants(authorizer, now), ORIGIN, now)
-        tracker = TrackerClient(
-            url.rstrip("/") + "/v1",
-            peer_id=secrets.token_bytes(20),
-            grants=lambda address: credentials(address).grant,
-            authorities=lambda address: credentials(address).authority,
-        )
+        peer_id = secrets.token_bytes(20)
+        tracker = TrackerClient(url.rstrip("/") + "/v1", peer_id=peer_id, credentials=credentials)
         with tracker, Swarm(tracker, options, boot=read_boot_id(), clock=clock, credentials=credentials) as swarm:
             shared: dict[Address, bytes] = {}
             first = True

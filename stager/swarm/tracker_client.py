@@ -4,9 +4,7 @@ The only module of this package that imports httpx2. The tracker is believed in 
 is proved by the root.
 """
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -26,26 +24,24 @@ from catalog.swarm.tracker_protocol import (
 )
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
+from signer.runtime.closing import Closable
 from stager.errors import TrackerRefuses, TrackerUnavailable
+from stager.swarm.grants import CredentialsProvider, public_credentials
 
 TIMEOUT = httpx2.Timeout(4.0, connect=2.0)
 """Seconds. An announce takes milliseconds; a swarm continues without its tracker, so nothing waits for it."""
 
-GrantProvider = Callable[[Address], str]
-"""The announce key for a content, or "" if none is needed."""
-
 D = TypeVar("D", OriginRanges, IncomingPeers)
 
 
-class TrackerClient:
+class TrackerClient(Closable):
     """A connection to the tracker of one catalog; safe to use from several threads.
 
     Args:
         url: of the tracker, such as `http://catalog:7070/v1`: the routes `announce` and `swarms` are below it.
         site: this node's site label, or "".
         peer_id: 20 bytes that identify this node's process.
-        grants: returns announce keys.
-        authorities: the certificate in the info dict of a restricted content; empty for public ones.
+        credentials: gives the credentials for each content: its announce key, and the authority in its info dict.
     """
 
     def __init__(
@@ -54,24 +50,12 @@ class TrackerClient:
         *,
         peer_id: bytes,
         site: str = "",
-        grants: GrantProvider = lambda _: "",
-        authorities: Callable[[Address], bytes] = lambda _: b"",
+        credentials: CredentialsProvider = public_credentials,
         timeout: httpx2.Timeout = TIMEOUT,
     ) -> None:
-        self.url, self._site, self._peer_id, self._grants = url.rstrip("/"), site, peer_id, grants
-        self._authorities = authorities
+        self.url, self._site, self._peer_id, self._credentials = url.rstrip("/"), site, peer_id, credentials
         # The environment's proxies are for the world outside; a node's catalog is where its settings say.
         self._http = httpx2.Client(timeout=timeout, trust_env=False)
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -86,10 +70,11 @@ class TrackerClient:
             TrackerUnavailable: the tracker cannot be reached, or its answer is malformed.
             TrackerRefuses: this node may not take part, or there is no such content.
         """
+        credentials = self._credentials(address)
         query = (
-            f"info_hash={quote(short_hash(address, self._authorities(address)), safe='')}&peer_id={quote(self._peer_id, safe='')}&port={port}"
+            f"info_hash={quote(short_hash(address, credentials.authority), safe='')}&peer_id={quote(self._peer_id, safe='')}&port={port}"
             f"&uploaded=0&downloaded=0&left={left}&event={event}&compact=1&site={quote(self._site, safe='')}"
-            f"&{GRANT}={quote(self._grants(address), safe='')}"
+            f"&{GRANT}={quote(credentials.grant, safe='')}"
         )
         status, body = self._ask("GET", f"/announce?{query}")
         try:
@@ -107,7 +92,9 @@ class TrackerClient:
         Raises:
             TrackerUnavailable, TrackerRefuses: as `announce`.
         """
-        asked = OriginRangesQuery(address=address, port=port, grant=self._grants(address), have=tuple(have), want=want)
+        asked = OriginRangesQuery(
+            address=address, port=port, grant=self._credentials(address).grant, have=tuple(have), want=want
+        )
         status, body = self._ask("POST", "/swarms/parts", canonical(asked))
         if status == httpx2.codes.CONFLICT:
             return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from signer.cli import key_app, read_passphrase
 from signer.errors import KeyUnusable
@@ -13,6 +13,7 @@ from signer.openpgp.keyring import Keyring
 from signer.openpgp.keys import SignerSettings
 from signer.openpgp.verifier import read_keys
 from signer.runtime.settings import Settings, load_settings
+from tests.support.commands import CliRunner
 from tests.support.openpgp_people import FORGED, People
 
 

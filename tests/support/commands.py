@@ -1,4 +1,6 @@
-"""Commands as processes of their own, without the half second for which each would import what others have imported."""
+"""Commands as processes of their own, without the half second for which each would import what others have imported;
+and a runner of an app's commands in this process.
+"""
 
 import os
 import subprocess
@@ -6,8 +8,30 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import typer.main
+import typer.testing
+
+from signer.runtime import terminal
 from tests.support.forkserver import PROCESSES
+
+
+class CliRunner(typer.testing.CliRunner):
+    """Typer's runner, with the option that `partita` gives to every command."""
+
+    def invoke(self, app: typer.Typer, *arguments: Any, **options: Any) -> Any:
+        """Run a command of an app."""
+        with patch.object(typer.testing, "_get_command", _make_command):
+            return super().invoke(app, *arguments, **options)
+
+
+def _make_command(app: typer.Typer) -> Any:
+    command = typer.main.get_command(app)
+    terminal.add_json_option(command)
+    return command
+
 
 PATIENCE = 120.0
 """Seconds after which a command is ended."""

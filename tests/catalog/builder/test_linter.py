@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from catalog.builder.disk_import import import_disk
 from catalog.builder.filesystem_images import make_erofs, make_ext4
@@ -15,6 +14,7 @@ from catalog.cli.image import image_app
 from catalog.errors import NotFound
 from catalog.image.bundle import Bundle
 from tests.support.catalog.disk_images import MIB, SECTOR, formatted, gpt_disk, identity, luks, put, put_file
+from tests.support.commands import CliRunner
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n"
 

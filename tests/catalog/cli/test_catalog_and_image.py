@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import partita
 from catalog.errors import CatalogError, Conflict, ContentMismatch, Misused, NotEntitled, NotFound, Unavailable
 from signer.errors import KeyUnusable, SettingsError
 from tests.support.catalog.service_process import Vo
+from tests.support.commands import CliRunner
 from tests.support.factories import bundle
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from catalog.cli.publish import image_app
 from catalog.cli.tuf import tuf_app
@@ -18,6 +18,7 @@ from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import Repository
 from tests.support.catalog.service_process import Service, Vo, first_root
 from tests.support.catalog.tuf_client import tuf_client_app
+from tests.support.commands import CliRunner
 
 Run = Callable[..., Result]
 

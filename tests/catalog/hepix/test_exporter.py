@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import partita
 from catalog.client import transfer
@@ -17,6 +16,7 @@ from catalog.image.bundle import Bundle
 from tests.support.catalog.bios_boot_disk import BLANK, CONTENT, SIZE, bootable, published
 from tests.support.catalog.image_lists import ANN_DN, CA_DN, World
 from tests.support.catalog.service_process import Service, Vo
+from tests.support.commands import CliRunner
 from tests.support.factories import bundle
 from tests.support.grid_ca import utc_now
 

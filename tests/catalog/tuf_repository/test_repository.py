@@ -132,7 +132,9 @@ def test_online_metadata_is_renewed_at_half_of_its_lifetime(
     with database.writing() as connection:
         assert set(repository.renew(connection, NOW + after)) == renewed
         assert repository.renew(connection, NOW + after) == []
-        assert SignedMetadata.of(repository.latest(connection, TIMESTAMP)).expires >= NOW + after + timedelta(hours=12)
+        assert SignedMetadata.of(repository.latest(connection, TIMESTAMP).data).expires >= NOW + after + timedelta(
+            hours=12
+        )
 
 
 def test_bins_are_renewed_too_and_versions_only_grow(database: CatalogDatabase, repository: TufRepository) -> None:
@@ -223,8 +225,8 @@ def test_a_ceremony_waits_for_enough_signatures(
         proposal = ceremony.file(ROOT)
         proposal.write_bytes(sign_document(read_proposal(proposal), [second]))
         assert ceremony.sign(connection, ROOT, [], NOW).adopted == (ROOT,)
-        assert SignedMetadata.of(repository.latest(connection, ROOT)).version == 2
-        assert repository.root_file.read_bytes() == repository.latest(connection, ROOT)
+        assert SignedMetadata.of(repository.latest(connection, ROOT).data).version == 2
+        assert repository.root_file.read_bytes() == repository.latest(connection, ROOT).data
     assert not proposal.exists()
 
 
@@ -234,7 +236,7 @@ def test_root_and_targets_are_renewed_for_another_year(database: CatalogDatabase
     with database.writing() as connection:
         for role in (ROOT, TARGETS):
             assert KeyCeremony(repository).sign(connection, role, signers, later).adopted == (role,)
-            assert SignedMetadata.of(repository.latest(connection, role)).expires == later + LIFETIMES[role]
+            assert SignedMetadata.of(repository.latest(connection, role).data).expires == later + LIFETIMES[role]
         with pytest.raises(Misused, match="the service signs snapshot itself"):
             KeyCeremony(repository).sign(connection, SNAPSHOT, signers, later)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from catalog.errors import Misused
 from catalog.settings import CatalogSettings
@@ -17,6 +16,7 @@ from signer.audit_log import AuditHead
 from signer.errors import ReceiptRefused
 from signer.runtime.settings import Settings
 from stager.settings import NodeSettings
+from tests.support.commands import CliRunner
 from tests.support.node.receipts import MACHINE, NODE, Kept
 
 

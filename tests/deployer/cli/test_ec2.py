@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from deployer.machine.state import MachineState
 from partita import app
 from signer.errors import PartitaError
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import Ec2Site, Images, account, accounts_file, working
+from tests.support.commands import CliRunner
 from tests.support.node.service_process import policy, wait_for
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
@@ -17,6 +16,7 @@ from signer.errors import KeyUnusable
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse
 from signer.verification.signers import KeySigner
+from tests.support.commands import CliRunner
 from tests.support.factories import MIB, bundle
 from tests.support.node.policy_values import load_policy
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from deployer.errors import Refused
 from deployer.records.receipt import verify_receipt
@@ -16,6 +15,7 @@ from deployer.records.receipt_store import audit_heads, read_receipt_files
 from deployer.trials.request_log import read_requests
 from partita import app
 from signer.audit_log import AuditLogEntry, read_log, verify_log
+from tests.support.commands import CliRunner
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, policy, wait_for
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from catalog.errors import Misused
 from signer.runtime.settings import Settings, load_settings
@@ -18,6 +17,7 @@ from stager.errors import CacheBusy, CacheUnusable, InUse, NotCached
 from stager.factory import DEFAULT_QUOTA_SHARE, quota_bytes
 from stager.settings import NodeSettings
 from tests.support.catalog.service_process import first_root
+from tests.support.commands import CliRunner
 from tests.support.stager.caches import Served
 
 Run = Callable[..., Result]

@@ -199,8 +199,7 @@ def _tracker(world: World, passes: CatalogCredentialsProvider) -> TrackerClient:
     return TrackerClient(
         world.service.url + "/v1",
         peer_id=random.randbytes(20),
-        grants=lambda address: passes(address).grant,
-        authorities=lambda address: passes(address).authority,
+        credentials=passes,
     )
 
 

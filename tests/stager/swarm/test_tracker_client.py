@@ -13,6 +13,7 @@ from catalog.swarm.torrent import short_hash
 from catalog.swarm.tracker import AnnounceEvent, Endpoint
 from catalog.swarm.tracker_protocol import encode_failure, parse_announce
 from stager.errors import TrackerRefuses, TrackerUnavailable
+from stager.swarm.grants import SwarmCredentials
 from stager.swarm.tracker_client import TrackerClient
 
 CONTENT = Address(b"r" * 32, 1 << 20)
@@ -58,7 +59,10 @@ def tracker() -> Iterator[Tracker]:
 @pytest.fixture
 def client(tracker: Tracker) -> Iterator[TrackerClient]:
     with TrackerClient(
-        tracker.url, peer_id=bytes(range(240, 260 - 4)) + b"\0&=%", site="lyon", grants=lambda _: "n.lyon.1.m-_"
+        tracker.url,
+        peer_id=bytes(range(240, 260 - 4)) + b"\0&=%",
+        site="lyon",
+        credentials=lambda _: SwarmCredentials("n.lyon.1.m-_"),
     ) as made:
         yield made
 

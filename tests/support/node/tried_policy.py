@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import Result
-from typer.testing import CliRunner
 
 from catalog.image.bundle import Bundle
 from deployer.cli.policy import policy_app
@@ -25,6 +24,7 @@ from signer.runtime.settings import Settings
 from signer.verification.endorsements import endorse
 from signer.verification.signers import KeySigner
 from stager.settings import NodeSettings
+from tests.support.commands import CliRunner
 from tests.support.factories import MIB, bundle
 
 SAMPLES = Path(__file__).parents[3] / "policies"

@@ -25,6 +25,7 @@ from stager.errors import SourceUnavailable, StagerError
 from stager.fetch.resume import find_leaves, read_boot_id
 from stager.fetch.sources import ContentSource, HttpSource
 from stager.swarm.fetch import SwarmFetch, SwarmFile
+from stager.swarm.grants import SwarmCredentials
 from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
@@ -53,7 +54,10 @@ def main(text: str) -> None:
     address, path = Address.parse(job["address"]), Path(job["path"])
     rng = random.Random(job["listen"])
     tracker = TrackerClient(
-        job["url"] + "/v1", peer_id=rng.randbytes(20), site=job.get("site", ""), grants=lambda _: job.get("grant", "")
+        job["url"] + "/v1",
+        peer_id=rng.randbytes(20),
+        site=job.get("site", ""),
+        credentials=lambda _: SwarmCredentials(job.get("grant", "")),
     )
     client = CatalogClient(job["url"])
     layer = Path(job["layer"]).read_bytes() if "layer" in job else client.accelerator(address, "layer")

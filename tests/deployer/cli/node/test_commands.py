@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from catalog.errors import Misused
 from deployer.errors import NodeUnavailable, Refused
 from partita import app
+from tests.support.commands import CliRunner
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.service_process import NodeProcess
 

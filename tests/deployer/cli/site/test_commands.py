@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import partita
 from catalog.errors import Misused
@@ -21,6 +21,7 @@ from deployer.site.client.client import SiteClient
 from deployer.site.client.endpoint import SiteEndpoint
 from signer.errors import DocumentError
 from stager.settings import NodeSettings
+from tests.support.commands import CliRunner
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy, wait_for
 from tests.support.site.service_process import PATIENCE, PaperNode, People, SiteProcess, populace

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import partita
 from deployer.site.auth.grants import SiteAction, SiteGrants
 from deployer.site.auth.issuers import Issuers
 from tests.deployer.site.auth.test_tokens import KEY, STAR
+from tests.support.commands import CliRunner
 from tests.support.grid_ca import utc_now
 from tests.support.site.token_issuer import Signer
 from tests.support.site.voms_grid import ANN, GridWorld

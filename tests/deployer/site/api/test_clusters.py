@@ -11,7 +11,6 @@ from typing import Any
 import httpx2
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from catalog.errors import Conflict, Misused
 from deployer.errors import (
@@ -30,6 +29,7 @@ from deployer.site.model.cluster import MAX_CLUSTER, ClusterDocument
 from deployer.site.schema.clusters import ClusterRequest, ClusterView, ReplaceRequest, ScaleRequest
 from partita import app
 from signer.documents import canonical, validate
+from tests.support.commands import CliRunner
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy, wait_for
 from tests.support.site.service_process import PATIENCE, PaperNode, People, SiteProcess, populace

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from catalog.errors import Misused, NotFound
 from catalog.image.reference import Reference
@@ -26,6 +25,7 @@ from signer.verification.signers import KeySigner
 from signer.verification.trust import Anchor
 from tests.deployer.site.api.test_clusters import busy
 from tests.support.catalog.service_process import Vo, now
+from tests.support.commands import CliRunner
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy
 from tests.support.site.service_process import PaperNode, SiteProcess

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from typer.testing import CliRunner
 
 import partita
+from tests.support.commands import CliRunner
 from tests.support.grid_ca import utc_now
 from tests.support.node.service_process import wait_for
 from tests.support.site.console_login import PAGES, operator, person, send

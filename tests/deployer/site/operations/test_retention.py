@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
-from typer.testing import CliRunner
 
 from deployer.errors import DeploymentNotFound, JoinRefused
 from deployer.machine.state import MachineState
@@ -24,6 +23,7 @@ from deployer.site.operations.retention import Pruner, RetentionPeriods
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, new_join_token, redeem_join_token
 from deployer.site.store.unit_of_work import UnitOfWork
 from partita import app
+from tests.support.commands import CliRunner
 from tests.support.site.values import ALICE, NOW, World, cluster_of, look, observed
 from tests.support.site.values import world as make_world
 
