@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from catalog.errors import CatalogError, Conflict, Misused
@@ -21,16 +22,10 @@ from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.clusters import planner as clustering
 from deployer.site.clusters.members import ClusterRoleStatus
 from deployer.site.clusters.members import role_statuses as status_of
-from deployer.site.clusters.planner import (
-    MemberBatch,
-    OrderMembers,
-    StopMember,
-    batch_steps,
-)
+from deployer.site.clusters.planner import MemberBatch, MemberStep, OrderMembers, batch_steps
 from deployer.site.db.clusters import active_clusters, find_cluster, get_cluster, list_clusters
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import list_machines
-from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
@@ -62,10 +57,11 @@ Admit = Callable[[DeploymentRequest, Principal, str | None, ClusterMembership], 
 """`AdmissionService.admit`: by image, policy, rights, quotas and room; whatever refuses a request leaves nothing."""
 
 
+@dataclass(eq=False)
 class ClusterController:
     """The clusters of a site. Safe to use from several threads.
 
-    Args:
+    Attributes:
         store: what the site remembers.
         admit: see there.
         lifetime: seconds, of a cluster whose document sets none.
@@ -73,42 +69,38 @@ class ClusterController:
         now: the present, UTC, whole seconds.
     """
 
-    def __init__(
-        self,
-        store: SiteStore,
-        admit: Admit,
-        lifetime: int,
-        broker: Callable[[], bool],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._store, self._admit, self._lifetime, self._broker, self._now = store, admit, lifetime, broker, now
-        self._creating = threading.Lock()
-        self._looked: datetime | None = None
-        self._seen = -1
+    store: SiteStore
+    admit: Admit
+    lifetime: int
+    broker: Callable[[], bool]
+    now: Callable[[], datetime]
+    _creating: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _looked: datetime | None = field(default=None, init=False)
+    _seen: int = field(default=-1, init=False)
 
     def get(self, uuid: str) -> Cluster:
         """A cluster by its UUID; ClusterNotFound."""
-        return self._store.read(get_cluster, uuid)
+        return self.store.read(get_cluster, uuid)
 
     def find(self, text: str, owner: Principal | None = None) -> Cluster:
         """The cluster that a UUID, the beginning of one, or an active one's name means; ClusterNotFound, Misused."""
-        return self._store.read(find_cluster, text, owner)
+        return self.store.read(find_cluster, text, owner)
 
     def page(
         self, which: ListFilter, limit: int, after: str | None, *, active: bool | None = None
     ) -> tuple[tuple[Cluster, ...], str | None]:
         """Clusters, the last made first, and what the next page comes after."""
-        return self._store.read(list_clusters, which, limit, after, active=active)
+        return self.store.read(list_clusters, which, limit, after, active=active)
 
     def members(self, uuid: str) -> tuple[SiteMachine, ...]:
         """All machines that a cluster ever had and the site still remembers, the oldest first."""
         which = ListFilter(cluster=uuid)
-        found = list(walk_pages(lambda after: self._store.read(list_machines, which, PAGE, after)))
+        found = list(walk_pages(lambda after: self.store.read(list_machines, which, PAGE, after)))
         return tuple(reversed(found))
 
     def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, ClusterRoleStatus]:
         """How each role is doing."""
-        return status_of(cluster, members, self._now())
+        return status_of(cluster, members, self.now())
 
     def create(
         self, document: ClusterDocument, who: Principal, key: str = "", reference: str = ""
@@ -143,14 +135,8 @@ class ClusterController:
             why = str(exc) if isinstance(exc, Exception) else "the request was broken off"
             self._undo(cluster, why)
             raise
-        self._change(
-            cluster.uuid,
-            lambda one: one.state.model_copy(
-                update={"phase": ClusterPhase.STARTING, "changed": self._now(), "images": images}
-            ),
-        )
-        self._look_at(cluster.uuid)
-        return self.get(cluster.uuid), True
+        started = {"phase": ClusterPhase.STARTING, "changed": self.now(), "images": images}
+        return self._changed(cluster.uuid, lambda one: one.state.model_copy(update=started)), True
 
     def clash(self, document: ClusterDocument, who: Principal) -> str:
         """Why somebody cannot have another cluster of that name now; empty if they can."""
@@ -162,11 +148,11 @@ class ClusterController:
 
     def look(self, now: datetime) -> int:
         """Look after all clusters; returns how many steps were taken. Called each second."""
-        newest = self._store.read(last_event)
+        newest = self.store.read(last_event)
         if newest == self._seen and self._looked is not None and now - self._looked < AT_LEAST_EVERY:
             return 0
         taken = 0
-        for uuid in self._store.read(active_clusters):
+        for uuid in self.store.read(active_clusters):
             try:
                 taken += self._look_at(uuid)
             except ADMISSION_ERRORS as exc:  # one that cannot be looked after is no reason to neglect the others
@@ -180,11 +166,9 @@ class ClusterController:
         Raises:
             ClusterNotFound, MachineConflict, Misused: see `clustering.scale_role`.
         """
-        self._change(
+        return self._changed(
             uuid, lambda one: clustering.scale_role(one, role, count), "scaled", f"{role} to {count}; {reason}"
         )
-        self._look_at(uuid)
-        return self.get(uuid)
 
     def replace(self, uuid: str, member: str, reason: str) -> Cluster:
         """End a member, have another one in its place, and forget how often it failed.
@@ -206,20 +190,19 @@ class ClusterController:
             "replacing",
             f"{machine.hostname}; {reason}",
         )
-        self._end(machine.uuid, f"replaced: {reason}")
+        end = MemberStep(machine.uuid, Verb.DESTROY, f"replaced: {reason}")
+        self._apply(machine.uuid, lambda one: end.rule(one, self.now()))
         self._look_at(uuid)
         return self.get(uuid)
 
     def end(self, uuid: str, reason: str) -> Cluster:
         """End all of a cluster; one that has ended stays so. ClusterNotFound."""
-        self._change(uuid, lambda one: clustering.end_cluster(one, self._now(), reason), "ending", reason)
-        self._look_at(uuid)
-        return self.get(uuid)
+        return self._changed(uuid, lambda one: clustering.end_cluster(one, self.now(), reason), "ending", reason)
 
     def check(self, document: ClusterDocument) -> None:
         """Raise Misused if a role waits for reports that nobody can make here."""
         for name, role in document.roles.items():
-            if role.ready == "reported" and not self._broker():
+            if role.ready == "reported" and not self.broker():
                 raise Misused(
                     f"the role {name} is ready when its members report so, and this site has no context broker for "
                     'them; write ready = "running" for it'
@@ -241,41 +224,34 @@ class ClusterController:
         )
 
     def _add(self, document: ClusterDocument, who: Principal, key: str, reference: str) -> Cluster:
-        now = self._now()
+        now = self.now()
         state = ClusterState(
             phase=ClusterPhase.ADMITTING,
             changed=now,
-            expires=now + timedelta(seconds=document.lifetime or self._lifetime),
+            expires=now + timedelta(seconds=document.lifetime or self.lifetime),
             reference=reference,
             key=key,
             counts={name: role.count for name, role in document.roles.items()},
         )
-        return self._store.write(add_cluster, who, document, state)
+        return self.store.write(add_cluster, who, document, state)
 
     def _take_room(self, cluster: Cluster, role: str) -> str:
         """Room for a role's members, or for its quorum: all of them or none. Returns the image that they run."""
-        request = cluster.document.initial_request(role, cluster.remaining(role, self._now()))
+        request = cluster.document.initial_request(role, cluster.remaining(role, self.now()))
         key = f"cluster:{cluster.uuid}:{role}:first"
         part = ClusterMembership(cluster.uuid, role, held=True)
-        return self._admit(request, cluster.owner, key, part).deployment.image_id
+        return self.admit(request, cluster.owner, key, part).deployment.image_id
 
     def _undo(self, cluster: Cluster, why: str) -> None:
         """Nothing has started: whatever was taken is given back at once."""
+        failed = {"phase": ClusterPhase.FAILED, "changed": self.now(), "reason": why}
         with suppress(PartitaError):  # what is not undone now is undone by the next look
-            self._change(
-                cluster.uuid,
-                lambda one: one.state.model_copy(
-                    update={"phase": ClusterPhase.FAILED, "changed": self._now(), "reason": why}
-                ),
-                ClusterPhase.FAILED.value,
-                why,
-            )
-            self._look_at(cluster.uuid)
+            self._changed(cluster.uuid, lambda one: one.state.model_copy(update=failed), ClusterPhase.FAILED.value, why)
             self._look_at(cluster.uuid)  # and it is over
 
     def _look_at(self, uuid: str) -> int:
         """Plan, write down, carry out; returns how many steps were taken."""
-        now = self._now()
+        now = self.now()
         members = self.members(uuid)
         cluster = self.get(uuid)
         plans = [clustering.plan_cluster(cluster, members, now)]
@@ -295,16 +271,24 @@ class ClusterController:
             self._take(uuid, step, now)
         return len(plans[-1].steps)
 
-    def _change(self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = "") -> None:
-        self._store.write(change_cluster, uuid, change, what, reason)
+    def _changed(
+        self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = ""
+    ) -> Cluster:
+        """Change a cluster and look after it; returns what it has become."""
+        self._change(uuid, change, what, reason)
+        self._look_at(uuid)
+        return self.get(uuid)
 
-    def _take(self, uuid: str, step: OrderMembers | StopMember | MemberBatch, now: datetime) -> None:
+    def _change(self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = "") -> None:
+        self.store.write(change_cluster, uuid, change, what, reason)
+
+    def _take(self, uuid: str, step: OrderMembers | MemberStep | MemberBatch, now: datetime) -> None:
         if isinstance(step, OrderMembers):
             self._order(self.get(uuid), step, now)
-        elif isinstance(step, StopMember):
-            self._apply(step.machine, lambda one: lifecycle.apply_verb(one, Verb.SHUTDOWN, step.reason, now))
+        elif isinstance(step, MemberStep):
+            self._apply(step.machine, lambda one: step.rule(one, now))
         else:
-            self._store.write(change_machines, step.deployment, lambda one: step.rule(one, now))
+            self.store.write(change_machines, step.deployment, lambda one: step.rule(one, now))
 
     def _order(self, cluster: Cluster, order: OrderMembers, now: datetime) -> None:
         """Have members that are not there; where that cannot be now, say why and ask again later."""
@@ -317,7 +301,7 @@ class ClusterController:
             whole=order.whole,
         )
         try:
-            self._admit(request, cluster.owner, order.key, ClusterMembership(cluster.uuid, order.role))
+            self.admit(request, cluster.owner, order.key, ClusterMembership(cluster.uuid, order.role))
         except Conflict:
             return  # somebody else met the same need at the same moment; the next look sees the members
         except ADMISSION_ERRORS as exc:
@@ -330,14 +314,10 @@ class ClusterController:
                 f"{', '.join(hostnames[:3])}{' and more' if len(hostnames) > 3 else ''}: {why}",
             )
 
-    def _end(self, machine: str, reason: str) -> None:
-        now = self._now()
-        self._apply(machine, lambda one: lifecycle.apply_verb(one, Verb.DESTROY, reason, now))
-
     def _apply(self, machine: str, rule: Callable[[SiteMachine], MachineTransition | None]) -> None:
         """A machine that meanwhile is such that a step cannot be taken is seen so at the next look."""
         with suppress(MachineConflict, MachineNotFound):
-            self._store.write(change_machine, machine, rule)
+            self.store.write(change_machine, machine, rule)
 
     def _member(self, uuid: str, text: str) -> SiteMachine:
         found = [one for one in self.members(uuid) if text in {one.hostname, one.uuid} or _begins(one.uuid, text)]

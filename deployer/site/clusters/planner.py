@@ -55,29 +55,28 @@ class OrderMembers:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseMember:
-    """What a held member's role requires is there: its node may be told of it."""
+class MemberStep:
+    """A change of a member's machine.
+
+    Attributes:
+        machine: its UUID.
+        verb: `DESTROY`: it is to end now. `SHUTDOWN`: it is asked to power off, and ended when it has, or has not for too
+            long. None: it was held, and its node may be told of it, since what its role requires is there.
+        reason: for the event.
+    """
 
     machine: str
+    verb: Verb | None
+    reason: str = ""
+
+    def rule(self, machine: SiteMachine, now: datetime) -> MachineTransition | None:
+        """What becomes of the machine."""
+        if self.verb is None:
+            return lifecycle.release_machine(machine)
+        return lifecycle.apply_verb(machine, self.verb, self.reason, now)
 
 
-@dataclass(frozen=True, slots=True)
-class StopMember:
-    """A member is asked to power off; it is ended when it has, or has not for too long."""
-
-    machine: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndMember:
-    """A member is to end now."""
-
-    machine: str
-    reason: str
-
-
-ClusterStep = OrderMembers | ReleaseMember | StopMember | EndMember
+ClusterStep = OrderMembers | MemberStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +247,7 @@ def _leave(
         if (one := slot.leaving) is not None and one.desired is not DesiredStatus.ENDED:
             if why := state.failed.get(one.uuid):
                 if cluster.document.roles[role].replace or slot.number > state.counts[role]:  # else it is left as it is
-                    yield EndMember(one.uuid, f"failed: {why}")
+                    yield MemberStep(one.uuid, Verb.DESTROY, f"failed: {why}")
             elif (
                 one.state is MachineState.RUNNING
                 and now - (since := state.draining.get(one.uuid, now)) < DRAINED_WITHIN
@@ -256,18 +255,18 @@ def _leave(
                 draining[one.uuid] = since
                 yield from _stop(one)  # again where the first time was lost
             else:
-                yield EndMember(one.uuid, f"the role {role} was scaled down")
+                yield MemberStep(one.uuid, Verb.DESTROY, f"the role {role} was scaled down")
         if (one := slot.now) is not None and slot.number > state.counts[role]:
             if one.state is MachineState.RUNNING:
                 draining[one.uuid] = now
                 yield from _stop(one)
             else:
-                yield EndMember(one.uuid, f"the role {role} was scaled down")
+                yield MemberStep(one.uuid, Verb.DESTROY, f"the role {role} was scaled down")
 
 
 def _stop(one: SiteMachine) -> Iterable[ClusterStep]:
     if one.desired is not DesiredStatus.STOPPED:
-        yield StopMember(one.uuid, "its role was scaled down")
+        yield MemberStep(one.uuid, Verb.SHUTDOWN, "its role was scaled down")
 
 
 def _come(cluster: Cluster, role: str, slots: list[MemberSlot], now: datetime) -> Iterable[ClusterStep]:
@@ -278,7 +277,7 @@ def _come(cluster: Cluster, role: str, slots: list[MemberSlot], now: datetime) -
         if slot.number > wanted:
             continue
         if slot.now is not None and slot.now.held:
-            yield ReleaseMember(slot.now.uuid)
+            yield MemberStep(slot.now.uuid, None)
         elif slot.now is None and slot.leaving is None and not is_given_up(cluster, role, slot):
             vacant.append(slot)
     wait = cluster.state.waits.get(role)
@@ -295,7 +294,7 @@ def _come(cluster: Cluster, role: str, slots: list[MemberSlot], now: datetime) -
 def _ends(machines: Iterable[SiteMachine], reason: str) -> Iterable[ClusterStep]:
     for one in machines:
         if one.desired is not DesiredStatus.ENDED:
-            yield EndMember(one.uuid, reason)
+            yield MemberStep(one.uuid, Verb.DESTROY, reason)
 
 
 def _give_up(state: ClusterState, living: Iterable[SiteMachine], now: datetime, reason: str) -> ClusterPlan:
@@ -318,27 +317,24 @@ class MemberBatch:
     """Members of one deployment that are released, or ended, in one transaction: a thousand of them take a second."""
 
     deployment: str
-    steps: Mapping[str, ReleaseMember | EndMember]
+    steps: Mapping[str, MemberStep]
 
     def rule(self, machine: SiteMachine, now: datetime) -> MachineTransition | None:
         """What becomes of a machine of the deployment."""
         step = self.steps.get(machine.uuid)
-        if step is None:
-            return None
-        return (
-            lifecycle.apply_verb(machine, Verb.DESTROY, step.reason, now)
-            if isinstance(step, EndMember)
-            else lifecycle.release_machine(machine)
-        )
+        return None if step is None else step.rule(machine, now)
 
 
 def batch_steps(
     steps: Sequence[ClusterStep], deployments: Mapping[str, str]
-) -> Iterator[OrderMembers | StopMember | MemberBatch]:
+) -> Iterator[OrderMembers | MemberStep | MemberBatch]:
     """Steps in order, those that end and release machines of one deployment together and first: they make room."""
-    batches = defaultdict[str, dict[str, ReleaseMember | EndMember]](dict)
+    batches = defaultdict[str, dict[str, MemberStep]](dict)
+    others = list[ClusterStep]()
     for step in steps:
-        if isinstance(step, EndMember | ReleaseMember):
+        if isinstance(step, OrderMembers) or step.verb is Verb.SHUTDOWN:
+            others.append(step)
+        else:
             batches[deployments[step.machine]][step.machine] = step
     yield from (MemberBatch(deployment, found) for deployment, found in batches.items())
-    yield from (step for step in steps if isinstance(step, OrderMembers | StopMember))
+    yield from others

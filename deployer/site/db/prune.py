@@ -57,8 +57,10 @@ def machines_in(connection: Connection, found: Sequence[str]) -> list[str]:
     return [str(uuid) for uuid in connection.execute(query).scalars()]
 
 
-def forget_deployments(connection: Connection, found: Sequence[str]) -> dict[str, int]:
-    """Remove deployments, their machines, keys and stories, and what guests published; what people did is told longer."""
+def forget_deployments(connection: Connection, found: Sequence[str], before: datetime) -> dict[str, int]:
+    """Remove those of these deployments that are still removable (`removable_deployments`), their machines, keys and
+    stories, and what guests published; what people did is told longer."""
+    found = removable_deployments(connection, found, before)
     if not found:
         return {}
     for machine in machines_in(connection, found):
@@ -82,8 +84,6 @@ def ended_clusters(connection: Connection, after: int, limit: int) -> list[tuple
 
 def forget_clusters(connection: Connection, found: Sequence[str]) -> dict[str, int]:
     """Remove clusters and their stories."""
-    if not found:
-        return {}
     told = and_(events.c.subject.in_(found), events.c.kind == "cluster", events.c.by == "")
     return {
         "events": _removed(connection, events, told),
@@ -126,7 +126,7 @@ def old_events(
 
 def forget_events(connection: Connection, found: Sequence[int]) -> dict[str, int]:
     """Remove events."""
-    return {"events": _removed(connection, events, events.c.number.in_(found))} if found else {}
+    return {"events": _removed(connection, events, events.c.number.in_(found))}
 
 
 def old_tokens(connection: Connection, before: datetime) -> list[str]:

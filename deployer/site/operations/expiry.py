@@ -34,10 +34,11 @@ class SiteTimeouts:
     lost_machines: LostPolicy = "wait"
 
 
+@dataclass(frozen=True)
 class Sweeper:
     """Does the site's due work. It has no state: any number of sweepers may run.
 
-    Args:
+    Attributes:
         store: of the site.
         place: chooses nodes.
         patience: the timeouts.
@@ -45,24 +46,20 @@ class Sweeper:
         began: when this service began to listen. Nodes could not report before, so silence before it does not count.
     """
 
-    def __init__(
-        self,
-        store: SiteStore,
-        place: Placer,
-        patience: SiteTimeouts,
-        began: datetime,
-        fences: FencingMethod = fence_none,
-    ) -> None:
-        self._store, self._place, self._patience, self._began, self._fences = store, place, patience, began, fences
+    store: SiteStore
+    place: Placer
+    patience: SiteTimeouts
+    began: datetime
+    fences: FencingMethod = fence_none
 
     def look(self, now: datetime) -> int:
         """Do the due work; returns the number of changes, mostly 0."""
-        patience = self._patience
+        patience = self.patience
         silent = now - patience.lost_after
-        if silent < self._began:
+        if silent < self.began:
             silent = datetime.min.replace(tzinfo=now.tzinfo)
-        fenced = self._fences(self._store.read(present_nodes)) if self._fences is not fence_none else frozenset[str]()
+        fenced = self.fences(self.store.read(present_nodes)) if self.fences is not fence_none else frozenset[str]()
         done = meet_deadlines(
-            self._store, DueWork(now, now + patience.warn_before, silent, patience.lost_machines, fenced)
+            self.store, DueWork(now, now + patience.warn_before, silent, patience.lost_machines, fenced)
         )
-        return done + place_waiting(self._store, self._place)
+        return done + place_waiting(self.store, self.place)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from deployer.errors import FencingFailed
 from deployer.protocol.desired_state import LeaseTerms
@@ -42,14 +42,10 @@ AGENT_KINDS: Final = frozenset({"libvirt"})
 FencingReporter = Callable[[str, str, str], None]
 """Reports an event of a node: its UUID, the event, and the reason."""
 
+FencingMethod = Callable[[Sequence[SiteNode]], frozenset[str]]
+"""A way of fencing: of all present nodes in their current state, the UUIDs of the lost ones that certainly run nothing."""
+
 log = logging.getLogger("partita.site")
-
-
-class FencingMethod(Protocol):
-    """A way of fencing."""
-
-    def __call__(self, nodes: Sequence[SiteNode], /) -> frozenset[str]:
-        """Of all present nodes in their current state: the UUIDs of the lost ones that certainly run nothing."""
 
 
 class LeaseFencing:

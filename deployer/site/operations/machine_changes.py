@@ -1,8 +1,9 @@
 """Changes of existing machines by people: verbs, end, memory and cores. Events name the person."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from catalog.errors import Misused
@@ -28,10 +29,11 @@ from signer.runtime.paging import walk_pages
 from signer.runtime.units import duration_text
 
 
+@dataclass(frozen=True)
 class MachineService:
     """Changes machines for authorized requesters. Safe to use from several threads.
 
-    Args:
+    Attributes:
         store: of the site.
         rules: the policy in force; raises PolicyUnusable.
         owner: finds the owner of a deployment.
@@ -39,29 +41,24 @@ class MachineService:
         afford: refuses costs beyond the cap of an account at EC2.
     """
 
-    def __init__(
-        self,
-        store: SiteStore,
-        rules: Callable[[], RuleSet],
-        owner: Callable[[str], Principal],
-        quota: Callable[[Principal], Quota],
-        afford: CostCheck | None = None,
-    ) -> None:
-        self._store, self._rules, self._owner, self._quota, self._afford = store, rules, owner, quota, afford
+    store: SiteStore
+    rules: Callable[[], RuleSet]
+    owner: Callable[[str], Principal]
+    quota: Callable[[Principal], Quota]
+    afford: CostCheck | None = None
 
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
         """Apply a verb to a machine; MachineConflict if its state does not allow that."""
-        now = self._store.now()
-        return self._store.write(
-            change_machine,
-            machine,
-            lambda found: lifecycle.apply_verb(found, verb, reason_with_actor(who, reason), now),
-        )
+        return self._apply(machine, verb, reason_with_actor(who, reason))
+
+    def _apply(self, machine: str, verb: Verb, reason: str) -> SiteMachine:
+        now = self.store.now()
+        return self.store.write(change_machine, machine, lambda one: lifecycle.apply_verb(one, verb, reason, now))
 
     def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
         """Save a machine as a new version of its image; MachineConflict if its state forbids it, Conflict by the key."""
-        now, said = self._store.now(), reason_with_actor(who, wanted.reason)
-        return self._store.write(
+        now, said = self.store.now(), reason_with_actor(who, wanted.reason)
+        return self.store.write(
             change_machine, machine, lambda found: saving.request_save(found, wanted.version, key, said, now)
         )
 
@@ -78,43 +75,33 @@ class MachineService:
             MachineConflict: the machine does not rest, or cannot leave its node.
             NoCapacity: no node, or not that one, can take it.
         """
-        return self._move(
-            machine,
-            self._store.read(find_node, node).uuid if node else "",
-            DesiredStatus.RUNNING,
-            reason_with_actor(who, reason),
-        )
+        target = self.store.read(find_node, node).uuid if node else ""
+        return self._move(machine, target, DesiredStatus.RUNNING, reason_with_actor(who, reason))
 
     def _move(self, machine: str, to: str, then: DesiredStatus, reason: str) -> SiteMachine:
-        found = self._store.read(get_machine, machine)
+        found = self.store.read(get_machine, machine)
         move = found.migrating
         if move is not None and (to in {"", move.target}) and move.desired is then:
             return found  # it is on its way
         if move is not None:
             raise MachineConflict(f"machine {found.hostname} is already being moved; wait until it has arrived")
         if to and found.node == to and then is DesiredStatus.RUNNING:
-            now = self._store.now()
-            return self._store.write(
-                change_machine, machine, lambda one: lifecycle.apply_verb(one, Verb.REACTIVATE, reason, now)
-            )
-        return self._store.write(migrate, machine, to, then, reason, place_machines)
+            return self._apply(machine, Verb.REACTIVATE, reason)
+        return self.store.write(migrate, machine, to, then, reason, place_machines)
 
     def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
         """Move the resting machines of a node to other nodes, to rest there; those without room elsewhere stay."""
         which = ListFilter(node=node.uuid, states=(MachineState.SUSPENDED, MachineState.STOPPED))
         moved = []
-        for found in self._all(which):
+        for found in walk_pages(lambda after: self.store.read(list_machines, which, PAGE_SIZE, after)):
             with suppress(MachineConflict, NoCapacity):
                 moved.append(self._move(found.uuid, "", found.desired, reason_with_actor(who, reason)))
         return tuple(moved)
 
-    def _all(self, which: ListFilter) -> Iterator[SiteMachine]:
-        return walk_pages(lambda after: self._store.read(list_machines, which, PAGE_SIZE, after))
-
     def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
         """End all machines of a deployment."""
-        now = self._store.now()
-        return self._store.write(
+        now = self.store.now()
+        return self.store.write(
             change_machines,
             deployment,
             lambda found: lifecycle.apply_verb(found, Verb.DESTROY, reason_with_actor(who, ""), now),
@@ -122,8 +109,8 @@ class MachineService:
 
     def set_node(self, node: SiteNode, state: NodeState, who: Principal, reason: str) -> SiteNode:
         """Drain a node, use it again, or remove it."""
-        self._store.write(set_node_state, node.uuid, state, reason_with_actor(who, reason))
-        return self._store.read(get_node, node.uuid)
+        self.store.write(set_node_state, node.uuid, state, reason_with_actor(who, reason))
+        return self.store.read(get_node, node.uuid)
 
     def change(self, machine: str, wanted: MachineChange, who: Principal) -> SiteMachine:
         """Change a machine's end, memory or cores: all of the request, or nothing.
@@ -138,7 +125,7 @@ class MachineService:
             raise Misused("say when the machine should end either by `expires` or by `lifetime`")
         if wanted == MachineChange():
             raise Misused("nothing to change: give expires or lifetime, memory, or cores")
-        now = self._store.now()
+        now = self.store.now()
         expires = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.expires
         said = reason_with_actor(who, "")
 
@@ -157,21 +144,21 @@ class MachineService:
 
         later = False
         if expires is not None:
-            found = self._store.read(get_machine, machine)
+            found = self.store.read(get_machine, machine)
             if later := expires > found.expires:
                 self._demand_time(found, expires, now, who)
-        return self._store.write(change_machine, machine, rule, self._afford if later else None)
+        return self.store.write(change_machine, machine, rule, self.afford if later else None)
 
     def _demand_time(self, machine: SiteMachine, expires: datetime, now: datetime, who: Principal) -> None:
         """Check an extension as an order: by the policy's lifetime and the quotas of the machine's owner."""
         if who.means == LOCAL_OPERATOR.means:
             return
         seconds = math.ceil((expires - now).total_seconds())
-        most = self._rules().policy.limits.lifetime
+        most = self.rules().policy.limits.lifetime
         if seconds > most:
             raise OverQuota(f"the site's policy lets machines run for at most {duration_text(most)} from now")
-        owner = self._owner(machine.deployment)
-        allowed = self._quota(who if who.identity == owner.identity else owner)
+        owner = self.owner(machine.deployment)
+        allowed = self.quota(who if who.identity == owner.identity else owner)
         if said := allowed.check(ResourceUsage(), ResourceUsage(lifetime=seconds)):
             raise OverQuota(said)
 

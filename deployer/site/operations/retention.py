@@ -9,15 +9,17 @@ the next one finds the rest.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from deployer.site.db import prune as store_prune
 from deployer.site.db.engine import SiteDatabase, Transaction
 from deployer.site.settings import SiteSettings
 from signer.runtime.units import parse_duration
+
+T = TypeVar("T")
 
 MACHINES_AT_ONCE: Final = 200
 """Machines that are looked at in one transaction; a deployment goes whole, with a thousand at most."""
@@ -92,22 +94,18 @@ class Pruner:
         yield from self._clusters(before)
         yield from self._events(before, deeds=False)
         yield from self._events(audit, deeds=True)
-        yield self._step(
-            lambda connection: len(store_prune.old_tokens(connection, before)),
-            lambda connection: store_prune.forget_tokens(connection, before),
-            "tokens",
-        )
-
-    def _step(
-        self, count: Callable[[Transaction], int], remove: Callable[[Transaction], dict[str, int]], kind: str
-    ) -> dict[str, int]:
-        """Look, and only where there is something, write."""
         with self._database.reading() as connection:
-            found = count(connection)
+            tokens = store_prune.old_tokens(connection, before)
+        yield self._forget("tokens", tokens, lambda connection, _: store_prune.forget_tokens(connection, before))
+
+    def _forget(
+        self, kind: str, found: Sequence[T], remove: Callable[[Transaction, Sequence[T]], dict[str, int]]
+    ) -> dict[str, int]:
+        """Remove what was found, or only count it; writes only where there is something."""
         if self._dry or not found:
-            return {kind: found}
+            return {kind: len(found)}
         with self._database.writing() as connection:
-            return remove(connection)
+            return remove(connection, found)
 
     def _deployments(self, before: datetime) -> Iterator[dict[str, int]]:
         after, counted = None, set[str]()
@@ -122,16 +120,12 @@ class Pruner:
             if self._dry:
                 counted.update(found)
                 yield {"deployments": len(found), "machines": machines}
-            elif found:
-                yield self._removed_deployments(found, before)
             else:
-                yield {}
-
-    def _removed_deployments(self, found: list[str], before: datetime) -> dict[str, int]:
-        with self._database.writing() as connection:
-            return store_prune.forget_deployments(
-                connection, store_prune.removable_deployments(connection, found, before)
-            )
+                yield self._forget(
+                    "deployments",
+                    found,
+                    lambda connection, uuids: store_prune.forget_deployments(connection, uuids, before),
+                )
 
     def _clusters(self, before: datetime) -> Iterator[dict[str, int]]:
         after = 0
@@ -142,19 +136,11 @@ class Pruner:
                 return
             after = rows[-1][0]
             found = [one.uuid for _, one, kept in rows if not kept and one.state.changed < before]
-            yield self._step(
-                lambda _, found=found: len(found),  # type: ignore[misc]
-                lambda connection, found=found: store_prune.forget_clusters(connection, found),  # type: ignore[misc]
-                "clusters",
-            )
+            yield self._forget("clusters", found, store_prune.forget_clusters)
 
     def _events(self, before: datetime, *, deeds: bool) -> Iterator[dict[str, int]]:
         after: int | None = 0
         while after is not None:
             with self._database.reading() as connection:
                 found, after = store_prune.old_events(connection, before, after, EVENTS_AT_ONCE, deeds=deeds)
-            yield self._step(
-                lambda _, found=found: len(found),  # type: ignore[misc]
-                lambda connection, found=found: store_prune.forget_events(connection, found),  # type: ignore[misc]
-                "events",
-            )
+            yield self._forget("events", found, store_prune.forget_events)

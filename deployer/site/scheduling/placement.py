@@ -201,15 +201,12 @@ def _left_out(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
 
 
 def _short(room: NodeCapacity, ask: PlacementRequest) -> list[tuple[str, str]]:
+    """What a node has too little of for one machine, and how little; what a machine needs none of may be overdrawn."""
     short = []
-    if room.cores < ask.shape.max_cores and ask.shape.max_cores:  # what a machine needs none of may be overdrawn
-        short.append(("cores", f"it has {max(room.cores, 0)} of {ask.shape.max_cores} cores free"))
-    if room.memory < ask.shape.max_memory and ask.shape.max_memory:
-        short.append(
-            ("memory", f"it has {format_size(max(room.memory, 0))} of {format_size(ask.shape.max_memory)} memory free")
-        )
-    if room.disk < ask.disk and ask.disk:
-        short.append(("disk", f"it has {format_size(max(room.disk, 0))} of {format_size(ask.disk)} disk free"))
+    for name, (free, each) in zip(("cores", "memory", "disk"), _amounts_of(room, ask), strict=True):
+        if free < each and each:
+            text = str if name == "cores" else format_size
+            short.append((name, f"it has {text(max(free, 0))} of {text(each)} {name} free"))
     return short
 
 
@@ -344,12 +341,16 @@ Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 """Chooses a node for each machine, or raises NoCapacity, as `place_machines` does. Pure: called within a transaction."""
 
 
+def place_without(place: Placer, excluded: Callable[[NodeCapacity], bool], why: str) -> Placer:
+    """A placer that leaves nodes out, and says why."""
+
+    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
+        return place([replace(room, ready=False, problem=why) if excluded(room) else room for room in rooms], ask)
+
+    return placed
+
+
 def place_on_site(place: Placer) -> Placer:
     """The same for machines that lost their place: they stay on the site's own nodes, since nobody asks again whose
     account at EC2 they might have."""
-
-    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
-        why = "a machine that lost its place is not sent to EC2"
-        return place([replace(room, ready=False, problem=why) if room.kind == EC2 else room for room in rooms], ask)
-
-    return placed
+    return place_without(place, lambda room: room.kind == EC2, "a machine that lost its place is not sent to EC2")

@@ -7,7 +7,6 @@ promised the same core, nor the same money of an account at EC2, and a request t
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.model.records import CostReservation, Deployment, MachineTransition, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit, cap_machines
-from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer
+from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer, place_without
 from deployer.site.scheduling.proposal import NO_CLUSTER, ClusterMembership, Proposal
 from deployer.site.store.unit_of_work import UnitOfWork
 from signer.documents import canonical
@@ -143,25 +142,15 @@ def place_again(
 ) -> MachineTransition:
     """A machine without a node gets one, or goes on waiting."""
     ask, most = store_machines.placement_request_of(connection, machine)
+    why = "it has an older copy of the machine, and is to drop that first"
+    place = place_without(place, lambda room: room.uuid == machine.other_node, why)
     try:
-        chosen = place_now(connection, overcommit, ask, _apart(place, machine.other_node), most)
+        chosen = place_now(connection, overcommit, ask, place, most)
     except NoCapacity:
         return mark_waiting(machine)
     return MachineTransition(
         machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
     )
-
-
-def _apart(place: Placer, node: str | None) -> Placer:
-    """The same, without a node that has an older copy of the machine to drop first."""
-    if node is None:
-        return place
-    why = "it has an older copy of the machine, and is to drop that first"
-
-    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
-        return place([replace(room, ready=False, problem=why) if room.uuid == node else room for room in rooms], ask)
-
-    return placed
 
 
 def mark_waiting(machine: SiteMachine) -> MachineTransition:

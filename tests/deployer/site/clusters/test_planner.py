@@ -10,7 +10,8 @@ from deployer.errors import MachineConflict
 from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters import planner as clustering
-from deployer.site.clusters.planner import ClusterStep, EndMember, OrderMembers, ReleaseMember, StopMember, plan_cluster
+from deployer.site.clusters.planner import ClusterStep, MemberStep, OrderMembers, plan_cluster
+from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterPhase
 from deployer.site.model.records import SiteMachine
 from tests.support.site.cluster_values import HEAD_AND_WORKERS, START, cluster, held, member, with_state
@@ -29,7 +30,7 @@ def phase(one: Cluster, *members: SiteMachine, after: float = 1) -> tuple[Cluste
 
 def released(found: tuple[ClusterStep, ...]) -> list[str]:
     """The machines that may start."""
-    return [step.machine for step in found if isinstance(step, ReleaseMember)]
+    return [step.machine for step in found if isinstance(step, MemberStep) and step.verb is None]
 
 
 WORKERS = [held("worker", slot) for slot in (1, 2, 3)]
@@ -135,7 +136,7 @@ def test_a_failed_member_is_ended_and_replaced(values: dict[str, Any], after: fl
     found = plan_cluster(one, [*ALL[:2], bad, ALL[3]], START + timedelta(seconds=after))
     assert found.state.failed == {bad.uuid: why}
     if not bad.state.final:
-        assert found.steps == (EndMember(bad.uuid, f"failed: {why}"),)
+        assert found.steps == (MemberStep(bad.uuid, Verb.DESTROY, f"failed: {why}"),)
         one = one.model_copy(update={"state": found.state})
         ending = bad.model_copy(update={"desired": DesiredStatus.ENDED})
         assert steps(one, *ALL[:2], ending, ALL[3], after=after) == ()  # it still runs: no second one beside it
@@ -190,21 +191,27 @@ def test_a_failed_member_that_is_not_replaced_is_left_as_it_is() -> None:
     one = with_state(cluster(roles), was_ready=True)
     assert steps(one, *ALL[:2], bad, ALL[3]) == ()
     fewer = with_state(one, counts={"head": 1, "worker": 1})
-    assert steps(fewer, *ALL[:2], bad) == (EndMember(bad.uuid, "failed: failed: no disk"),)
+    assert steps(fewer, *ALL[:2], bad) == (MemberStep(bad.uuid, Verb.DESTROY, "failed: failed: no disk"),)
 
 
 def test_scaling_down_drains_the_last_members() -> None:
     """Asked to power off, then ended: when they have, or when they take too long."""
     one = with_state(cluster(), counts={"head": 1, "worker": 1}, was_ready=True)
     found = plan_cluster(one, ALL, START)
-    assert found.steps == tuple(StopMember(machine.uuid, "its role was scaled down") for machine in ALL[2:])
+    assert found.steps == tuple(
+        MemberStep(machine.uuid, Verb.SHUTDOWN, "its role was scaled down") for machine in ALL[2:]
+    )
     one = one.model_copy(update={"state": found.state})
     told = [machine.model_copy(update={"desired": DesiredStatus.STOPPED}) for machine in ALL[2:]]
     assert steps(one, *ALL[:2], *told, after=10) == ()
     assert steps(one, *ALL, after=10) == found.steps  # the first time was lost on the way
     off = told[0].model_copy(update={"state": MachineState.STOPPED})
-    assert steps(one, *ALL[:2], off, told[1], after=10) == (EndMember(off.uuid, "the role worker was scaled down"),)
-    assert steps(one, *ALL[:2], off, told[1], after=91)[1] == EndMember(told[1].uuid, "the role worker was scaled down")
+    assert steps(one, *ALL[:2], off, told[1], after=10) == (
+        MemberStep(off.uuid, Verb.DESTROY, "the role worker was scaled down"),
+    )
+    assert steps(one, *ALL[:2], off, told[1], after=91)[1] == MemberStep(
+        told[1].uuid, Verb.DESTROY, "the role worker was scaled down"
+    )
     assert phase(one, *ALL[:2], after=100)[0] is ClusterPhase.READY
 
 
@@ -228,7 +235,9 @@ def test_scaling_up_orders_what_is_missing() -> None:
 def test_two_machines_for_one_member_are_one_too_many() -> None:
     """The younger one ends."""
     double = member("worker", 2, again=1)
-    assert steps(cluster(), *ALL, double) == (EndMember(double.uuid, "another machine is this member of its cluster"),)
+    assert steps(cluster(), *ALL, double) == (
+        MemberStep(double.uuid, Verb.DESTROY, "another machine is this member of its cluster"),
+    )
 
 
 def test_a_start_that_takes_too_long_is_given_up() -> None:
@@ -257,7 +266,7 @@ def test_taking_room_is_left_alone_and_undone_when_nobody_does_it_any_more() -> 
 def test_a_cluster_ends_on_request_and_with_its_time() -> None:
     """All members end; when none is left it is over."""
     ending = cluster().model_copy(update={"state": clustering.end_cluster(cluster(), START, "done")})
-    assert {type(step) for step in steps(ending, *ALL)} == {EndMember}
+    assert {getattr(step, "verb", None) for step in steps(ending, *ALL)} == {Verb.DESTROY}
     assert not plan_cluster(ending, ALL, START).state.finished
     over = plan_cluster(ending, [], START).state
     assert (over.phase, over.reason, over.finished) == (ClusterPhase.ENDED, "done", True)
