@@ -218,16 +218,10 @@ def cluster_view(
 
 
 def _role(cluster: Cluster, name: str, status: Mapping[str, ClusterRoleStatus]) -> RoleView:
-    one = status[name]
     return RoleView(
+        **status[name].model_dump(exclude={"over"}),
         image_id=cluster.state.images.get(name),
-        wanted=one.wanted,
-        need=one.need,
-        ready=one.ready,
-        up=one.up,
-        there=one.there,
         waits_for=unmet_roles(cluster, name, status),
-        why=one.why,
     )
 
 

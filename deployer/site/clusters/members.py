@@ -13,29 +13,19 @@ from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.model.cluster import Cluster, ClusterRole
 from deployer.site.model.records import SiteMachine
+from deployer.site.schema.clusters import RoleStatus
 
 _UP = frozenset({MachineState.BOOTING, MachineState.RUNNING})
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterRoleStatus:
+class ClusterRoleStatus(RoleStatus):
     """The status of a role.
 
     Attributes:
-        wanted, need: members asked for, and how many of them make a quorum.
-        ready, up: members that are ready, and that boot or run.
-        there: members that are neither failed nor on their way out.
         over: members that have reached the end of their time.
-        why: why members are not there and do not come now; empty if that is not known to be so.
     """
 
-    wanted: int
-    need: int
-    ready: int
-    up: int
-    there: int
     over: int = 0
-    why: str = ""
 
     @property
     def left(self) -> int:
@@ -164,13 +154,13 @@ def role_status(cluster: Cluster, role: str, slots: Sequence[MemberSlot]) -> Clu
     if len(there) < count - over - len(lost) and role in cluster.state.waits:
         why = cluster.state.waits[role].why
     return ClusterRoleStatus(
-        count,
-        cluster.need(role),
-        sum(is_ready(known, one) for one in there),
-        sum(one.state in _UP for one in there),
-        len(there),
-        over,
-        why,
+        wanted=count,
+        need=cluster.need(role),
+        ready=sum(is_ready(known, one) for one in there),
+        up=sum(one.state in _UP for one in there),
+        there=len(there),
+        over=over,
+        why=why,
     )
 
 

@@ -1,6 +1,6 @@
 """What people ask a site about clusters, and what it answers: one type per message, for both sides."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -9,6 +9,7 @@ from deployer.machine.spec import Uuid
 from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.cluster import ClusterDocument, ClusterPhase, RoleName
 from deployer.site.model.principal import Principal
+from deployer.site.schema.messages import DecisionView, ReasonRequest
 from deployer.site.schema.views import MachineView
 from signer.documents import Document, example
 from signer.statements.endorsement import Instant
@@ -50,44 +51,50 @@ class ClusterRequest(Document):
         return self
 
 
-class ScaleRequest(Document):
+class ScaleRequest(ReasonRequest):
     """How many members a role should have."""
 
     model_config = example(role="worker", count=8)
 
     role: RoleName
     count: Annotated[int, Field(ge=0, le=MAX_COUNT)]
-    reason: Annotated[str, Field(max_length=500)] = ""
 
 
-class ReplaceRequest(Document):
+class ReplaceRequest(ReasonRequest):
     """Which member should be another machine: its host name, its machine's UUID, or the beginning of that."""
 
     model_config = example(member="star-worker-2", reason="it is slow")
 
     member: Annotated[str, Field(min_length=1, max_length=255)]
-    reason: Annotated[str, Field(max_length=500)] = ""
 
 
-class RoleView(Document):
+class RoleStatus(Document):
     """How a role is doing.
 
     Attributes:
-        image_id: what it runs; empty before that is known.
         wanted, need: members asked for, and how many of them the cluster needs to be of use.
-        ready, up, there: members that are ready, that boot or run, and that are there at all.
-        waits_for: roles that must be there first, and are not.
+        ready, up, there: members that are ready; that boot or run; that are neither failed nor on their way out.
         why: why members are not there and do not come now: there was no room at the last try, or they failed too often.
     """
 
-    image_id: ImageId | None = None
     wanted: int
     need: int
     ready: int
     up: int
     there: int
-    waits_for: tuple[str, ...] = ()
     why: str = ""
+
+
+class RoleView(RoleStatus):
+    """A role as people see it.
+
+    Attributes:
+        image_id: what it runs; empty before that is known.
+        waits_for: roles that must be there first, and are not.
+    """
+
+    image_id: ImageId | None = None
+    waits_for: tuple[str, ...] = ()
 
 
 class ClusterSummary(Document):
@@ -128,28 +135,22 @@ class ClusterView(ClusterSummary):
     new: bool = False
 
 
-class RoleDryRun(Document):
+class RoleDryRun(DecisionView):
     """What would come of a role.
 
     Attributes:
-        accepted, decision: what the policy says of it.
-        image_id, title: what its image means now.
+        accepted: whether the policy accepts it.
         wanted, need: members, and how many of them have room taken for them at once or not at all.
         placed, nodes: how many would have room now, and on which nodes (UUID) how many.
-        placement: why there, or why there is no room.
         problem: the quota or the lack of room that would refuse it; empty if nothing does.
         begins, ready: seconds until its members are started, and until the last of them is ready; None: nothing is known.
     """
 
     accepted: bool
-    decision: dict[str, Any]
-    image_id: ImageId
-    title: str
     wanted: int
     need: int
     placed: int
     nodes: dict[Uuid, int] = Field(default_factory=dict)
-    placement: tuple[str, ...] = ()
     problem: str = ""
     begins: float | None = None
     ready: float | None = None

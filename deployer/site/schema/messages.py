@@ -111,42 +111,37 @@ class ReasonRequest(Document):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-class SaveRequest(Document):
+class SaveRequest(ReasonRequest):
     """As which version of its image a machine should be saved, and why (kept with the event)."""
 
     model_config = example(version="1.1", reason="the new calibration")
 
     version: Version
-    reason: Annotated[str, Field(max_length=500)] = ""
 
 
-class VerbRequest(Document):
+class VerbRequest(ReasonRequest):
     """Why somebody wants something done to a machine, and where it should go on.
 
     Attributes:
-        reason: kept with the event.
         node: where a machine that rests is to go on: a node's name or UUID. For `reactivate` alone.
         elsewhere: the same, on another node than it is on, whichever has room and can. For `reactivate` alone.
     """
 
     model_config = example(reason="its node is needed", node="worker07")
 
-    reason: Annotated[str, Field(max_length=500)] = ""
     node: Annotated[str, Field(max_length=63)] = ""
     elsewhere: bool = False
 
 
-class NodeVerbRequest(Document):
+class NodeVerbRequest(ReasonRequest):
     """Why somebody wants something done to a node.
 
     Attributes:
-        reason: kept with the event.
         migrate: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
     """
 
     model_config = example(reason="maintenance of the storage", migrate=True)
 
-    reason: Annotated[str, Field(max_length=500)] = ""
     migrate: bool = False
 
 
@@ -196,38 +191,42 @@ class DeploymentCreated(Document):
     new: bool = True
 
 
-class DryRunResult(Document):
+class DecisionView(Document):
+    """The policy's decision on a request, and the placement of its machines.
+
+    Attributes:
+        image_id, title: what its reference meant then.
+        decision: of the policy, rule by rule.
+        placement: why machines run where they do, or why there is no room.
+    """
+
+    image_id: str
+    title: str
+    decision: dict[str, Any]
+    placement: tuple[str, ...] = ()
+
+
+class DryRunResult(DecisionView):
     """What would come of a request.
 
     Attributes:
         accepted: whether the policy accepts it; where it does not, `decision` says which rules refuse.
-        image_id, title: what its reference means now.
-        decision: of the policy, rule by rule.
-        placement: why machines would run where they would, or why there is no room.
         placed: whether there is room.
         fetch: for each node, the bytes of contents that it would have to fetch.
         seconds: until the machines run, by what earlier ones took; None where nothing is known.
     """
 
     accepted: bool
-    image_id: str
-    title: str
-    decision: dict[str, Any]
-    placement: tuple[str, ...] = ()
     placed: bool = True
     fetch: dict[Uuid, int] = Field(default_factory=dict)
     seconds: float | None = None
 
 
-class DeploymentExplanation(Document):
+class DeploymentExplanation(DecisionView):
     """Why a deployment was admitted, and why its machines run where they do."""
 
     deployment: Uuid
-    image_id: str
-    title: str
     policy: str
-    decision: dict[str, Any]
-    placement: tuple[str, ...]
 
 
 class DeploymentPage(Document):
