@@ -4,9 +4,10 @@ Pure but for the values that it is given. Room and quotas are taken as admission
 order, so what fits here would be admitted now; nothing is kept, and nothing reserved.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from statistics import median
 
 from deployer.errors import NoCapacity
@@ -49,7 +50,8 @@ def dry_run_cluster(
         problems: what else is in the way.
     """
     found = _take_room(document, proposed, {room.uuid: room for room in rooms}, place, usage)
-    order = _order(document)
+    steps = _steps(document)
+    order = [role for step in steps for role in step]
     fetch = _fetch(order, proposed, found, {room.uuid: room.cached for room in rooms})
     times = _times(document, order, proposed, found, fetch, past)
     roles = {}
@@ -80,7 +82,7 @@ def dry_run_cluster(
         accepted=all(role.accepted for role in roles.values()),
         placed=all(role.placed >= role.need and not role.problem for role in roles.values()),
         problems=tuple(problems),
-        order=_steps(document, order),
+        order=steps,
         roles=roles,
         fetch=dict(total),
         seconds=round(max(known), 1) if len(known) == len(every) else None,
@@ -146,30 +148,16 @@ def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement
         )
 
 
-def _order(document: ClusterDocument) -> tuple[str, ...]:
-    """Roles, each after those that it waits for."""
-    found: list[str] = []
-
-    def add(role: str) -> None:
-        for before in document.before(role):
-            add(before)
-        if role not in found:
-            found.append(role)
-
-    for role in document.roles:
-        add(role)
-    return tuple(found)
-
-
-def _steps(document: ClusterDocument, order: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The same, those that start together beside each other."""
-    depth: dict[str, int] = {}
-    for role in order:
-        depth[role] = 1 + max((depth[one] for one in document.before(role)), default=-1)
-    steps = defaultdict[int, list[str]](list)
-    for role in order:
-        steps[depth[role]].append(role)
-    return tuple(tuple(steps[index]) for index in sorted(steps))
+def _steps(document: ClusterDocument) -> tuple[tuple[str, ...], ...]:
+    """Roles that start together, each step after those that it waits for."""
+    sorter = TopologicalSorter({role: document.before(role) for role in document.roles})
+    sorter.prepare()
+    steps = list[tuple[str, ...]]()
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        steps.append(tuple(role for role in document.roles if role in ready))
+        sorter.done(*ready)
+    return tuple(steps)
 
 
 def _fetch(

@@ -9,9 +9,10 @@ requirements, or a word that is not known here refuses the whole document. Sourc
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -20,7 +21,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 from catalog.errors import Misused
 from catalog.image.manifest import ImageId
 from catalog.image.reference import Reference
-from deployer.errors import UserDataRefused
 from deployer.machine.properties import RequestedProperties
 from deployer.machine.shape import MAX_MEMORY, MEMORY_UNIT, MIN_MEMORY
 from deployer.machine.spec import Uuid
@@ -29,7 +29,7 @@ from deployer.protocol.deployment_request import DeploymentRequest, PlacementOpt
 from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.principal import Principal
 from signer.documents import Document, canonical, parse, parse_toml
-from signer.errors import DocumentError
+from signer.errors import DocumentError, PartitaError
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.statements.endorsement import Instant
 
@@ -51,20 +51,17 @@ RoleName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$")]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
-def _image(text: str) -> str:
-    try:
-        Reference.parse(text)
-    except Misused as exc:
-        raise ValueError(str(exc)) from exc
-    return text
+def _passes(check: Callable[[str], object]) -> AfterValidator:
+    """A validator of a text that a function refuses by raising an error of Partita's."""
 
+    def checked(text: str) -> str:
+        try:
+            check(text)
+        except PartitaError as exc:
+            raise ValueError(str(exc)) from exc
+        return text
 
-def _user_data(text: str) -> str:
-    try:
-        check_user_data(text.encode())
-    except UserDataRefused as exc:
-        raise ValueError(str(exc)) from exc
-    return text
+    return AfterValidator(checked)
 
 
 def _whole_units(size: int) -> int:
@@ -109,13 +106,15 @@ class ClusterRole(RequestedProperties):
         wishes: about the members' place. Whether all are wanted or a quorum is the cluster's to say (`start`).
     """
 
-    image: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_image)]
+    image: Annotated[str, Field(min_length=1, max_length=300), _passes(Reference.parse)]
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     quorum: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     memory: MemorySize | None = None
     max_memory: MemorySize | None = None
     lifetime: DurationSeconds | None = None
-    user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_user_data)] | None = None
+    user_data: (
+        Annotated[str, Field(max_length=MAX_USER_DATA), _passes(lambda text: check_user_data(text.encode()))] | None
+    ) = None
     verify: Annotated[Literal["sample", "full"], Field(exclude_if=lambda value: value == "sample")] = "sample"
     provides: Annotated[tuple[ServiceName, ...], Field(max_length=16)] = ()
     requires: Annotated[tuple[ServiceName, ...], Field(max_length=16)] = ()
@@ -185,16 +184,12 @@ class ClusterDocument(Document):
             raise ValueError(f"a cluster has at most {MAX_COUNT} members")
         provided = {name for role in self.roles.values() for name in role.provides}
         for name, role in self.roles.items():
-            if missing := sorted(set(role.requires) - provided):
-                raise ValueError(
-                    f"the role {name} requires {missing[0]!r}, and no role provides that; "
-                    "add it to the `provides` of the role that does"
-                )
-            if missing := sorted(set(role.watches or ()) - provided):
-                raise ValueError(
-                    f"the role {name} watches {missing[0]!r}, and no role provides that; "
-                    "add it to the `provides` of the role that does"
-                )
+            for needs, names in (("requires", role.requires), ("watches", role.watches or ())):
+                if missing := sorted(set(names) - provided):
+                    raise ValueError(
+                        f"the role {name} {needs} {missing[0]!r}, and no role provides that; "
+                        "add it to the `provides` of the role that does"
+                    )
         if circle := _circle({name: self.before(name) for name in self.roles}):
             raise ValueError(f"roles wait for each other in a circle: {' -> '.join(circle)}; none could ever start")
         return self
@@ -367,18 +362,10 @@ class Cluster(Document):
 
 def _circle(before: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Roles that wait for each other, the first one again at the end; empty if there are none."""
-    done = set[str]()
-    for start in sorted(before):
-        path, waiting = list[str](), [iter((start,))]
-        while waiting:
-            name = next(waiting[-1], None)
-            if name is None:
-                waiting.pop()
-                if path:
-                    done.add(path.pop())
-            elif name in path:
-                return [*path[path.index(name) :], name]
-            elif name not in done:
-                path.append(name)
-                waiting.append(iter(before[name]))
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError as exc:
+        circle: list[str] = exc.args[1][:0:-1]  # from each role to the one before it
+        first = circle.index(min(circle))
+        return [*circle[first:], *circle[: first + 1]]
     return []

@@ -52,17 +52,13 @@ class QuotaLimits(Document):
                 f"allows {whose} machines for {duration_text(self.lifetime)} at most, "
                 f"and {duration_text(ask.lifetime)} was asked for"
             )
-        for name, most, held, more in (
-            ("machines", self.machines, usage.machines, ask.machines),
-            ("cores", self.cores, usage.cores, ask.cores),
+        for name, most, held, more, text in (
+            ("machines", self.machines, usage.machines, ask.machines, str),
+            ("cores", self.cores, usage.cores, ask.cores, str),
+            ("of memory", self.memory, usage.memory, ask.memory, size_text),
         ):
             if more > 0 and held + more > most:
-                return f"allows {whose} {most} {name} at a time; {held} taken, {more} more asked for"
-        if ask.memory > 0 and usage.memory + ask.memory > self.memory:
-            return (
-                f"allows {whose} {size_text(self.memory)} of memory at a time; "
-                f"{size_text(usage.memory)} taken, {size_text(ask.memory)} more asked for"
-            )
+                return f"allows {whose} {text(most)} {name} at a time; {text(held)} taken, {text(more)} more asked for"
         return ""
 
 
