@@ -25,6 +25,7 @@ from deployer.site.api.parameters import (
 )
 from deployer.site.auth.grants import SiteAction
 from deployer.site.clusters.members import ClusterRoleStatus, role_statuses, unmet_roles
+from deployer.site.db.clusters import find_cluster, list_clusters
 from deployer.site.model.cluster import MAX_CLUSTER, Cluster, ClusterDocument
 from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import Principal
@@ -57,7 +58,7 @@ ActiveQuery = Annotated[bool | None, Query(description="Only those that have not
 def cluster_routes(site: Site) -> APIRouter:
     """Under /v2/clusters."""
     routes = SiteRouter("/clusters", "clusters")
-    keeper, access = site.clusters, site.access
+    access = site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
     @routes.operation(
@@ -112,7 +113,7 @@ def cluster_routes(site: Site) -> APIRouter:
     ) -> Response:
         """Those that you may see, the newest first. Follow `next` for older ones."""
         wanted = access.visible(who, ListFilter(owner=owner, vo=vo))
-        items, following = keeper.page(wanted, limit, after, active=active) if wanted else ((), None)
+        items, following = site.store.read(list_clusters, wanted, limit, after, active=active) if wanted else ((), None)
         return answer(request, ClusterPage(items=tuple(cluster_summary(one) for one in items), next=following))
 
     @routes.operation("GET /{cluster}", "Get a cluster and its members", ClusterView)
@@ -181,10 +182,10 @@ def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction)
     """
     missing = ClusterNotFound(f"no such cluster at this site: {name[:80]!r}")
     try:
-        cluster = site.clusters.find(name, who)
+        cluster = site.store.read(find_cluster, name, who)
     except ClusterNotFound:
         try:
-            cluster = site.clusters.find(name)
+            cluster = site.store.read(find_cluster, name)
         except Misused as exc:
             if site.access.reach(who).everything:
                 raise

@@ -11,7 +11,7 @@ and one that is refused leaves nothing.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,10 +20,8 @@ from catalog.errors import CatalogError, Conflict, Misused
 from deployer.errors import ClusterNotFound, DeployerError, MachineConflict, MachineNotFound
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.clusters import planner as clustering
-from deployer.site.clusters.members import ClusterRoleStatus
-from deployer.site.clusters.members import role_statuses as status_of
 from deployer.site.clusters.planner import MemberBatch, MemberStep, OrderMembers, batch_steps
-from deployer.site.db.clusters import active_clusters, find_cluster, get_cluster, list_clusters
+from deployer.site.db.clusters import active_clusters, find_cluster, get_cluster
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import list_machines
 from deployer.site.lifecycle.verb_rules import Verb
@@ -82,25 +80,11 @@ class ClusterController:
         """A cluster by its UUID; ClusterNotFound."""
         return self.store.read(get_cluster, uuid)
 
-    def find(self, text: str, owner: Principal | None = None) -> Cluster:
-        """The cluster that a UUID, the beginning of one, or an active one's name means; ClusterNotFound, Misused."""
-        return self.store.read(find_cluster, text, owner)
-
-    def page(
-        self, which: ListFilter, limit: int, after: str | None, *, active: bool | None = None
-    ) -> tuple[tuple[Cluster, ...], str | None]:
-        """Clusters, the last made first, and what the next page comes after."""
-        return self.store.read(list_clusters, which, limit, after, active=active)
-
     def members(self, uuid: str) -> tuple[SiteMachine, ...]:
         """All machines that a cluster ever had and the site still remembers, the oldest first."""
         which = ListFilter(cluster=uuid)
         found = list(walk_pages(lambda after: self.store.read(list_machines, which, PAGE, after)))
         return tuple(reversed(found))
-
-    def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, ClusterRoleStatus]:
-        """How each role is doing."""
-        return status_of(cluster, members, self.now())
 
     def create(
         self, document: ClusterDocument, who: Principal, key: str = "", reference: str = ""
@@ -211,7 +195,7 @@ class ClusterController:
     def _known(self, document: ClusterDocument, who: Principal, key: str) -> Cluster | None:
         """The cluster that was asked for already; Conflict where another one has the name."""
         try:
-            other = self.find(document.name, who)
+            other = self.store.read(find_cluster, document.name, who)
         except (ClusterNotFound, Misused):  # of that name there is at most one; several UUIDs may begin like it
             return None
         if key and other.state.key == key and other.document == document:

@@ -10,6 +10,7 @@ from deployer.site.auth.grants import SiteAction
 from deployer.site.console.events import events_about
 from deployer.site.console.request import Console, FormRequest, PageRequest, PageRoute, next_page_url, show_changed
 from deployer.site.console.templates import CONSOLE_PREFIX
+from deployer.site.db.clusters import list_clusters
 from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.records import ListFilter
 from deployer.site.schema.clusters import ReplaceRequest, ScaleRequest
@@ -29,7 +30,7 @@ def cluster_pages(console: Console) -> APIRouter:
     @routes.get("/clusters")
     def clusters(visit: visiting, after: AfterQuery = None) -> Response:
         wanted = access.visible(visit.who, ListFilter())
-        items, following = site.clusters.page(wanted, ROWS, after) if wanted else ((), None)
+        items, following = site.store.read(list_clusters, wanted, ROWS, after) if wanted else ((), None)
         return console.show(
             visit,
             "clusters.html",

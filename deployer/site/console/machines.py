@@ -25,6 +25,7 @@ from deployer.site.console.request import (
     show_changed,
 )
 from deployer.site.console.templates import CONSOLE_PREFIX
+from deployer.site.db.clusters import list_clusters
 from deployer.site.db.machines import list_deployments, list_machines, machines_of
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.principal import Principal
@@ -59,7 +60,7 @@ def _add_lists(routes: APIRouter, console: Console) -> None:
         status = site.status() if access.allows(who, SiteAction.NODES) else None
         reads = access.allows(who, SiteAction.READ)
         wanted = access.visible(who, ListFilter()) if reads else None
-        clusters = site.clusters.page(wanted, FEW, None, active=True)[0] if wanted else ()
+        clusters = site.store.read(list_clusters, wanted, FEW, None, active=True)[0] if wanted else ()
         return console.show(
             visit,
             "overview.html",

@@ -7,6 +7,7 @@ import pytest
 from catalog.errors import Conflict, Misused
 from deployer.errors import MachineConflict, MachineNotFound, NoCapacity, Refused
 from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.clusters.members import role_statuses
 from deployer.site.clusters.planner import DRAINED_WITHIN
 from deployer.site.db.clusters import list_clusters
 from deployer.site.db.events import list_events
@@ -34,7 +35,7 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
     place.keeper.look(NOW)
     found = place.keeper.get(made.uuid)
     assert (found.state.phase, found.state.was_ready) == (ClusterPhase.READY, True)
-    roles = place.keeper.status(found, place.keeper.members(found.uuid))
+    roles = role_statuses(found, place.keeper.members(found.uuid), place.world.store.now())
     assert {name: (role.ready, role.wanted) for name, role in roles.items()} == {"head": (1, 1), "worker": (2, 2)}
     told = [(one.what, one.reason) for one in place.world.store.read(list_events) if one.kind == "cluster"]
     assert [what for what, _ in told] == ["admitted", "ready"]
