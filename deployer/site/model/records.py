@@ -165,7 +165,7 @@ class DeployedMachine(MachineProperties, MachineStatus):
     Attributes:
         node: where it is; None while no node is chosen (it was on a node that was lost, say).
         number: within its deployment, from 1.
-        want, want_reason: how it should be, and why.
+        desired, desired_reason: how it should be, and why.
         state, reason, changed: how it is, why, and since when, as its node last reported.
         ready: reported by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
