@@ -131,9 +131,8 @@ def _credentials_provider(settings: NodeSettings, closing: ExitStack) -> Credent
         return public_credentials
     from catalog.client.client import CatalogClient
 
-    return CatalogCredentialsProvider(
-        closing.enter_context(CatalogClient(settings.catalog, credential=credential)), node_label()
-    )
+    client = closing.enter_context(CatalogClient(settings.catalog, credential=credential))
+    return CatalogCredentialsProvider(client.grant, node_label())
 
 
 def _existing(path: Path) -> Path:

@@ -14,10 +14,10 @@ from catalog.image.address import Address
 from signer.errors import PartitaError
 from stager.cache import sidecars
 from stager.cache.cache import Cache
+from stager.cache.directory import entry_path
 from stager.cache.disk import has_data
 from stager.cache.entries import CacheEntry
 from stager.cache.partial_file import READ_SIZE, READERS
-from stager.cache.recovery import entry_path
 from stager.content.piece_map import PieceMap
 from stager.errors import EntryChanged, NotCached, StagerError
 
@@ -105,9 +105,9 @@ class Scrubber:
         address = None if entry.digest else Address.parse(entry.key)
         layer = sidecars.read_layer(self._cache.root, address) if address is not None else None
         if address is None or layer is None:
-            self._cache.check_key(entry.key, full=True, advance=self._throttle)
+            self._cache.check(entry.key, full=True, advance=self._throttle)
             return
-        self._cache.check_key(entry.key)
+        self._cache.check(entry.key)
         piece_map = PieceMap.of(address, layer)
         path = entry_path(self._cache.root, entry.key)
         try:

@@ -16,9 +16,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from catalog.access import rule_store
 from catalog.access.rules import ANONYMOUS, AccessRules, ImageScope, digests_equal, parse_credential
 from catalog.db.engine import CatalogDatabase
-from catalog.errors import NotEntitled
+from catalog.errors import Malformed, NotEntitled
 from catalog.image.address import Address
-from catalog.swarm.announce_keys import MIN_SECRET, ORIGIN, AnnounceKeys, KeyHolder
+from catalog.schema.swarms import SwarmGrant
+from catalog.swarm.announce_keys import KEY_LIFE, MIN_SECRET, ORIGIN, AnnounceKeys, KeyHolder
 from catalog.swarm.certificate_authority import SwarmCa
 from catalog.swarm.torrent import short_hash
 
@@ -121,6 +122,30 @@ class CatalogAuthorizer:
     def swarm_hash(self, address: Address) -> bytes:
         """The short info-hash of a content's swarm under the present rules."""
         return short_hash(address, self.authority_of(address))
+
+    def issue_grant(
+        self, holder: KeyHolder, name: str, address: Address, request: str | None, now: datetime
+    ) -> SwarmGrant:
+        """Issue a grant for the swarm of a content: an announce key and, if it is restricted, a certificate.
+
+        Args:
+            holder: of the announce key.
+            name: of the holder, in the certificate.
+            address: the content.
+            request: a certificate request (PEM), needed for a restricted content; Malformed if it is not valid.
+            now: the time; the grant is valid for KEY_LIFE from then on.
+        """
+        authority, certificate = self.authority_of(address), None
+        if authority:
+            if request is None:
+                raise Malformed("grant: request: the content is restricted; send a certificate request")
+            certificate = self.authority.issue(request, address.root.hex(), name, now, KEY_LIFE)
+        return SwarmGrant(
+            grant=self.keys.issue(holder, self.swarm_hash(address), now),
+            expires=(now + KEY_LIFE).replace(microsecond=0),
+            authority=authority.decode("ascii") or None,
+            certificate=certificate,
+        )
 
     def served_contents(self) -> Iterable[Address]:
         """Every content that is stored here and belongs to a published image."""

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
 from catalog.api.publications import ENDORSE_ERRORS
-from catalog.errors import Malformed, NotEntitled, NotFound
+from catalog.errors import NotEntitled, NotFound
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
-from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, KeyHolder
+from catalog.swarm.announce_keys import ORIGIN, KeyHolder
 from catalog.web.parameters import described, read_document
 from catalog.web.responses import document_response
 
@@ -38,17 +38,5 @@ def _grant(authorizer: CatalogAuthorizer, site: str, wanted: SwarmGrantQuery, no
         raise NotFound(f"no content {address} here")
     if wanted.node == ORIGIN:
         raise NotEntitled(f"the node name {ORIGIN} is reserved for the catalog; use another name")
-    authority = authorizer.authority_of(address)
-    certificate = None
-    if authority:
-        if wanted.request is None:
-            raise Malformed("grant: request: the content is restricted; send a certificate request")
-        certificate = authorizer.authority.issue(
-            wanted.request, address.root.hex(), f"{wanted.node} of {site}", now, KEY_LIFE
-        )
-    return SwarmGrant(
-        grant=authorizer.keys.issue(KeyHolder(wanted.node, site), authorizer.swarm_hash(address), now),
-        expires=(now + KEY_LIFE).replace(microsecond=0),
-        authority=authority.decode("ascii") or None,
-        certificate=certificate,
-    )
+    holder = KeyHolder(wanted.node, site)
+    return authorizer.issue_grant(holder, f"{wanted.node} of {site}", address, wanted.request, now)

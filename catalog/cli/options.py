@@ -42,9 +42,5 @@ def writing(context: typer.Context, directory: Path | None) -> "Iterator[Transac
     """A write transaction on the database in a catalog's directory; the service may be running."""
     from catalog.publication.state_directory import open_database
 
-    database = open_database(catalog_settings(context, directory).directory)
-    try:
-        with database.writing() as connection:
-            yield connection
-    finally:
-        database.close()
+    with open_database(catalog_settings(context, directory).directory) as database, database.writing() as connection:
+        yield connection

@@ -1,7 +1,6 @@
 """`partita vo`: register VOs and their keys with a catalog, on the machine where it runs."""
 
 import re
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -54,8 +53,7 @@ def list_vos(context: typer.Context, directory: Directory = None) -> None:
     from catalog.db import images
     from catalog.publication.state_directory import open_database
 
-    database = open_database(catalog_settings(context, directory).directory)
-    with closing(database), database.reading() as connection:
+    with open_database(catalog_settings(context, directory).directory) as database, database.reading() as connection:
         vos = images.list_vos(connection, "", limit=-1)
         found = {vo.name: images.list_anchors(connection, vo.name) for vo in vos}
     rows = [[vo, anchor.fingerprint, anchor.role] for vo, anchors in found.items() for anchor in anchors]
@@ -92,7 +90,7 @@ def _record(
     """Record in the catalog's history whose endorsements it accepts from now on."""
     from catalog.publication.history import VO, History
 
-    with closing(History(catalog_settings(context, directory).directory, current_second())) as history:
+    with History(catalog_settings(context, directory).directory, current_second()) as history:
         for key in keys:
             facts = {"title": vo, "endorser": key, "done": done} | ({"role": role} if role else {})
             history.record(VO, facts, current_second())

@@ -21,6 +21,7 @@ from catalog.db.migrations import MIGRATOR
 from catalog.db.migrator import Migrator
 from catalog.errors import Conflict, Unavailable
 from signer.errors import PartitaError
+from signer.runtime.closing import Closable
 
 Transaction = Connection
 """An open transaction, the first argument of every query."""
@@ -52,7 +53,7 @@ class DatabaseKind:
     lock: int
 
 
-class Database:
+class Database(Closable):
     """A service's database, upgraded to the newest schema when it is opened.
 
     Args:

@@ -115,12 +115,11 @@ def _keep(
         raise TooLarge(f"this catalog keeps at most {MAX_ENDORSEMENTS} endorsements of a document")
     if fresh:
         publishing.repository.list_cluster(connection, row, now)
-    if publishing.history is not None:
-        for one in fresh:
-            said = parse_endorsement(one.statement, "cluster")
-            facts = {"cluster": row.digest, "title": row.title, "endorser": said.predicate.endorser}
-            facts |= {"role": said.predicate.role, "statement": hashlib.sha256(one.statement).hexdigest()}
-            publishing.history.record(ENDORSE, facts, now)
+    for one in fresh:
+        endorsed = parse_endorsement(one.statement, "cluster").predicate
+        facts = {"cluster": row.digest, "title": row.title, "endorser": endorsed.endorser}
+        facts |= {"role": endorsed.role, "statement": hashlib.sha256(one.statement).hexdigest()}
+        publishing.history.record(ENDORSE, facts, now)
 
 
 def _statement(offered: SignedStatement) -> VouchingStatement:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from catalog.db.images import StoredEndorsement
 from catalog.errors import Unavailable
-from catalog.image.manifest import Manifest
 from signer.audit_log import AuditLog, AuditLogEntry
 from signer.errors import AuditBroken, AuditUnwritable
+from signer.runtime.closing import Closable
 from signer.statements.endorsement import parse_endorsement, write_instant
 
 FILE = "audit.jsonl"
@@ -25,7 +25,7 @@ PUBLIC: Final = frozenset({PUBLISH, ENDORSE, REVOKE, VO, REPAIRED})
 """The kinds of entries that everyone may read: all of them today."""
 
 
-class History:
+class History(Closable):
     """The log of one catalog. Safe to use from several threads; an operator's commands may write to it as well."""
 
     def __init__(self, directory: Path, now: datetime) -> None:
@@ -36,10 +36,6 @@ class History:
     def close(self) -> None:
         """Close the file."""
         self._log.close()
-
-    def record_publication(self, manifest: Manifest, now: datetime) -> None:
-        """Record that an image becomes visible."""
-        self.record(PUBLISH, {"image": manifest.image_id, "title": manifest.title}, now)
 
     def record_endorsements(self, found: Sequence[StoredEndorsement], now: datetime) -> None:
         """Record newly accepted endorsements."""

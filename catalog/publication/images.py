@@ -19,7 +19,7 @@ from catalog.db.images import StoredEndorsement
 from catalog.errors import Conflict, ContentMismatch, NotEntitled, NotFound, TooLarge
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
-from catalog.publication.history import History
+from catalog.publication.history import PUBLISH, History
 from catalog.schema.images import Publication, SignedStatement, UploadStatus
 from catalog.settings import CatalogSettings
 from catalog.tuf_repository.repository import TufRepository
@@ -35,13 +35,8 @@ class PublicationService:
     """The use cases of publishing, over a database and a directory of contents."""
 
     def __init__(
-        self,
-        database: CatalogDatabase,
-        contents: ContentStore,
-        settings: CatalogSettings,
-        history: History | None = None,
+        self, database: CatalogDatabase, contents: ContentStore, settings: CatalogSettings, history: History
     ) -> None:
-        """Without a `history` nothing is recorded; a service always has one."""
         self.database, self.contents, self.history = database, contents, history
         self.uploads = UploadStore(contents)
         self.repository = TufRepository(contents.root / "tuf")
@@ -165,8 +160,7 @@ class PublicationService:
                 _check_name(connection, manifest)
                 images.add_image(connection, manifest, now)
                 self.repository.list_image(connection, image_id, now)
-                if self.history is not None:
-                    self.history.record_publication(manifest, now)
+                self.history.record(PUBLISH, {"image": manifest.image_id, "title": manifest.title}, now)
             publications.end_publication(connection, image_id)
         self.uploads.drop_image(image_id)
         return Publication(image_id=image_id, state="published")
@@ -247,8 +241,7 @@ class PublicationService:
             raise TooLarge(f"this catalog keeps at most {MAX_ENDORSEMENTS} endorsements of an image")
         if fresh:
             self.repository.list_image(connection, image_id, now)
-        if self.history is not None:
-            self.history.record_endorsements(fresh, now)
+        self.history.record_endorsements(fresh, now)
 
 
 def registered_anchors(connection: Transaction, vo: str) -> list[Anchor]:

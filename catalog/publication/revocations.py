@@ -37,8 +37,7 @@ def accept_revocation(publishing: PublicationService, offered: SignedStatement, 
         if len(stored) > MAX_REVOCATIONS:
             raise TooLarge(f"this catalog has {MAX_REVOCATIONS} revocations, as many as nodes read")
         publishing.repository.list_revocations(connection, [each for _, each in stored], now)
-        if publishing.history is not None:
-            publishing.history.record(REVOKE, _facts(statement), now)
+        publishing.history.record(REVOKE, _facts(statement), now)
 
 
 def _facts(statement: RevocationStatement) -> dict[str, str]:

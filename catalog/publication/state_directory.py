@@ -63,17 +63,15 @@ def own_directory(
     Raises:
         Unavailable: another service has locked it.
     """
-    database = open_database(directory)
     with ExitStack() as undo:
-        undo.callback(database.close)
+        database = undo.enter_context(open_database(directory))
         try:
             undo.enter_context(files.locked(directory / "lock"))
         except files.LockHeld as exc:
             raise Unavailable(
                 f"{directory}: another catalog serves it ({exc.strerror}); stop that one, or name another directory"
             ) from exc
-        history = History(directory, now)
-        undo.callback(history.close)
+        history = undo.enter_context(History(directory, now))
         publishing = PublicationService(database, ContentStore(directory), settings, history)
         recovery = recover_catalog(publishing, now)
         if not mirror:
@@ -102,8 +100,8 @@ def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryRe
 
 def check_contents(directory: Path, advance: Advance = ignore_progress) -> RecoveryReport:
     """Read every content again and compare; changes nothing, and may run while the service runs."""
-    database, contents, report = open_database(directory), ContentStore(directory), RecoveryReport()
-    try:
+    contents, report = ContentStore(directory), RecoveryReport()
+    with open_database(directory) as database:
         with database.reading() as connection:
             known = set(publications.all_contents(connection))
             missing = {
@@ -128,8 +126,6 @@ def check_contents(directory: Path, advance: Advance = ignore_progress) -> Recov
                 with database.reading() as connection:  # the service may just have completed it
                     if found.address is None or not publications.has_content(connection, found.address):
                         report.quarantined.append(str(found.path))
-    finally:
-        database.close()
     return report
 
 

@@ -26,6 +26,7 @@ from catalog.image.blanks import blank_digest
 from signer.runtime.closing import Closable
 from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.commit import Committer
+from stager.cache.directory import INCOMING, check_quota, entry_path, lock_cache
 from stager.cache.disk import DiskOperations
 from stager.cache.entries import (
     FOREVER,
@@ -41,10 +42,9 @@ from stager.cache.entries import (
     find_difference,
 )
 from stager.cache.index import CacheIndex
-from stager.cache.lock import check_quota, lock_cache
 from stager.cache.partial_file import PartialFile
 from stager.cache.quota import CacheQuota
-from stager.cache.recovery import INCOMING, entry_path, recover_cache
+from stager.cache.recovery import recover_cache
 from stager.content.piece_map import PieceMap
 from stager.errors import DISK_FULL_ERRNOS, EntryChanged, InUse, NotCached, to_stager_error, translate_os_errors
 
@@ -115,7 +115,7 @@ class Cache(Closable):
 
     def on_removal(self, listener: Callable[[CacheKey], None]) -> None:
         """Set the listener that is called with the key of each removed entry, under the cache's lock: it must not wait."""
-        self._cache_quota.on_removal(listener)
+        self._cache_quota.removed = listener
 
     # Leases
 
@@ -168,9 +168,13 @@ class Cache(Closable):
         with self._index.transaction():
             return self._index.entries()
 
-    def entry(self, item: CacheItem) -> CacheEntry:
+    def entry(self, item: CacheItem | CacheKey) -> CacheEntry:
         """Return the row of an entry; NotCached if there is none."""
-        return self._entry(cache_key(item))
+        with self._index.transaction():
+            entry = self._index.entry(key := cache_key(item))
+        if entry is None:
+            raise NotCached(f"{self.root}: {key} is not in the cache; stage an image that uses it")
+        return entry
 
     def path(self, item: CacheItem) -> Path:
         """Return the absolute path of an entry's file; NotCached if there is none."""
@@ -192,11 +196,11 @@ class Cache(Closable):
         leased = sum(entry.allocated for entry in entries if until.get(entry.key, 0) > now)
         return CacheUsage(self.quota, sum(entry.allocated for entry in entries), reserved, leased, trash)
 
-    def check(self, item: CacheItem, *, full: bool = False, advance: Advance = ignore_progress) -> None:
+    def check(self, item: CacheItem | CacheKey, *, full: bool = False, advance: Advance = ignore_progress) -> None:
         """Check that an entry is the file that was verified: size, inode, mtime and a sample of its bytes.
 
         Args:
-            item: content or a blank.
+            item: content or a blank, or the key of one.
             full: also hash all of it again.
             advance: called with the number of bytes just hashed, when `full`.
 
@@ -205,13 +209,7 @@ class Cache(Closable):
             EntryChanged: it is another file, or has other bytes. The entry is dropped then; leases stay, and staging
                 fetches it again.
         """
-        self._check(self.entry(item), full=full, advance=advance)
-
-    def check_key(self, key: CacheKey, *, full: bool = False, advance: Advance = ignore_progress) -> None:
-        """As :meth:`check`, by key."""
-        self._check(self._entry(key), full=full, advance=advance)
-
-    def _check(self, entry: CacheEntry, *, full: bool, advance: Advance) -> None:
+        entry = self.entry(item)
         path = entry_path(self.root, entry.key)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -238,8 +236,8 @@ class Cache(Closable):
             NotCached: there is no such entry.
             InUse: it is leased, or being staged.
         """
-        entry = self._entry(key)
-        with self._index.exclusive():
+        entry = self.entry(key)
+        with self._index.lock:
             holders = sorted({lease.holder for lease in self.leases() if lease.key == entry.key})
             if holders or self._cache_quota.busy(entry.key):
                 who = ", ".join(holders[:3]) or "a staging in progress"
@@ -281,7 +279,7 @@ class Cache(Closable):
         Raises:
             EntryChanged: always.
         """
-        with self._index.exclusive():
+        with self._index.lock:
             with self._index.transaction():
                 now = self._index.entry(entry.key)
             if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
@@ -362,13 +360,6 @@ class Cache(Closable):
         return self._committer.commit(incoming, item, piece_map)
 
     # Internals
-
-    def _entry(self, key: CacheKey) -> CacheEntry:
-        with self._index.transaction():
-            entry = self._index.entry(key)
-        if entry is None:
-            raise NotCached(f"{self.root}: {key} is not in the cache; stage an image that uses it")
-        return entry
 
     def _present(self, key: CacheKey) -> bool:
         """Whether there is an entry with its file, perhaps in the trash; a row whose file was removed is dropped."""

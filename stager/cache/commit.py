@@ -12,11 +12,12 @@ from catalog.image.address import Address
 from catalog.image.blanks import blank_digest
 from signer.documents import canonical
 from stager.cache import sidecars
+from stager.cache.directory import entry_path
 from stager.cache.disk import DiskOperations
 from stager.cache.entries import CacheEntry, CacheItem
 from stager.cache.index import CacheIndex
 from stager.cache.partial_file import PartialFile, read_back
-from stager.cache.recovery import entry_path, make_entry
+from stager.cache.recovery import make_entry
 from stager.content.piece_map import PieceMap
 from stager.errors import CacheDegraded, ContentCorrupt
 

@@ -27,9 +27,9 @@ SAMPLE_LEAVES = 62
 """Leaves sampled besides the first and the last: with them, 1 MiB is read whatever the size of the entry."""
 
 
-def cache_key(wanted: CacheItem) -> CacheKey:
-    """Return the key of a content or a blank."""
-    return str(wanted) if isinstance(wanted, Address) else blank_key(wanted)
+def cache_key(wanted: CacheItem | CacheKey) -> CacheKey:
+    """Return the key of a content or a blank; a key stands for itself."""
+    return blank_key(wanted) if isinstance(wanted, Blank) else str(wanted)
 
 
 def blank_key(blank: Blank) -> CacheKey:

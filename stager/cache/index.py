@@ -53,11 +53,15 @@ _COLUMNS = ", ".join(field.name for field in fields(CacheEntry))
 
 
 class CacheIndex:
-    """One connection to the file, shared by the threads of the process that owns the cache."""
+    """One connection to the file, shared by the threads of the process that owns the cache.
+
+    Attributes:
+        lock: excludes other threads; for decisions that take more than one transaction.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._depth = 0
         with self._translated():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -80,19 +84,13 @@ class CacheIndex:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self.lock:
             self._db.close()
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Exclude other threads; for decisions that take more than one transaction."""
-        with self._lock:
-            yield
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Run a transaction, one thread at a time; an inner transaction is part of the outer one."""
-        with self._lock:
+        with self.lock:
             if self._depth:
                 yield
                 return

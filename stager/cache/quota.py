@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from stager.cache import sidecars
+from stager.cache.directory import INCOMING, TRASH, entry_path
 from stager.cache.disk import DiskOperations, allocated_bytes
 from stager.cache.entries import CacheEntry, CacheKey, TrashedEntry, find_difference
 from stager.cache.eviction import EvictionCandidate, EvictionPlan, choose_victims
 from stager.cache.index import CacheIndex
-from stager.cache.recovery import INCOMING, TRASH, entry_path
 from stager.errors import DiskFull, QuotaExceeded, StagerError
 
 _TRASHED = "trash/"
@@ -40,11 +40,7 @@ class CacheQuota:
         self._root, self._quota, self._index, self._disk, self._clock = root, quota, index, disk, clock
         self._shares = dict(shares or {})
         self._users: Counter[CacheKey] = Counter()
-        self._removed: Callable[[CacheKey], None] = lambda _: None
-
-    def on_removal(self, listener: Callable[[CacheKey], None]) -> None:
-        """See `Cache.on_removal`."""
-        self._removed = listener
+        self.removed: Callable[[CacheKey], None] = lambda _: None
 
     def enter(self, keys: Iterable[CacheKey]) -> None:
         """Begin to work with these keys: they are not evicted, leased or not."""
@@ -77,7 +73,7 @@ class CacheQuota:
         Raises:
             QuotaExceeded, DiskFull: evicting everything that is not held would not be enough; nothing is evicted then.
         """
-        with self._index.exclusive():
+        with self._index.lock:
             now = self._clock()
             with self._index.transaction():
                 wants, victims = self._decide(wants, now, vo)
@@ -163,7 +159,7 @@ class CacheQuota:
             except OSError as exc:
                 failure = failure or exc
         for key in keys:
-            self._removed(key)
+            self.removed(key)
             with suppress(OSError):
                 sidecars.remove_sidecars(self._disk, self._root, key)
         if failure is not None:
@@ -174,7 +170,7 @@ class CacheQuota:
         with self._index.transaction():
             self._index.drop_entry(entry.key)
             self._index.put_trash(TrashedEntry(name, entry, self._clock(), reason))
-        self._removed(entry.key)
+        self.removed(entry.key)
         self._disk.rename(entry_path(self._root, entry.key), self._root / TRASH / name)
 
     def restore(self, key: CacheKey) -> bool:
@@ -202,7 +198,7 @@ class CacheQuota:
 
     def clean_trash(self, before: float) -> int:
         """Delete entries that have been in the trash since before an instant; returns how many."""
-        with self._index.exclusive():
+        with self._index.lock:
             with self._index.transaction():
                 old = [one.name for one in self._index.trash() if one.since <= before]
             self.remove([_TRASHED + name for name in old])

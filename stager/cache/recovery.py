@@ -15,12 +15,11 @@ from catalog.content.indexing import verify_content
 from catalog.errors import CatalogError
 from catalog.image.address import Address
 from stager.cache import sidecars
+from stager.cache.directory import BLANKS, INCOMING, PARTITIONS, TRASH, entry_path
 from stager.cache.disk import DiskOperations, allocated_bytes
 from stager.cache.entries import CacheEntry, CacheKey, sample
 from stager.cache.index import CacheIndex
 from stager.cache.sidecars import SIDECARS
-
-PARTITIONS, BLANKS, INCOMING, TRASH = "partitions", "blanks", "incoming", "trash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +31,6 @@ class CacheRecovery:
     resumable: int
     removed: int
     expired: int
-
-
-def entry_path(root: Path, key: CacheKey) -> Path:
-    """Return the path of an entry's file: by the first two hex digits of its root, or by its recipe's digest."""
-    if key.startswith("blank-"):
-        return root / BLANKS / key.removeprefix("blank-")
-    return root / PARTITIONS / key[:2] / key
-
-
-def make_directories(root: Path) -> None:
-    """Make the cache's directories."""
-    for name in (PARTITIONS, BLANKS, INCOMING, TRASH, SIDECARS):
-        (root / name).mkdir(parents=True, exist_ok=True)
 
 
 def make_entry(descriptor: int, key: CacheKey, what: str, *, data_bytes: int, digest: bytes, now: float) -> CacheEntry:

@@ -72,7 +72,7 @@ def verify(
         with terminal.progress("verifying", total_bytes) as advance:
             for entry in entries:
                 try:
-                    cache.check_key(entry.key, full=full, advance=advance)
+                    cache.check(entry.key, full=full, advance=advance)
                 except EntryChanged as exc:
                     changed.append(exc)
     checked = len(entries)

@@ -16,8 +16,7 @@ from catalog.content.content_store import ContentStore
 from catalog.errors import CatalogError
 from catalog.image.address import Address
 from catalog.publication.state_directory import open_database
-from catalog.schema.swarms import SwarmGrant
-from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, KeyHolder
+from catalog.swarm.announce_keys import ORIGIN, KeyHolder
 from stager.content.piece_map import PieceMap
 from stager.fetch.resume import read_boot_id
 from stager.swarm.grants import CatalogCredentialsProvider
@@ -29,26 +28,6 @@ LOOK = 2.0
 """Seconds between looks for newly published contents."""
 
 log = logging.getLogger("partita.swarm")
-
-
-class OriginGrants:
-    """Issues grants for the origin from the catalog's own secrets; see `stager.swarm.grants.GrantIssuer`."""
-
-    def __init__(self, authorizer: CatalogAuthorizer, now: Callable[[], datetime]) -> None:
-        self._authorizer, self._now = authorizer, now
-
-    def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
-        """Issue the origin's grant for the swarm of a content; Malformed without a valid certificate request."""
-        now, authority = self._now(), self._authorizer.authority_of(address)
-        certificate = None
-        if authority:
-            certificate = self._authorizer.authority.issue(request or "", address.root.hex(), node, now, KEY_LIFE)
-        return SwarmGrant(
-            grant=self._authorizer.keys.issue(KeyHolder(ORIGIN, ""), self._authorizer.swarm_hash(address), now),
-            expires=(now + KEY_LIFE).replace(microsecond=0),
-            authority=authority.decode("ascii") or None,
-            certificate=certificate,
-        )
 
 
 def seed_catalog(
@@ -76,10 +55,13 @@ def seed_catalog(
         PeerFailed: the peer process cannot listen.
         CatalogError: the database cannot be read.
     """
-    database, contents = open_database(directory), ContentStore(directory)
-    try:
+    contents = ContentStore(directory)
+    with open_database(directory) as database:
         authorizer = CatalogAuthorizer(database, now, clock)
-        credentials = CatalogCredentialsProvider(OriginGrants(authorizer, now), ORIGIN, now)
+        holder = KeyHolder(ORIGIN, "")
+        credentials = CatalogCredentialsProvider(
+            lambda address, node, request: authorizer.issue_grant(holder, node, address, request, now()), ORIGIN, now
+        )
         peer_id = secrets.token_bytes(20)
         tracker = TrackerClient(url.rstrip("/") + "/v1", peer_id=peer_id, credentials=credentials)
         with tracker, Swarm(tracker, options, boot=read_boot_id(), clock=clock, credentials=credentials) as swarm:
@@ -91,8 +73,6 @@ def seed_catalog(
                 if first:
                     ready(len(shared), swarm.port)
                 first = False
-    finally:
-        database.close()
 
 
 def _share(

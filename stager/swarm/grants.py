@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -61,12 +60,9 @@ def public_credentials(_: Address) -> SwarmCredentials:
     return PUBLIC_CREDENTIALS
 
 
-class GrantIssuer(Protocol):
-    """Issues grants; `catalog.client.client.CatalogClient` does, and the catalog's own seeder. Errors are catalog.errors."""
-
-    def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
-        """Issue a grant for the swarm of a content; `request` is a certificate request (PEM)."""
-        ...
+GrantIssuer = Callable[[Address, str, str], SwarmGrant]
+"""Issues a grant for the swarm of a content to a node; the last argument is a certificate request (PEM). Errors are
+catalog.errors. `catalog.client.client.CatalogClient.grant` is one."""
 
 
 def node_label() -> str:
@@ -78,13 +74,13 @@ class CatalogCredentialsProvider:
     """A CredentialsProvider that asks the catalog and caches its grants. Safe to use from several threads.
 
     Args:
-        catalog: the client, with the site's credential.
+        issue: asks the catalog for a grant, with the site's credential.
         node: this node's label.
         now: the time, UTC.
     """
 
-    def __init__(self, catalog: GrantIssuer, node: str, now: Callable[[], datetime] = utc_now) -> None:
-        self._catalog, self._node, self._now = catalog, node, now
+    def __init__(self, issue: GrantIssuer, node: str, now: Callable[[], datetime] = utc_now) -> None:
+        self._issue, self._node, self._now = issue, node, now
         self._lock = threading.Lock()
         self._held: dict[Address, SwarmCredentials] = {}
         self._away: datetime | None = None
@@ -114,7 +110,7 @@ class CatalogCredentialsProvider:
             return held
         resting = self._away is not None and now < self._away + CATALOG_RETRY
         try:
-            granted = None if resting else self._catalog.grant(address, self._node, self._request)
+            granted = None if resting else self._issue(address, self._node, self._request)
             reason = "the catalog did not answer a moment ago"
         except Unavailable as exc:
             granted, self._away, reason = None, now, str(exc)

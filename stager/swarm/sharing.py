@@ -38,38 +38,28 @@ class CacheSharing:
     def __init__(
         self, cache: Cache, swarm: Swarm, tracker: TrackerClient | None, *, boot: str, rng: random.Random
     ) -> None:
-        self._cache, self._swarm, self._tracker, self._boot, self._rng = cache, swarm, tracker, boot, rng
+        self._cache, self.swarm, self._tracker, self._boot, self._rng = cache, swarm, tracker, boot, rng
         self._removed: queue.SimpleQueue[CacheKey | None] = queue.SimpleQueue()
         self._leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
 
     @property
     def usable(self) -> bool:
         """Whether the swarm works."""
-        return self._swarm.failure is None
+        return self.swarm.failure is None
 
     def contents(self) -> int:
         """Return the number of complete contents that are offered."""
-        return sum(torrent.complete for torrent in self._swarm.torrents)
-
-    @property
-    def port(self) -> int:
-        """The port for peers."""
-        return self._swarm.port
-
-    @property
-    def name(self) -> str:
-        """Our peer ID."""
-        return self._swarm.name
+        return sum(torrent.complete for torrent in self.swarm.torrents)
 
     @property
     def peers(self) -> int:
         """Peers connected now, over all contents."""
-        return sum(torrent.connected for torrent in self._swarm.torrents)
+        return sum(torrent.connected for torrent in self.swarm.torrents)
 
     @property
     def sent(self) -> int:
         """Payload bytes sent to peers since the start, of the contents that are still offered."""
-        return sum(torrent.sent for torrent in self._swarm.torrents)
+        return sum(torrent.sent for torrent in self.swarm.torrents)
 
     def __enter__(self) -> "CacheSharing":
         """Start to watch the cache."""
@@ -91,21 +81,21 @@ class CacheSharing:
                 layer = sidecars.read_layer(self._cache.root, donor.address)
                 piece_map = PieceMap.of(donor.address, layer)
                 if piece_map.layer is not None:
-                    self._swarm.join(piece_map, donor.path)
+                    self.swarm.join(piece_map, donor.path)
                     offered += 1
         return offered
 
     def offer(self, piece_map: PieceMap) -> None:
         """Offer a content that was just committed; if it was fetched through its swarm, connections stay."""
         path = self._cache.path(piece_map.address)
-        if any(torrent.address == piece_map.address for torrent in self._swarm.torrents):
-            self._swarm.move_file(piece_map.address, path)
+        if any(torrent.address == piece_map.address for torrent in self.swarm.torrents):
+            self.swarm.move_file(piece_map.address, path)
         elif piece_map.layer is not None and travels_by_swarm(piece_map.address.size):
-            self._swarm.join(piece_map, path)
+            self.swarm.join(piece_map, path)
 
     def leave(self, address: Address) -> None:
         """Leave a content's swarm."""
-        self._swarm.leave(address)
+        self.swarm.leave(address)
 
     def fetch(
         self,
@@ -127,10 +117,10 @@ class CacheSharing:
         if reused is not None:
             claim_copies(here, reused)
         file = SwarmFile(piece_map, path, here, journal)
-        fetching = SwarmFetch(self._swarm, self._tracker, source, file, rng=self._rng, advance=advance)
+        fetching = SwarmFetch(self.swarm, self._tracker, source, file, rng=self._rng, advance=advance)
 
         def live() -> TransferTraffic:
-            one = next((one for one in self._swarm.torrents if one.address == piece_map.address), None)
+            one = next((one for one in self.swarm.torrents if one.address == piece_map.address), None)
             counts = one or fetching.result
             peers = one.connected if one else 0
             return TransferTraffic(counts.from_peers, fetching.result.from_origin, peers, counts.feeders)
@@ -141,7 +131,7 @@ class CacheSharing:
     def _leave(self) -> None:
         while (key := self._removed.get()) is not None:
             if not key.startswith("blank-"):
-                self._swarm.leave(Address.parse(key))
+                self.swarm.leave(Address.parse(key))
 
 
 def claim_zeros(leaves: LeafSet, piece_map: PieceMap) -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from catalog.image.address import Address
@@ -96,9 +95,7 @@ class Swarm:
             self._announcer.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """End the peer process, and tell the tracker that we leave if it answers."""
         self._ending.set()
         self._supervisor.join()

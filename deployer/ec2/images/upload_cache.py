@@ -2,7 +2,7 @@
 
     DIR/uploads/1, DIR/uploads/2, ...    each for one command at a time, kept for the next
 
-Contents that the service's cache has already are linked and hashed again, not fetched (`stager.cache.hardlinks`). Two
+Contents that the service's cache has already are linked and hashed again, not fetched (`stager.cache.directory`). Two
 processes upload the same content one after the other, by the lock of the journal, and the same image by that of `image_upload`.
 """
 
@@ -15,7 +15,7 @@ from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Blank, Manifest
 from signer.runtime.progress import Advance
 from stager.cache.cache import Cache
-from stager.cache.hardlinks import link_contents
+from stager.cache.directory import link_contents
 from stager.errors import CacheBusy
 from stager.factory import quota_bytes
 from stager.fetch.http import FetchLimits

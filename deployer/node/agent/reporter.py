@@ -133,7 +133,7 @@ def build_swarm_report(stager: Stager) -> SwarmReport | None:
 
     It is the same from one look to the next while nothing arrives, so that an idle node's reports stay the same.
     """
-    name = stager.sharing.name if stager.sharing is not None else ""
+    name = stager.sharing.swarm.name if stager.sharing is not None else ""
     contents: dict[Address, ContentFeed] = {}
     for one in (*stager.transfers.snapshot(), *stager.transfers.recent()):
         if (one.from_peers or one.from_origin) and len(contents) < MAX_REPORTED:

@@ -53,7 +53,11 @@ def staging_status(stager: Stager) -> StagingStatus:
         **asdict(stager.cache.usage()),
         pins=tuple(PinStatus(image_id=image_id, contents=count) for image_id, count in sorted(pins.items())),
         swarm=SwarmStatus(
-            contents=sharing.contents(), port=sharing.port, peers=sharing.peers, sent=sharing.sent, name=sharing.name
+            contents=sharing.contents(),
+            port=sharing.swarm.port,
+            peers=sharing.peers,
+            sent=sharing.sent,
+            name=sharing.swarm.name,
         )
         if sharing is not None
         else None,

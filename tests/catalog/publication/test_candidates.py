@@ -139,11 +139,14 @@ def test_what_is_no_candidate(world: World, attack: str, site: str, changes: dic
         assert lyon.candidates("star") == (), attack
 
 
-def test_what_is_too_large_or_too_much_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_or_too_much_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A VO's people look at so many; one that waits already may go on."""
     from catalog.access.authorizer import CatalogAuthorizer
     from catalog.content.content_store import ContentStore
     from catalog.publication.candidates import CandidateService
+    from catalog.publication.history import History
     from catalog.publication.images import PublicationService
     from catalog.settings import CatalogSettings
 
@@ -151,7 +154,8 @@ def test_what_is_too_large_or_too_much_is_refused(world: World, monkeypatch: pyt
     database = open_database(world.service.directory)
     try:
         settings = CatalogSettings(directory=world.service.directory, max_image_bytes=4 << 20)
-        publishing = PublicationService(database, ContentStore(world.service.directory), settings)
+        history = History(tmp_path, now())
+        publishing = PublicationService(database, ContentStore(world.service.directory), settings, history)
         found = CandidateService(publishing, CatalogAuthorizer(database, now, lambda: 0.0))
         first, second = (world.saved("4.0", seed=seed).manifest.canonical().decode() for seed in (40, 41))
         assert found.offer(first, "lyon", now()).state == "pending"
@@ -164,6 +168,7 @@ def test_what_is_too_large_or_too_much_is_refused(world: World, monkeypatch: pyt
                 database,
                 ContentStore(world.service.directory),
                 settings.model_copy(update={"max_image_bytes": 2 << 20}),
+                history,
             ),
             CatalogAuthorizer(database, now, lambda: 0.0),
         )

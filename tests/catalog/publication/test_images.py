@@ -17,6 +17,7 @@ from catalog.db.engine import CatalogDatabase
 from catalog.errors import Conflict, ContentMismatch, Misused, NotEntitled, NotFound, TooLarge, Unavailable
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
+from catalog.publication.history import History
 from catalog.publication.images import PublicationService
 from catalog.publication.state_directory import check_contents, own_directory
 from catalog.schema.images import SignedStatement
@@ -379,7 +380,8 @@ def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo
         os.fsync(descriptor)
 
     database = CatalogDatabase(tmp_path / "catalog.db")
-    publishing = PublicationService(database, ContentStore(tmp_path / "catalog", sync), CatalogSettings())
+    history = History(tmp_path, now())
+    publishing = PublicationService(database, ContentStore(tmp_path / "catalog", sync), CatalogSettings(), history)
     register(publishing, star)
     publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
     with publishing.receive_range(image_id, address, 0, 16384) as arriving:

@@ -131,7 +131,7 @@ def sweep(
 def check_invariants_while_running(cache: Cache) -> None:
     """A process that goes on after an error has nothing half done in its cache either (trash may wait for a start)."""
     for entry in cache.entries():
-        cache.check_key(entry.key, full=True)
+        cache.check(entry.key, full=True)
     usage = cache.usage()
     assert usage.allocated + usage.reserved <= usage.quota
 

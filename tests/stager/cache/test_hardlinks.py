@@ -7,8 +7,7 @@ import pytest
 
 from catalog.image.address import Address
 from stager.cache.cache import Cache
-from stager.cache.hardlinks import link_contents
-from stager.cache.recovery import entry_path
+from stager.cache.directory import entry_path, link_contents
 from stager.errors import CacheUnusable, NotCached
 from tests.support.factories import content
 

@@ -155,7 +155,7 @@ def test_a_node_with_the_right_gets_the_restricted_content_over_tls(world: World
             yield b""
 
     with CatalogClient(world.service.url, credential=world.credential("lyon")) as client:
-        passes = CatalogCredentialsProvider(client, "worker-1")
+        passes = CatalogCredentialsProvider(client.grant, "worker-1")
         _published(client, address)
         guide = PieceMap.of(address, client.accelerator(address, "layer"))
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:
@@ -174,7 +174,7 @@ def test_a_node_without_the_right_gets_nothing_on_any_way(world: World, tmp_path
     with CatalogClient(world.service.url, credential=world.credential("tum")) as client:
         with pytest.raises(NotFound):
             client.accelerator(address, "layer")
-        passes = CatalogCredentialsProvider(client, "worker-2")
+        passes = CatalogCredentialsProvider(client.grant, "worker-2")
         guide = PieceMap.of(address, index_file(measured).layer)
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:
             fetching = _fetching(swarm, tracker, HttpSource(client), guide, tmp_path / "in", patience=6.0)

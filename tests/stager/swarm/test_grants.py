@@ -84,20 +84,25 @@ def _forged(catalog: Catalog, mine: SwarmCa) -> CredentialsProvider:
     """A pass with the true authority in the info dict and a certificate of another one."""
 
     def admission(address: Address) -> SwarmCredentials:
-        made = CatalogCredentialsProvider(catalog, "thief")(address)
+        made = CatalogCredentialsProvider(catalog.grant, "thief")(address)
         return SwarmCredentials(made.grant, mine.certificate, made.certificate, made.key, made.expires)
 
     return admission
 
 
-ENTITLED: CredentialsProvider = CatalogCredentialsProvider(Catalog(OURS), "entitled")
+ENTITLED: CredentialsProvider = CatalogCredentialsProvider(Catalog(OURS).grant, "entitled")
 ATTEMPTS: dict[str, tuple[CredentialsProvider, bool]] = {
     "a node with a pass": (ENTITLED, True),
     "a stranger in the public swarm of the same content": (public_credentials, False),
     "a certificate of another authority": (_forged(Catalog(THEIRS), OURS), False),
-    "a certificate for another content": (CatalogCredentialsProvider(Catalog(OURS, torrent="ab" * 32), "thief"), False),
+    "a certificate for another content": (
+        CatalogCredentialsProvider(Catalog(OURS, torrent="ab" * 32).grant, "thief"),
+        False,
+    ),
     "a certificate that has ended": (
-        CatalogCredentialsProvider(Catalog(OURS, life=timedelta(seconds=-60)), "late", lambda: NOW - timedelta(days=1)),
+        CatalogCredentialsProvider(
+            Catalog(OURS, life=timedelta(seconds=-60)).grant, "late", lambda: NOW - timedelta(days=1)
+        ),
         False,
     ),
 }
@@ -135,7 +140,7 @@ def test_without_a_pass_a_content_enters_no_swarm_at_all(
 ) -> None:
     catalog = Catalog(OURS)
     catalog.error = error
-    passes = CatalogCredentialsProvider(catalog, "node")
+    passes = CatalogCredentialsProvider(catalog.grant, "node")
     with pytest.raises(raised):
         passes(content.address)
     node, stranger = swarm(passes), swarm(public_credentials)
@@ -151,7 +156,7 @@ def test_without_a_pass_a_content_enters_no_swarm_at_all(
 
 def test_a_pass_is_asked_for_once_in_half_its_life_and_outlives_the_catalogs_absence() -> None:
     catalog, address = Catalog(OURS), Address(b"a" * 32, 1 << 20)
-    passes = CatalogCredentialsProvider(catalog, "node", lambda: catalog.now)
+    passes = CatalogCredentialsProvider(catalog.grant, "node", lambda: catalog.now)
     first = passes(address)
     assert passes(address) is first
     assert first.authority == OURS.certificate
@@ -178,7 +183,7 @@ def test_certificates_are_renewed_in_a_swarm_that_goes_on(
     swarm: Callable[[CredentialsProvider], Swarm], content: PieceMap, tmp_path: Path
 ) -> None:
     """What the tracker's answer causes: a pass that is another one by now replaces the old, and the swarm works."""
-    passes = [CatalogCredentialsProvider(Catalog(OURS), f"node{number}") for number in (1, 2)]
+    passes = [CatalogCredentialsProvider(Catalog(OURS).grant, f"node{number}") for number in (1, 2)]
     seed, caller = swarm(lambda address: passes[0](address)), swarm(ENTITLED)
     shared = seed.join(content, tmp_path / "content")
     passes.pop(0)

@@ -5,7 +5,7 @@ from pathlib import Path
 from catalog.content.indexing import verify_content
 from catalog.image.address import Address
 from stager.cache.cache import Cache
-from stager.cache.recovery import entry_path
+from stager.cache.directory import entry_path
 
 
 def check_invariants(cache: Cache) -> None:
