@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +19,8 @@ from signer.documents import Document, validate
 from signer.runtime import terminal
 from signer.runtime.units import parse_duration, parse_size
 
+T = TypeVar("T")
+
 ImageArgument = Annotated[
     str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.", metavar="IMAGE")
 ]
@@ -28,30 +30,9 @@ RootFile = Annotated[Path, typer.Argument(help="The catalog's root.json, from it
 CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Number of machines.")]
 MemoryOption = Annotated[str | None, typer.Option(help="Memory of each, such as 2GiB; by default the image's minimum.")]
 CoresOption = Annotated[int | None, typer.Option(min=1, help="Cores of each; by default the image's minimum.")]
-MaxMemoryOption = Annotated[
-    str | None, typer.Option(help="Memory to which each may grow while it runs; by default its memory.")
-]
-MaxCoresOption = Annotated[
-    int | None, typer.Option(min=1, help="Cores to which each may grow while it runs; by default its cores.")
-]
-LifetimeOption = Annotated[
-    str | None, typer.Option(help="Lifetime of each, such as 12h; by default that of the node or site.")
-]
-HostnameOption = Annotated[str | None, typer.Option(help="Host name; with several machines a number is appended.")]
-DescriptionOption = Annotated[str | None, typer.Option(help="A line for people, up to 200 characters.")]
 NetworkOption = Annotated[str | None, typer.Option(help="none, user, network:NAME or bridge:NAME.")]
 UserDataOption = Annotated[
     Path | None, typer.Option(help="User-data for the guest's first boot: cloud-config or a script.", metavar="FILE")
-]
-PublicKeyOption = Annotated[
-    list[Path] | None, typer.Option(help="An OpenSSH public key for the guest's user; repeatable.", metavar="FILE")
-]
-BlankOption = Annotated[
-    list[str] | None,
-    typer.Option(help="An extra disk, made on the node; repeatable.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
-]
-VerifyOption = Annotated[
-    str, typer.Option(help="Check of the contents right before boot: `sample`, or `full` to hash them all.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
 FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Continue until the machine has ended.")]
@@ -61,15 +42,15 @@ ReadyFile = Annotated[
 ]
 
 
-def parse_amount(text: str, parse: Callable[[object], int], option: str) -> int:
-    """A size or duration as people write it; Misused, with the option's name, if it is malformed."""
+def parse_amount(text: str, parse: Callable[[str], T], option: str) -> T:
+    """A size, duration or the like as people write it; Misused, with the option's name, if it is malformed."""
     try:
         return parse(text)
     except ValueError as exc:
         raise Misused(f"{option}: {exc}") from exc
 
 
-def optional_amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
+def optional_amount(text: str | None, parse: Callable[[str], T], option: str) -> T | None:
     """As `parse_amount`; None for an option that is not given."""
     return parse_amount(text, parse, option) if text else None
 
@@ -107,16 +88,29 @@ def order_values(
     count: CountOption = 1,
     memory: MemoryOption = None,
     cores: CoresOption = None,
-    max_memory: MaxMemoryOption = None,
-    max_cores: MaxCoresOption = None,
-    lifetime: LifetimeOption = None,
-    hostname: HostnameOption = None,
-    description: DescriptionOption = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Memory to which each may grow while it runs; by default its memory.")
+    ] = None,
+    max_cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores to which each may grow while it runs; by default its cores.")
+    ] = None,
+    lifetime: Annotated[
+        str | None, typer.Option(help="Lifetime of each, such as 12h; by default that of the node or site.")
+    ] = None,
+    hostname: Annotated[str | None, typer.Option(help="Host name; with several machines a number is appended.")] = None,
+    description: Annotated[str | None, typer.Option(help="A line for people, up to 200 characters.")] = None,
     network: NetworkOption = None,
     user_data: UserDataOption = None,
-    public_key: PublicKeyOption = None,
-    blank: BlankOption = None,
-    verify: VerifyOption = "sample",
+    public_key: Annotated[
+        list[Path] | None, typer.Option(help="An OpenSSH public key for the guest's user; repeatable.", metavar="FILE")
+    ] = None,
+    blank: Annotated[
+        list[str] | None,
+        typer.Option(help="An extra disk, made on the node; repeatable.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
+    ] = None,
+    verify: Annotated[
+        str, typer.Option(help="Check of the contents right before boot: `sample`, or `full` to hash them all.")
+    ] = "sample",
 ) -> dict[str, Any]:
     """The members of an order from a command's options; options that are not given are left out. Misused as above."""
     values = {

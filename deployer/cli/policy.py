@@ -1,18 +1,27 @@
 """The commands `partita policy check|show|explain|anchor`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
-from deployer.cli.arguments import read_bounded
+from deployer.cli.arguments import (
+    CoresOption,
+    CountOption,
+    MemoryOption,
+    NetworkOption,
+    UserDataOption,
+    optional_amount,
+    parse_amount,
+    read_bounded,
+)
 from deployer.cli.policy_trials import PolicyFile, RequestFile, requests_file, trials_app
 from deployer.errors import PolicyUnusable
-from deployer.machine.network import Network
-from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
+from deployer.machine.network import NO_NETWORK, Network
+from deployer.machine.user_data import MAX_USER_DATA, check_user_data
 from deployer.policy.anchors import MAX_KEY, anchor_block, certificate_anchor
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, policy_case
@@ -30,57 +39,6 @@ from signer.verification.endorsements import DEFAULT_ROLE
 
 policy_app = typer.Typer(name="policy", help="Check, explain and test an acceptance policy.", no_args_is_help=True)
 policy_app.add_typer(trials_app)
-
-
-def option_parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A parser of values (raising ValueError) as the parser of an option, so that its message reaches the user."""
-
-    def parse(text: Any) -> Any:
-        if not isinstance(text, str):
-            return text  # a default, which is already parsed
-        try:
-            return read(text)
-        except ValueError as exc:
-            raise typer.BadParameter(str(exc)) from exc
-
-    return parse
-
-
-Memory = Annotated[
-    int | None,
-    typer.Option(
-        help="Memory of each, such as 2GiB; by default the image's minimum.",
-        parser=option_parser(parse_size),
-        metavar="SIZE",
-    ),
-]
-Cores = Annotated[int | None, typer.Option(help="Cores of each; by default the image's minimum.")]
-Lifetime = Annotated[
-    int,
-    typer.Option(
-        help="Lifetime of each, such as 30m, 12h, 7d.",
-        parser=option_parser(parse_duration),
-        metavar="DURATION",
-        show_default="1h",
-    ),
-]
-UserData = Annotated[
-    Path | None, typer.Option("--user-data", help="User-data for the guest's first boot.", metavar="FILE")
-]
-NetworkChoice = Annotated[
-    Network,
-    typer.Option(
-        help="none, user, network:NAME or bridge:NAME.", parser=option_parser(Network.parse), metavar="NETWORK"
-    ),
-]
-
-
-def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None]:
-    """A file of user-data and its kind; UserDataRefused where guests must not get it."""
-    if file is None:
-        return None, None
-    data = read_bounded(file, MAX_USER_DATA)
-    return data, check_user_data(data)
 
 
 @policy_app.command("check")
@@ -141,12 +99,12 @@ def policy_explain(
         int | None,
         typer.Option(help="Instead of an image: one of the node's recorded requests, by number.", metavar="N"),
     ] = None,
-    memory: Memory = None,
-    cores: Cores = None,
-    lifetime: Lifetime = 3600,
-    count: Annotated[int, typer.Option(help="Number of machines.", min=1)] = 1,
-    user_data: UserData = None,
-    network: NetworkChoice = Network(kind="none"),
+    memory: MemoryOption = None,
+    cores: CoresOption = None,
+    lifetime: Annotated[str, typer.Option(help="Lifetime of each, such as 30m, 12h, 7d.", metavar="DURATION")] = "1h",
+    count: CountOption = 1,
+    user_data: UserDataOption = None,
+    network: NetworkOption = None,
     running: Annotated[int, typer.Option(help="Number of machines that the node already has.", min=0)] = 0,
     requests: RequestFile = None,
 ) -> None:
@@ -165,11 +123,11 @@ def policy_explain(
         asked = Request.supposed(
             image.manifest.needs,
             count=count,
-            memory=memory,
+            memory=optional_amount(memory, parse_size, "--memory"),
             cores=cores,
-            lifetime=lifetime,
-            user_data=read_user_data(user_data)[1],
-            network=network,
+            lifetime=parse_amount(lifetime, parse_duration, "--lifetime"),
+            user_data=check_user_data(read_bounded(user_data, MAX_USER_DATA)) if user_data else None,
+            network=optional_amount(network, Network.parse, "--network") or NO_NETWORK,
         )
         case = EvaluationInput(image.manifest, image.endorsements(), asked, running)
     else:

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from signer.documents import Document
 
@@ -51,5 +59,8 @@ NetworkText = Annotated[
     WithJsonSchema({"type": "string", "maxLength": 80, "examples": ["user", "network:grid"]}),
 ]
 """A network that documents carry as the text that people write."""
+
+NetworkSetting = Annotated[str, AfterValidator(lambda text: str(Network.parse(text)))]
+"""The same as settings keep it."""
 
 NO_NETWORK = Network(kind="none")

@@ -6,8 +6,3 @@ from signer.runtime.retry import RetryPolicy
 
 RETRIES = RetryPolicy(attempts=sys.maxsize, base=1.0, most=60.0, floor=0.5)
 """The retries of a node: without end."""
-
-
-def retry_delay(tries: int) -> float:
-    """Seconds to wait after that many failures."""
-    return RETRIES.pause(tries)

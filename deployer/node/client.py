@@ -3,10 +3,9 @@
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -44,7 +43,7 @@ D = TypeVar("D", bound=Document)
 S = TypeVar("S", DeploymentStep, PrefetchStep)
 
 
-class NodeClient:
+class NodeClient(AbstractContextManager["NodeClient"]):
     """A connection to a node's service, closed by `close` or as a context manager."""
 
     def __init__(self, place: Path) -> None:
@@ -55,13 +54,7 @@ class NodeClient:
             transport=httpx2.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
         )
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Close."""
         self.close()
 

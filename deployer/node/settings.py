@@ -3,18 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from catalog.settings import LISTEN_OR_NOT
-from deployer.machine.network import Network
+from deployer.machine.network import NetworkSetting
+from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from signer.documents import Document
 from signer.runtime.settings import default_file
 from signer.runtime.units import ByteSetting, DurationText
-
-
-def _network(text: str) -> str:
-    Network.parse(text)
-    return text
+from stager.settings import NodeSettings
 
 
 class DeploySettings(Document):
@@ -41,7 +38,7 @@ class DeploySettings(Document):
     policy: Path = Field(default_factory=lambda: default_file().parent / "policy.toml")
     libvirt: str = ""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
-    network: Annotated[str, AfterValidator(_network)] = "user"
+    network: NetworkSetting = "user"
     lifetime: DurationText = "1h"
     grace: DurationText = "30s"
     metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
@@ -53,3 +50,7 @@ class DeploySettings(Document):
     reserve: ByteSetting = 512 << 20
     moving_listen: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     moving_url: Annotated[str, Field(pattern=r"^(https://.*)?$")] = ""
+
+    def socket_path(self, settings: NodeSettings) -> Path:
+        """Where a node with these settings listens, and where commands look for it."""
+        return self.socket or short_socket_path(settings.directory, "node.sock", MAX_SOCKET)

@@ -3,13 +3,10 @@
 HTTPS for everyone, and a Unix socket for the operator alone: opening it needs no other credentials.
 """
 
-import asyncio
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
@@ -26,6 +23,7 @@ from deployer.site.console.app import console_routes
 from deployer.site.gauges import site_metrics
 from deployer.site.service.site import Site, SiteExtension
 from deployer.site.settings import SiteSettings
+from deployer.web.local_server import ServiceServer, listen_locally
 
 CONNECTIONS = 4096
 """Connections at once: each node holds one all the time. More get 503."""
@@ -64,14 +62,13 @@ def serve_site(
             ending.enter_context(_broker(site))
         ending.enter_context(extension.run(site))
         place = operator_socket(settings)
-        local = ending.enter_context(_listen_local(place))
+        local = ending.enter_context(listen_locally(place, SiteUnavailable))
         requests = RequestMetrics()
         ending.enter_context(
             expose_metrics(settings.metrics, lambda: site_metrics(site.status(), site.store), requests)
         )
         config = _config(site, requests)
-        server = _Server(config, local, lambda: ready(site.url, place, site), site.bell.end)
-        run_server(server, listening)
+        run_server(ServiceServer(config, lambda: ready(site.url, place, site), site.bell.end, local), listening)
 
 
 @contextmanager
@@ -106,33 +103,6 @@ def _config(site: Site, requests: RequestMetrics) -> uvicorn.Config:
     )
 
 
-class _Server(uvicorn.Server):
-    """One loop for both sockets; TLS on the TCP one only."""
-
-    def __init__(
-        self, config: uvicorn.Config, local: socket.socket, ready: Callable[[], None], ending: Callable[[], None]
-    ) -> None:
-        super().__init__(config)
-        self._local, self._tell_ready, self._ending = local, ready, ending
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if not self.started:
-            return
-
-        def protocol() -> asyncio.Protocol:
-            return PeerProtocol(self.config, self.server_state, self.lifespan.state)
-
-        loop = asyncio.get_running_loop()
-        self.servers.append(await loop.create_unix_server(protocol, sock=self._local, backlog=self.config.backlog))
-        self._tell_ready()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End waits and streams at the signal, then the server."""
-        self._ending()
-        super().handle_exit(sig, frame)
-
-
 def bind_address(where: str, setting: str) -> socket.socket:
     """A socket bound to ADDRESS:PORT (port 0 takes a free one); `setting` names where the address comes from.
 
@@ -154,22 +124,3 @@ def bind_address(where: str, setting: str) -> socket.socket:
     except OSError as exc:
         raise SiteUnavailable(f"{where}: cannot listen there ({exc.strerror}); choose another with {setting}") from exc
     return found
-
-
-@contextmanager
-def _listen_local(place: Path) -> Iterator[socket.socket]:
-    """A socket for this user alone. The site owns its directory by now, so a file in the way is from a dead process."""
-    try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
-        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            found.bind(str(place))
-        finally:
-            os.umask(mask)
-    except OSError as exc:
-        raise SiteUnavailable(f"{place}: cannot listen there: {exc.strerror or exc}") from exc
-    with found:
-        yield found
-    place.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from catalog.settings import LISTEN_OR_NOT
-from deployer.machine.network import Network
+from deployer.machine.network import NetworkSetting
 from signer.documents import Document
 from signer.runtime.settings import default_file, state_directory
 from signer.runtime.units import DurationText, parse_duration
@@ -20,11 +20,6 @@ PerSecond = Annotated[float, Field(gt=0, le=1e6)]
 _NAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 
 LISTEN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
-
-
-def _network(text: str) -> str:
-    Network.parse(text)
-    return text
 
 
 def _names(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,7 +112,7 @@ class SiteSettings(Document):
     person_rate: PerSecond = 20.0
     address_rate: PerSecond = 100.0
     failure_rate: PerSecond = 0.5
-    network: Annotated[str, AfterValidator(_network)] = "user"
+    network: NetworkSetting = "user"
     lifetime: DurationText = "1h"
     overcommit_cores: OvercommitFactor = 1.0
     overcommit_memory: OvercommitFactor = 1.0

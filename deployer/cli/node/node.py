@@ -110,8 +110,7 @@ def node_join(
 def node_exposure(
     context: typer.Context,
     target: Annotated[
-        str,
-        typer.Argument(help="An image (ID, VO/NAME or VO/NAME@VERSION), a fingerprint, or x509:SUBJECT; else all."),
+        str, typer.Argument(help="An image (ID, VO/NAME or VO/NAME@VERSION), a fingerprint, or x509:SUBJECT; else all.")
     ] = "",
 ) -> None:
     """List running machines that use an image or rely on a key, and those affected by revocations."""

@@ -9,14 +9,7 @@ import typer
 from catalog.errors import Misused
 from deployer.cli import arguments
 from deployer.cli.arguments import to_json
-from deployer.cli.site.options import (
-    KeyOption,
-    MachineName,
-    ReasonOption,
-    SiteOption,
-    VoOption,
-    open_client,
-)
+from deployer.cli.site.options import KeyOption, MachineName, ReasonOption, SiteOption, VoOption, open_client
 from deployer.errors import DeployerError
 from signer.documents import validate
 from signer.runtime import terminal
@@ -73,12 +66,7 @@ def site_machine_show(context: typer.Context, machine: MachineName, site: SiteOp
 
 
 def _add_verb(verb: str, about: str) -> None:
-    def command(
-        context: typer.Context,
-        machine: MachineName,
-        reason: ReasonOption = "",
-        site: SiteOption = "",
-    ) -> None:
+    def command(context: typer.Context, machine: MachineName, reason: ReasonOption = "", site: SiteOption = "") -> None:
         with open_client(context, site) as client:
             found = client.do(machine, verb, reason)
         terminal.show(to_json(found), _states(found))

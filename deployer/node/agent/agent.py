@@ -16,7 +16,7 @@ from deployer.node.agent.executor import ActionExecutor
 from deployer.node.agent.lease import LeaseGuard
 from deployer.node.agent.reconciler import plan_actions
 from deployer.node.agent.reporter import Reporter
-from deployer.node.backoff import RETRIES, retry_delay
+from deployer.node.backoff import RETRIES
 from deployer.node.machines.console import ConsoleReader
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.protocol.actions import Action
@@ -97,7 +97,7 @@ class Agent:
                 work()
             except Exception:
                 log.exception("the site's agent (%s) failed; it goes on", name)
-                self._ended.wait(retry_delay(1))
+                self._ended.wait(RETRIES.pause(1))
 
     # What the site wants
 
@@ -114,7 +114,7 @@ class Agent:
                 if str(exc) != self.problem:
                     log.warning("%s; machines go on meanwhile", exc)
                 self.problem = str(exc)
-                self._ended.wait(retry_delay(tries))
+                self._ended.wait(RETRIES.pause(tries))
                 continue
             if self.problem:
                 log.info("the site answers again")
@@ -123,8 +123,8 @@ class Agent:
             if not (found and found.console_requests) and self._fence.confirmed(asked):
                 log.info("the site is heard again; machines go on as it wants")
                 self._changed()
-            if not fresh and self._clock() - began < retry_delay(1):
-                self._ended.wait(retry_delay(1))  # it answered at once, with nothing new
+            if not fresh and self._clock() - began < RETRIES.pause(1):
+                self._ended.wait(RETRIES.pause(1))  # it answered at once, with nothing new
 
     def _accept(self, found: DesiredState) -> bool:
         """Act on a desired state from now on, unless it is older than the known one."""

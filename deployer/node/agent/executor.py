@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from deployer.errors import Cancelled, MachineConflict, NodeUnavailable
 from deployer.machine.state import MachineState
 from deployer.node.agent.context import AgentContext
-from deployer.node.backoff import retry_delay
+from deployer.node.backoff import RETRIES
 from deployer.node.machines.construction import assignment_of, failed_record, order_of
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.schema.orders import DeploymentStep
@@ -149,7 +149,7 @@ class ActionExecutor:
             if trouble is not None:
                 reason, grows = trouble
                 tries = known.tries + 1 if known and known.what == group and grows else 1
-                self._later[uuid] = _Later(group, self._clock() + retry_delay(tries), tries, reason)
+                self._later[uuid] = _Later(group, self._clock() + RETRIES.pause(tries), tries, reason)
             del self._jobs[uuid]
         self._changed()
 

@@ -65,6 +65,10 @@ class NodeLease:
         file: where it is kept for the next service; None for one that is not to be kept.
         clock: seconds that go on while the computer sleeps, the same for all services since it was started.
         boot: see `boot_id`.
+
+    Attributes:
+        then: what becomes of machines: "pause" or "end".
+        frozen: whether nothing may run: the lease ran out, and the site has not been heard again.
     """
 
     def __init__(self, file: Path | None, clock: Callable[[], float] = since_boot, boot: str = "") -> None:
@@ -72,9 +76,9 @@ class NodeLease:
         self._lock = threading.Lock()
         self._told: LeaseTerms | None = None
         self._said: int | None = None
-        self._then = "pause"
+        self.then = "pause"
         self._sent = self._answered = 0.0
-        self._frozen = False
+        self.frozen = False
         self._read()
 
     @property
@@ -82,16 +86,6 @@ class NodeLease:
         """The lease that the node acts by, as its reports state it, in seconds."""
         with self._lock:
             return self._told.seconds if self._told else None
-
-    @property
-    def then(self) -> str:
-        """What becomes of machines: "pause" or "end"."""
-        return self._then
-
-    @property
-    def frozen(self) -> bool:
-        """Whether nothing may run: the lease ran out, and the site has not been heard again."""
-        return self._frozen
 
     @property
     def patience(self) -> float:
@@ -116,7 +110,7 @@ class NodeLease:
             self._said, self._told = said, answer.lease if answer else None
             self._sent, self._answered = sent, self.now()
             if self._told is not None:
-                self._then = self._told.then
+                self.then = self._told.then
             self._write()
 
     def over(self) -> bool:
@@ -125,7 +119,7 @@ class NodeLease:
             term = self._term()
             if term is None or self.now() - self._sent < term:
                 return False
-            self._frozen = True
+            self.frozen = True
             return True
 
     def confirmed(self, asked: float) -> bool:
@@ -133,9 +127,9 @@ class NodeLease:
         with self._lock:
             term = self._term()
             holds = term is None or self.now() - self._sent < term
-            if not (self._frozen and holds and asked >= self._answered):
+            if not (self.frozen and holds and asked >= self._answered):
                 return False
-            self._frozen = False
+            self.frozen = False
             return True
 
     def _term(self) -> int | None:
@@ -149,15 +143,15 @@ class NodeLease:
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self._file.read_text())
             if kept["boot"] == self._boot:
-                self._said, self._then, self._sent = kept["seconds"], kept["then"], float(kept["sent"])
+                self._said, self.then, self._sent = kept["seconds"], kept["then"], float(kept["sent"])
                 # Whether the site still counts on what runs here is not known before it was heard.
-                self._frozen = self._said is not None
-                self._answered = float("inf") if self._frozen else 0.0
+                self.frozen = self._said is not None
+                self._answered = float("inf") if self.frozen else 0.0
 
     def _write(self) -> None:
         if self._file is None:
             return
-        kept = {"boot": self._boot, "seconds": self._term(), "then": self._then, "sent": self._sent}
+        kept = {"boot": self._boot, "seconds": self._term(), "then": self.then, "sent": self._sent}
         try:
             files.write(self._file, json.dumps(kept), sync=None)  # of no use after the computer has been started again
         except OSError as exc:

@@ -12,7 +12,7 @@ from deployer.machine.state import MachineState
 from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.executor import ActionExecutor
 from deployer.node.agent.observed_state import LiveFacts, observe_machines
-from deployer.node.backoff import retry_delay
+from deployer.node.backoff import RETRIES
 from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
 from deployer.protocol.swarm_report import ContentFeed, SwarmReport
 from deployer.records.machine_store import MachineRecord
@@ -93,7 +93,7 @@ class Reporter:
             except SiteUnavailable as exc:
                 tries += 1
                 log.info("a report did not get through: %s", exc)
-                ended.wait(min(retry_delay(tries), self._fence.patience))
+                ended.wait(min(RETRIES.pause(tries), self._fence.patience))
                 last = None
             else:
                 self._fence.heard(asked, report.lease, heard)

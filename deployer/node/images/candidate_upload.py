@@ -24,7 +24,7 @@ from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import Cancelled, MachineNotFound
-from deployer.node.backoff import retry_delay
+from deployer.node.backoff import RETRIES
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.desired_state import DesiredState
 from deployer.protocol.save import DesiredSave, SaveStatus
@@ -160,7 +160,7 @@ class CandidateUploader:
             number, tries, _, _ = self._later.pop(uuid, (0, 0, 0.0, ""))
             if reason:
                 tries = tries + 1 if number == job.wish.number else 1
-                self._later[uuid] = job.wish.number, tries, self._clock() + retry_delay(tries), reason
+                self._later[uuid] = job.wish.number, tries, self._clock() + RETRIES.pause(tries), reason
             del self._jobs[uuid]
         self._keeper.tell()
 

@@ -62,7 +62,7 @@ class MachineSupervisor:
         ended: Callable[[MachineRecord], None] = lambda _: None,
     ) -> None:
         self.store, self._ended = store, ended
-        self._leases, self._clock, self._grace = leases, clock, grace
+        self._leases, self._clock, self.grace = leases, clock, grace
         self._hypervisor: Hypervisor | None = None
         self._asked: dict[str, datetime] = {}
         self._changed = threading.Condition()
@@ -105,11 +105,6 @@ class MachineSupervisor:
             yield
         finally:
             self._entering.discard(uuid)
-
-    @property
-    def grace(self) -> timedelta:
-        """How long a guest may take to do what it is asked to."""
-        return self._grace
 
     def now(self) -> datetime:
         """The present as records carry it: whole seconds."""
@@ -341,12 +336,12 @@ class MachineSupervisor:
 
     def _expire(self, record: MachineRecord, now: datetime) -> None:
         asked = self._asked.get(record.uuid)
-        if asked is None and record.state is MachineState.RUNNING and now < record.expires + self._grace:
+        if asked is None and record.state is MachineState.RUNNING and now < record.expires + self.grace:
             self._asked[record.uuid] = now
             log.info("machine %s has expired and is asked to power off", record.uuid)
             # An emulator that hangs does not answer: it must not hold up who looks after the other machines.
             threading.Thread(target=self._ask, args=(record.uuid,), name="shutdown", daemon=True).start()
-        elif asked is None or now >= asked + self._grace:
+        elif asked is None or now >= asked + self.grace:
             # First the record, so that the event of the end finds it said already.
             self.happened(record.uuid, MachineEvent.EXPIRED, "it expired, and the guest did not power off by itself")
             self.hypervisor.destroy(record.uuid)

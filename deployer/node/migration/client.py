@@ -5,9 +5,7 @@ The node is known by the certificate of the site's CA in its UUID's name, whatev
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager, contextmanager
 
 import httpx2
 
@@ -28,7 +26,7 @@ MAX_REFUSAL = 64 << 10
 """Bytes of a refusal that are read."""
 
 
-class MigrationClient:
+class MigrationClient(AbstractContextManager["MigrationClient"]):
     """A connection to a node that gives machines away.
 
     Args:
@@ -54,12 +52,8 @@ class MigrationClient:
         timeout = httpx2.Timeout(silence, connect=min(silence, CONNECT))
         self._http = httpx2.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
+        """Close the connection."""
         self._http.close()
 
     def offer(self, machine: str, number: int) -> MigrationManifest:

@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority
@@ -155,7 +154,7 @@ def make_authenticator(
         PolicyUnusable: the file of CAs of issuers' servers cannot be used.
     """
     issuers = reloaded_policy_file("issuers", settings.issuers, Issuers.load, Issuers(), log)
-    keys = IssuerKeys(keys_directory(settings.directory), now, settings.issuers_ca)
+    keys = IssuerKeys(settings.directory / "issuer-keys", now, settings.issuers_ca)
     grid = None
     if settings.grid_certificates is not None:
         grid = GridTrust(settings.grid_certificates, VomsDirectory(settings.vomsdir), settings.names)
@@ -182,8 +181,3 @@ def make_request_limiter(settings: SiteSettings, clock: Callable[[], float]) -> 
     """Make the limiter of requests that the settings describe."""
     rates = (settings.person_rate, settings.address_rate, settings.failure_rate)
     return RequestLimiter(clock, *map(RequestRate.steady, rates, BURSTS))
-
-
-def keys_directory(directory: Path) -> Path:
-    """The directory of issuers' keys, below the site's directory."""
-    return directory / "issuer-keys"

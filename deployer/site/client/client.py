@@ -8,10 +8,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -70,7 +69,7 @@ FOLLOW_PATIENCE = 300.0
 D = TypeVar("D", bound=Document)
 
 
-class SiteClient:
+class SiteClient(AbstractContextManager["SiteClient"]):
     """A connection to a site's service, closed by `close` or as a context manager. Safe to use from several threads."""
 
     def __init__(
@@ -98,13 +97,7 @@ class SiteClient:
         except (httpx2.InvalidURL, ValueError) as exc:
             raise Misused(f"{way.url!r} is not a site's URL; give it as https://HOST:PORT") from exc
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Close."""
         self.close()
 
@@ -186,22 +179,12 @@ class SiteClient:
             SiteUnavailable: the site does not answer, or neither site nor node has for FOLLOW_PATIENCE.
             MachineConflict: the machine has ended.
         """
-        end, heard = "", None
         path, params = f"machines/{_part(name)}/console", {"bytes": str(most), "follow": "true"}
-        while True:
-            try:
-                for event in self._events(path, params, end):
-                    heard, end = self._clock(), event.id or end
-                    if event.event == "end":
-                        return
-                    if event.data:
-                        yield base64.b64decode(
-                            parse(ConsoleChunk, event.data.encode(), "console", limit=MAX_EVENT).data
-                        )
-            except SiteUnavailable:
-                if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
-                    raise
-            self._sleep(RETRIES.pause(2))
+        for event in self._follow(path, params, ""):
+            if event.event == "end":
+                return
+            if event.data:
+                yield base64.b64decode(parse(ConsoleChunk, event.data.encode(), "console", limit=MAX_EVENT).data)
 
     def change(self, name: str, change: MachineChange) -> MachineView:
         """Change a machine's end, memory or cores."""
@@ -251,14 +234,18 @@ class SiteClient:
         Raises:
             SiteUnavailable: the site does not answer, or has not answered for FOLLOW_PATIENCE.
         """
+        for event in self._follow("events/stream", {"deployment": deployment} if deployment else {}, str(after)):
+            if event.data:
+                yield parse(SiteEvent, event.data.encode(), "event", limit=MAX_EVENT)
+
+    def _follow(self, path: str, params: Mapping[str, str], after: str) -> Iterator[httpx2.ServerSentEvent]:
+        """The events of a stream after a position, without end; reconnects, for FOLLOW_PATIENCE at most, when it breaks."""
         heard: float | None = None
-        params = {"deployment": deployment} if deployment else {}
         while True:
             try:
-                for event in self._events("events/stream", params, str(after)):
-                    heard, after = self._clock(), int(event.id) if event.id.isdecimal() else after
-                    if event.data:
-                        yield parse(SiteEvent, event.data.encode(), "event", limit=MAX_EVENT)
+                for event in self._events(path, params, after):
+                    heard, after = self._clock(), event.id if event.id.isdecimal() else after
+                    yield event
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise

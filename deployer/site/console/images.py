@@ -79,7 +79,7 @@ def image_pages(console: Console) -> APIRouter:
                 wanted = parse_request_form(asked)
                 _, judged = site.admitting.examine(wanted, visit.who)
                 checks = judged.checks
-                trial = site.try_out(wanted, visit.who)
+                trial = site.admitting.try_out(wanted, visit.who)
             except PartitaError as exc:
                 fault = str(exc)
         return console.show(

@@ -58,7 +58,7 @@ from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import MachineReservation, Placer, place_machines, place_on_site
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.clusters import ClusterDryRun
-from deployer.site.schema.messages import DryRunResult, SiteAnchors, SiteStatus
+from deployer.site.schema.messages import SiteAnchors, SiteStatus
 from deployer.site.service.background import BackgroundThreads, run_every
 from deployer.site.service.server_tls import ServerTls
 from deployer.site.settings import SiteSettings
@@ -315,10 +315,6 @@ class Site:
             self.store.read(boot_history),
             (clash,) if clash else (),
         )
-
-    def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
-        """Dry-run an order; nothing is done."""
-        return self.admitting.try_out(request, who)
 
     def _node_is_in(self, uuid: str) -> None:
         if self.store.read(get_node, uuid, contents=False).state is NodeState.LEFT:
