@@ -155,11 +155,11 @@ def _endorsement(check: EndorsementCheck, now: datetime) -> dict[str, Any]:
 def _resources(request: Request) -> dict[str, Any]:
     found: dict[str, Any] = {
         "count": request.count,
-        "maxMemory": request.machine.max_memory,
-        "maxCores": request.machine.max_cores,
+        "maxMemory": request.max_memory,
+        "maxCores": request.max_cores,
         "lifetime": request.lifetime,
-        "scratch": sum(blank.size for blank in request.machine.blanks),
-        "network": str(request.machine.network),
+        "scratch": sum(blank.size for blank in request.blanks),
+        "network": str(request.network),
     }
     return found | ({"userData": request.user_data} if request.user_data else {})
 

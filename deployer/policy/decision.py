@@ -1,7 +1,6 @@
 """What a requester asks for, and what a site decides about it: frozen values, in a form to keep, to send and to show."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from catalog.image.manifest import ImageId, Needs
 from deployer.errors import Refused
@@ -13,21 +12,25 @@ from signer.openpgp.keys import escape_unprintable
 from signer.statements.endorsement import Instant
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a requester asks for. How much of it the node must spare is what each machine may grow to.
+class Request(MachineProperties):
+    """What a requester asks for: the properties of each machine, and how many. What counts is how far each may grow.
 
     Attributes:
         count: machines.
-        machine: what each of them would be.
         lifetime: seconds.
         user_data: its kind, as `check_user_data` found it; None where there is none.
     """
 
     count: int
-    machine: MachineProperties
     lifetime: int
     user_data: UserDataKind | None = None
+
+    @classmethod
+    def of(
+        cls, machine: MachineProperties, *, count: int = 1, lifetime: int, user_data: UserDataKind | None = None
+    ) -> "Request":
+        """A request for machines with these properties: possible or not, since a policy judges that."""
+        return cls.model_construct(**machine.properties(), count=count, lifetime=lifetime, user_data=user_data)
 
     @classmethod
     def supposed(
@@ -40,8 +43,8 @@ class Request:
         count: int = 1,
         lifetime: int = 3600,
         user_data: UserDataKind | None = None,
-    ) -> Self:
-        """A hypothetical request, for machines that do not grow: possible or not, since a policy judges that.
+    ) -> "Request":
+        """A hypothetical request, for machines that do not grow; possible or not, as in `of`.
 
         What is left out is what the image needs, no network, and one machine for an hour.
         """
@@ -50,11 +53,7 @@ class Request:
         machine = MachineProperties.model_construct(
             memory=memory, cores=cores, max_memory=memory, max_cores=cores, network=network
         )
-        return cls(count, machine, lifetime, user_data)
-
-    def changed(self, **values: Any) -> Self:
-        """The same for other machines: with those members of `machine` replaced."""
-        return replace(self, machine=self.machine.model_copy(update=values))
+        return cls.of(machine, count=count, lifetime=lifetime, user_data=user_data)
 
 
 class Requester(Document):

@@ -53,9 +53,9 @@ def resolve_order(order: MachineOrder, images: TrustedCatalog, defaults: Request
     build_seed(instance_id("order"), order.hostname or "order", user_data, public_keys=order.public_keys)
     image_id = images.resolve(Reference.parse(order.image))
     manifest = images.manifest(image_id)
-    request = Request(
+    request = Request.of(
+        order.settle(manifest.needs, defaults.network),
         count=order.count,
-        machine=order.settle(manifest.needs, defaults.network),
         lifetime=order.lifetime or parse_duration(defaults.lifetime),
         user_data=kind,
     )

@@ -21,7 +21,6 @@ from deployer.records.receipt_builder import BootedMachine, ReceiptIssuer, build
 from deployer.records.receipt_store import ReceiptStore
 from deployer.trials.request_log import (
     EncodedStatement,
-    LoggedRequest,
     PolicyOutcome,
     RequestLog,
     RequestRecord,
@@ -77,7 +76,7 @@ class Recorder:
         """A request was decided when it came in, or once more right before a machine boots."""
         data = _decision(judged.decision) | {
             "stage": stage,
-            "asked": LoggedRequest.of(case.request).model_dump(mode="json", exclude_none=True),
+            "asked": case.request.model_dump(mode="json", exclude_none=True),
             "running": case.running,
             "requester": case.requester.name,
             "endorsers": sorted({check.fingerprint for check, _ in judged.counted}),
@@ -90,7 +89,7 @@ class Recorder:
                 RequestRecord(
                     number=1,
                     at=judged.decision.at,
-                    asked=LoggedRequest.of(case.request),
+                    asked=case.request,
                     running=case.running,
                     image=judged.decision.image,
                     manifest=case.manifest.canonical().decode(),

@@ -67,9 +67,7 @@ def compare_policies(old: RuleSet, new: RuleSet, records: Iterable[RequestRecord
 
 def replay_input(record: RequestRecord) -> EvaluationInput:
     """A recorded request as a case to be judged."""
-    return EvaluationInput(
-        record.parsed(), record.pairs(), record.asked.request(), record.running, withdrawn=record.withdrawn()
-    )
+    return EvaluationInput(record.parsed(), record.pairs(), record.asked, record.running, withdrawn=record.withdrawn())
 
 
 def _reasons(decision: Decision) -> str:

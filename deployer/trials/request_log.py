@@ -15,8 +15,6 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from catalog.image.manifest import ImageId, Manifest
-from deployer.machine.properties import MachineProperties
-from deployer.machine.user_data import UserDataKind
 from deployer.policy.decision import Decision, Request
 from deployer.policy.revocations import BlockList, RevocationState
 from signer.documents import Document, read_json, validate
@@ -62,27 +60,6 @@ def encode_revocations(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[EncodedSta
     return tuple(EncodedStatement.of(pair) for pair in pairs)
 
 
-class LoggedRequest(MachineProperties):
-    """A request, in the form that is kept; `user_data` is its kind, `lifetime` in seconds."""
-
-    count: int
-    lifetime: int
-    user_data: UserDataKind | None = None
-
-    @classmethod
-    def of(cls, request: Request) -> "LoggedRequest":
-        """From a request."""
-        machine = request.machine.properties()
-        return cls.model_construct(  # the request may be impossible
-            **machine, count=request.count, lifetime=request.lifetime, user_data=request.user_data
-        )
-
-    def request(self) -> Request:
-        """The request."""
-        machine = MachineProperties.model_construct(**self.properties())
-        return Request(self.count, machine, self.lifetime, self.user_data)
-
-
 class PolicyOutcome(Document):
     """What a policy said: its digest, and the names of the rules that refuse."""
 
@@ -116,7 +93,7 @@ class RequestRecord(Document):
 
     number: Annotated[int, Field(ge=1)]
     at: Instant
-    asked: LoggedRequest
+    asked: Request
     running: int
     image: ImageId
     manifest: str

@@ -202,12 +202,8 @@ class Ec2Deployer:
         volumes = add_blanks(found, machine.blanks)
         given = machine.user_data_bytes()
         left = int((machine.expires - self._clock()).total_seconds())
-        request = Request(
-            count=1,
-            machine=machine,
-            lifetime=max(1, left),
-            user_data=check_user_data(given) if given else None,
-        )
+        kind_of_data = check_user_data(given) if given else None
+        request = Request.of(machine, lifetime=max(1, left), user_data=kind_of_data)
         data = build_user_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
         pairs = self._images.endorsements(machine.image_id)
         kind = self.choose(machine.cores, machine.memory, found)

@@ -14,7 +14,7 @@ import time
 import uuid as uuids
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -140,7 +140,8 @@ class Deployer:
         found = resolve_order(order, self._images, self._defaults)
         request = found.request
         if assigned is not None:
-            request = replace(request, lifetime=int((assigned.expires - self._clock()).total_seconds()))
+            left = int((assigned.expires - self._clock()).total_seconds())
+            request = request.model_copy(update={"lifetime": left})
         return _Job(order, assigned, found.manifest, found.image_id, found.endorsements, request)
 
     def _judge(self, job: _Job, running: int) -> tuple[EvaluationInput, Evaluation]:
@@ -164,7 +165,7 @@ class Deployer:
                     uuid = assigned.uuid if assigned else self._new_uuid()
                     name = f"{hostname_base(job.manifest.name)}-{uuid[:8]}"
                     record = new_record(
-                        job.request.machine,
+                        job.request,
                         assigned,
                         now,
                         uuid=uuid,

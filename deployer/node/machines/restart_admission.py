@@ -53,12 +53,8 @@ class RestartAdmission:
         if boots:
             self._bring(record, manifest)
         left = int((record.expires - self._clock()).total_seconds())
-        request = Request(
-            count=1,
-            machine=record,
-            lifetime=max(1, left),
-            user_data=cast("UserDataKind | None", record.user_data or None),
-        )
+        user_data = cast("UserDataKind | None", record.user_data or None)
+        request = Request.of(record, lifetime=max(1, left), user_data=user_data)
         pairs, withdrawn = self._images.endorsements(record.image_id), self._withdrawn()
         with self._keeper.admission:
             others = sum(other.uuid != record.uuid for other in self._keeper.present())

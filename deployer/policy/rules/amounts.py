@@ -16,7 +16,6 @@ from deployer.policy.rules.rule import (
     PolicyChange,
     PolicyRule,
     counted,
-    machine_change,
     requester_change,
     section_change,
 )
@@ -38,11 +37,11 @@ def _possible(case: PolicyCase) -> Iterator[RuleResult]:
     request = case.request
     asked = (
         ("count", request.count),
-        ("number of cores", request.machine.max_cores),
+        ("number of cores", request.max_cores),
         ("lifetime", request.lifetime),
     )
     wrong = [(name, f"a {name} of at least 1") for name, amount in asked if amount < 1]
-    if request.machine.max_memory % MEMORY_UNIT:
+    if request.max_memory % MEMORY_UNIT:
         wrong.append(("memory", f"memory in whole {size_text(MEMORY_UNIT)}"))
     yield RuleResult.of(
         "request",
@@ -72,7 +71,7 @@ class _Need:
     units: Callable[[int], str]
 
     def judge(self, case: PolicyCase) -> Iterator[RuleResult]:
-        asked: int = getattr(case.request.machine, f"max_{self.resource}")
+        asked: int = getattr(case.request, f"max_{self.resource}")
         needed: int = getattr(case.manifest.needs, self.resource)
         needs = self.units(needed)
         yield RuleResult.of(
@@ -136,13 +135,13 @@ class Limit:
 def fitting_amounts(case: PolicyCase) -> Iterator[PolicyChange]:
     """As much as the image needs and no more than the limits give."""
     asked, needs, limits = case.request, case.manifest.needs, case.policy.limits
-    machine, least = asked.machine, _whole(needs.memory)
+    least = _whole(needs.memory)
     for memory in dict.fromkeys((max(least, limits.memory // MEMORY_UNIT * MEMORY_UNIT), least)):
-        if memory != (had := machine.max_memory):
+        if memory != (had := asked.max_memory):
             yield _sized(f"asked for {size_text(memory)} of memory instead of {size_text(had)}", memory=memory)
     for cores in dict.fromkeys((max(needs.cores, limits.cores), needs.cores)):
-        if cores != machine.max_cores:
-            yield _sized(f"asked for {counted(cores, 'core')} instead of {machine.max_cores}", cores=cores)
+        if cores != asked.max_cores:
+            yield _sized(f"asked for {counted(cores, 'core')} instead of {asked.max_cores}", cores=cores)
     for lifetime in dict.fromkeys((limits.lifetime, min(limits.lifetime, 3600))):
         if lifetime and lifetime != asked.lifetime:
             shown = f"{duration_text(lifetime)} instead of {duration_text(asked.lifetime)}"
@@ -154,8 +153,8 @@ def fitting_amounts(case: PolicyCase) -> Iterator[PolicyChange]:
 def fewer_things(case: PolicyCase) -> Iterator[PolicyChange]:
     """No scratch disks; fewer machines, or later."""
     asked, limits = case.request, case.policy.limits
-    if asked.machine.blanks:
-        yield machine_change("asked for no scratch disks", blanks=())
+    if asked.blanks:
+        yield requester_change("asked for no scratch disks", blanks=())
     free = limits.machines - case.running
     for count in dict.fromkeys((free, 1)):
         if 0 < count < asked.count:
@@ -188,8 +187,8 @@ def _sized(text: str, **amounts: int) -> PolicyChange:
 def _with_ceiling(case: PolicyCase, **amounts: int) -> PolicyCase:
     """The same for machines that may grow to these amounts, and begin with no more."""
     most = {f"max_{name}": amount for name, amount in amounts.items()}
-    begins = {name: min(getattr(case.request.machine, name), amount) for name, amount in amounts.items()}
-    return case.with_machines(**most, **begins)
+    begins = {name: min(getattr(case.request, name), amount) for name, amount in amounts.items()}
+    return case.with_request(**most, **begins)
 
 
 def _whole(size: int) -> int:
@@ -198,7 +197,7 @@ def _whole(size: int) -> int:
 
 def _extra(case: PolicyCase) -> int:
     """Bytes of the scratch disks that are asked for."""
-    return sum(blank.size for blank in case.request.machine.blanks)
+    return sum(blank.size for blank in case.request.blanks)
 
 
 def _fewer_machines(case: PolicyCase) -> str:
@@ -211,8 +210,8 @@ NEEDS: Final = (
     _Need("cores", text=str, units=lambda amount: counted(amount, "core")),
 )
 LIMITS: Final = (
-    Limit("memory", lambda case: case.request.machine.max_memory, "ask for at most {} of memory", text=size_text),
-    Limit("cores", lambda case: case.request.machine.max_cores, "ask for at most {} cores"),
+    Limit("memory", lambda case: case.request.max_memory, "ask for at most {} of memory", text=size_text),
+    Limit("cores", lambda case: case.request.max_cores, "ask for at most {} cores"),
     Limit(
         "disk",
         lambda case: total_disk_size(case.manifest) + _extra(case),

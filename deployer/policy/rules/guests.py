@@ -6,7 +6,7 @@ from typing import Final
 
 from deployer.machine.network import Network
 from deployer.policy.decision import RuleResult
-from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule, machine_change, requester_change
+from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule, requester_change
 
 
 def _user_data_allowed(case: PolicyCase) -> Iterator[RuleResult]:
@@ -32,7 +32,7 @@ def _user_data_allowed(case: PolicyCase) -> Iterator[RuleResult]:
 
 def _network_allowed(case: PolicyCase) -> Iterator[RuleResult]:
     """The network stands in networks.allow; none is always allowed."""
-    network, allowed = str(case.request.machine.network), case.policy.networks.allow
+    network, allowed = str(case.request.network), case.policy.networks.allow
     yield RuleResult.of(
         "network",
         passed=network == "none" or any(fnmatchcase(network, pattern) for pattern in allowed),
@@ -46,11 +46,11 @@ def plainer_guests(case: PolicyCase) -> Iterator[PolicyChange]:
     """No user-data; another network, or none."""
     if case.request.user_data is not None:
         yield requester_change(f"gave no user-data instead of {case.request.user_data}", user_data=None)
-    if (asked := str(case.request.machine.network)) != "none":
+    if (asked := str(case.request.network)) != "none":
         plain = [one for one in case.policy.networks.allow if "*" not in one and one != asked]
         for text in (*plain, "none"):
             shown = "no network" if text == "none" else f"the network {text}"
-            yield machine_change(f"asked for {shown} instead of {asked}", network=Network.parse(text))
+            yield requester_change(f"asked for {shown} instead of {asked}", network=Network.parse(text))
 
 
 GUEST: Final = (

@@ -54,9 +54,9 @@ class PolicyCase:
         """The same by another policy."""
         return replace(self, policy=self.policy.model_copy(update=changes))
 
-    def with_machines(self, **properties: Any) -> "PolicyCase":
-        """The same for other machines."""
-        return replace(self, request=self.request.changed(**properties))
+    def with_request(self, **changes: Any) -> "PolicyCase":
+        """The same for another request."""
+        return replace(self, request=self.request.model_copy(update=changes))
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,7 @@ class PolicyRule:
 
 def requester_change(text: str, **changes: Any) -> PolicyChange:
     """The requester asks for something else."""
-    return PolicyChange(
-        "requester", f"you {text}", lambda case: replace(case, request=replace(case.request, **changes))
-    )
-
-
-def machine_change(text: str, **properties: Any) -> PolicyChange:
-    """The requester asks for other machines."""
-    return PolicyChange("requester", f"you {text}", lambda case: case.with_machines(**properties))
+    return PolicyChange("requester", f"you {text}", lambda case: case.with_request(**changes))
 
 
 def section_change(text: str, section: str, **changes: Any) -> PolicyChange:

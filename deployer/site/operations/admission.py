@@ -141,7 +141,7 @@ class AdmissionService:
     def propose(self, request: DeploymentRequest, who: Principal, part: ClusterMembership = NO_CLUSTER) -> Proposal:
         """The proposal of a request, with the policy's decision; nothing is stored. Errors as in `try_out`."""
         found = resolve_order(request, self.images, self.defaults)
-        manifest, machine = found.manifest, found.request.machine
+        manifest, machine = found.manifest, found.request
         rules = self.rules()
         decision = self._judge(rules, found, who).decision
         decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})

@@ -21,7 +21,6 @@ from deployer.records.machine_store import MachineRecord
 from deployer.site.model.cluster import ClusterRole
 from deployer.site.model.records import SiteMachine
 from deployer.site.schema.views import MachineView
-from deployer.trials.request_log import LoggedRequest
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 
@@ -86,7 +85,7 @@ def test_options_are_taken_over_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     "embeds",
-    [MachineSpec, MachineRecord, DesiredMachine, SiteMachine, MachineView, LoggedRequest],
+    [MachineSpec, MachineRecord, DesiredMachine, SiteMachine, MachineView, Request],
     ids=lambda one: one.__name__,
 )
 def test_every_property_reaches_what_exists(embeds: type[MachineProperties]) -> None:
@@ -132,6 +131,6 @@ def test_a_description_is_a_line_of_text(text: str, fault: str) -> None:
 def test_a_request_that_is_only_supposed_may_ask_for_anything() -> None:
     """A policy judges whether it can be had."""
     request = Request.supposed(NEEDS, memory=3, cores=0)
-    assert (request.machine.memory, request.machine.max_memory, request.machine.max_cores) == (3, 3, 0)
-    assert (request.count, request.lifetime, request.machine.network) == (1, 3600, NO_NETWORK)
-    assert request.changed(blanks=(SCRATCH,)).machine.blanks == (SCRATCH,)
+    assert (request.memory, request.max_memory, request.max_cores) == (3, 3, 0)
+    assert (request.count, request.lifetime, request.network) == (1, 3600, NO_NETWORK)
+    assert request.model_copy(update={"blanks": (SCRATCH,)}).blanks == (SCRATCH,)

@@ -108,9 +108,9 @@ def test_requests_of_before_are_tried_on_other_policies(tmp_path: Path) -> None:
     """What counted was how far a machine might grow, and that was all that was kept."""
     path = Path(shutil.copy(BEFORE / "requests.jsonl", tmp_path))
     (record,) = read_requests(path)
-    request = record.asked.request()
+    request = record.asked
     assert (request.count, request.lifetime, request.user_data) == (2, 3600, "cloud-config")
-    assert (request.machine.max_memory, request.machine.max_cores) == (4 * GIB, 4)
-    assert (str(request.machine.network), len(request.machine.blanks)) == ("user", 1)
+    assert (request.max_memory, request.max_cores) == (4 * GIB, 4)
+    assert (str(request.network), len(request.blanks)) == ("user", 1)
     assert RequestLog(path).append(record) == 2
     assert [one.asked for one in read_requests(path)] == [record.asked, record.asked]

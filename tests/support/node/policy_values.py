@@ -1,7 +1,6 @@
 """Policies, endorsements that were checked, and requests: what decisions are made of."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,8 @@ def load_policy(path: Path) -> Policy:
 
 def ordered(**changes: Any) -> Request:
     """`ORDER`, with members of the request or of its machines replaced; `memory` and `cores` are the ceiling, too."""
-    own = {name: changes.pop(name) for name in ("count", "lifetime", "user_data") if name in changes}
     ceiling = {f"max_{name}": changes[name] for name in ("memory", "cores") if name in changes}
-    return replace(ORDER.changed(**ceiling, **changes), **own)
+    return ORDER.model_copy(update=ceiling | changes)
 
 
 def anchors(*who: tuple[str, str]) -> str:

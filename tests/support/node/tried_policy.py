@@ -14,7 +14,6 @@ from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.store import RuleSet
 from deployer.trials.request_log import (
     EncodedStatement,
-    LoggedRequest,
     PolicyOutcome,
     RequestLog,
     RequestRecord,
@@ -80,7 +79,7 @@ def record(case: EvaluationInput, decision: Any, at: datetime) -> RequestRecord:
     return RequestRecord(
         number=1,
         at=at,
-        asked=LoggedRequest.of(case.request),
+        asked=case.request,
         running=case.running,
         image=case.manifest.image_id,
         manifest=case.manifest.canonical().decode(),
