@@ -30,7 +30,6 @@ from deployer.site.broker.rules import (
     derive_secret,
     derive_session,
     evaluate_context_request,
-    is_over,
     is_session_valid,
     parse_addresses,
     parse_host_keys,
@@ -40,7 +39,7 @@ from deployer.site.broker.schema import ContextRequest, ContextSession, GuestIde
 from deployer.site.db import contexts
 from deployer.site.db.machines import get_machine
 from deployer.site.model.contact import BrokerContact
-from deployer.site.model.records import MachineTransition, SiteMachine
+from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
@@ -208,7 +207,7 @@ class Broker:
         return self._store.write(
             change_machine,
             machine.uuid,
-            lambda found: MachineTransition(found.model_copy(update=update), ((what, reason),)),
+            lambda found: found.transition((what, reason), **update),
         )
 
     def _alarm(self, uuid: str) -> None:
@@ -325,7 +324,7 @@ class Broker:
             except MachineNotFound:
                 machine = None
             with self._database.writing() as connection:
-                if machine is None or is_over(machine):
+                if machine is None or machine.ending:
                     contexts.delete_contact(connection, uuid)
                     forgotten += 1
                 else:
@@ -341,6 +340,6 @@ class Broker:
             machine = self._store.read(get_machine, uuid)
         except MachineNotFound as exc:
             raise NotAuthenticated("this machine has ended") from exc
-        if is_over(machine):
+        if machine.ending:
             raise NotAuthenticated("this machine has ended")
         return machine

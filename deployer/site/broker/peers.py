@@ -17,7 +17,6 @@ from deployer.site.broker.rules import (
     assigned_addresses,
     check_key,
     find_peers,
-    is_over,
     parse_addresses,
     requirements_of,
 )
@@ -56,7 +55,7 @@ class _ClusterSnapshot:
                 (
                     one.machine.uuid,
                     one.standing,
-                    is_over(one.machine),
+                    one.machine.ending,
                     one.machine.state,
                     one.addresses,
                     one.machine.host_keys,
@@ -147,7 +146,7 @@ class PeerDirectory:
         lines: list[str] = []
         for machine in machines:
             contact = known.get(machine.uuid)
-            if contact is not None and contact.sound and not is_over(machine):
+            if contact is not None and contact.sound and not machine.ending:
                 addresses = assigned_addresses(machine) or _parsed(said.get(machine.uuid))
                 lines += known_hosts_lines(machine.hostname, addresses, machine.host_keys)
         return lines

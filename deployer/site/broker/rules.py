@@ -21,7 +21,6 @@ from catalog.errors import Misused
 from deployer.errors import Forbidden
 from deployer.guest.nocloud_seed import check_public_key
 from deployer.machine.state import MachineState
-from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.broker.schema import ClusterPeer, ClusterPeers, ContextRequest, PeerReadiness
 from deployer.site.model.cluster import Cluster
 from deployer.site.model.contact import BrokerContact
@@ -195,11 +194,6 @@ def is_session_valid(contact: BrokerContact | None, session: str, now: datetime)
     return right and contact is not None and contact.sound and contact.expires is not None and now < contact.expires
 
 
-def is_over(machine: SiteMachine) -> bool:
-    """Whether a machine has ended, or should have: the broker no longer answers it."""
-    return machine.desired is DesiredStatus.ENDED or machine.state.final
-
-
 def check_key(key: str) -> str:
     """Check the key of a published value (Misused): it may become a file's name in other guests."""
     if not _KEY.fullmatch(key) or ".." in key:
@@ -304,7 +298,7 @@ def find_peers(
         member.as_peer()
         for member in members
         if member.machine.uuid != me.uuid
-        and not is_over(member.machine)
+        and not member.machine.ending
         and (need := wanted.get(member.machine.role)) is not None
         and member.enough(need)
     ]

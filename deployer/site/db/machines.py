@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, u
 
 from deployer.errors import DeploymentNotFound, MachineNotFound
 from deployer.machine.state import MachineState
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, IncomingMigration
 from deployer.site.db.documents import DocumentTable, equalities, prefix_condition
 from deployer.site.db.nodes import get_node, migration_address
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
@@ -43,7 +43,7 @@ def machine_columns(machine: SiteMachine) -> dict[str, Any]:
         "warned": machine.warned,
         "counts_for_quota": not machine.state.final,
         "reserved": machine.node is not None and not machine.removed_from_node,
-        "finished": machine.desired is DesiredStatus.ENDED or machine.state.final,
+        "finished": machine.ending,
         "max_cores": machine.max_cores,
         "max_memory": machine.max_memory,
         "disk": machine.disk,

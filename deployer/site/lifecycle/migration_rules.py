@@ -23,7 +23,7 @@ LOST_STATES: Final = frozenset({NodeState.LOST, NodeState.LEFT})
 
 def check_at_rest(machine: SiteMachine) -> None:
     """MachineConflict unless a machine is at rest, and may be taken from where it is."""
-    if machine.state.final or machine.desired is DesiredStatus.ENDED:
+    if machine.ending:
         raise MachineConflict(f"machine {machine.hostname} is ending or has ended; it cannot be moved")
     if machine.node is None:
         raise MachineConflict(f"machine {machine.hostname} is on no node yet; there is nothing to move")
@@ -76,14 +76,14 @@ def start_migration(machine: SiteMachine, target: str, then: DesiredStatus, reas
     number = machine.migrations + 1
     move = Migration(number=number, source=machine.node, target=target, desired=then, reason=reason)
     told = f"{why} ({reason})" if reason else why
-    return MachineTransition(machine.model_copy(update={"migration": move, "migrations": number}), (("moving", told),))
+    return machine.transition(("moving", told), migration=move, migrations=number)
 
 
 def abandon_migration(machine: SiteMachine, reason: str) -> MachineTransition | None:
     """A move comes to nothing: the machine rests where it was."""
     if machine.migrating is None:
         return None
-    return MachineTransition(machine.model_copy(update={"migration": None}), (("move-failed", reason),))
+    return machine.transition(("move-failed", reason), migration=None)
 
 
 def apply_target_report(
@@ -98,32 +98,29 @@ def apply_target_report(
         return None
     if arrival.failed:
         return abandon_migration(machine, arrival.failed)
+    progress = {"done": arrival.done, "total": arrival.total}
     if not arrival.ready:
-        seen = {"done": arrival.done, "total": arrival.total}
-        return MachineTransition(machine.model_copy(update={"migration": move.model_copy(update=seen)}))
-    moved = move.model_copy(update={"phase": "dropping", "done": arrival.done, "total": arrival.total})
-    taken = {
-        "node": move.target,
-        "migration": moved,
-        "migrated": move.number,
-        "desired": move.desired,
-        "desired_reason": move.reason,
-        "changed": now,
-        "addresses": (),
-    }
-    told = [("moved", f"{arrival.total} bytes of its own came with it, all verified")]
+        return machine.transition(migration=move.model_copy(update=progress))
+    events = [("moved", f"{arrival.total} bytes of its own came with it, all verified")]
     if move.desired is DesiredStatus.RUNNING:
-        told.append(("reactivating", move.reason))
-    return MachineTransition(machine.model_copy(update=taken), tuple(told))
+        events.append(("reactivating", move.reason))
+    return machine.transition(
+        *events,
+        node=move.target,
+        migration=move.model_copy(update=progress | {"phase": "dropping"}),
+        migrated=move.number,
+        desired=move.desired,
+        desired_reason=move.reason,
+        changed=now,
+        addresses=(),
+    )
 
 
 def apply_source_report(machine: SiteMachine, has: bool) -> MachineTransition | None:
     """The change of a moved machine, by whether its former node still has a copy of it."""
     if has or machine.migration is None or machine.migration.phase != "dropping" or not machine.migration.seen:
         return None
-    return MachineTransition(
-        machine.model_copy(update={"migration": None}), (("dropped", "its last node has nothing of it any more"),)
-    )
+    return machine.transition(("dropped", "its last node has nothing of it any more"), migration=None)
 
 
 def apply_migration_report(

@@ -79,47 +79,44 @@ def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
         return None
     if machine.state in STARTING_STATES:
         reason = "its node began anew"
-        anew = {"state": MachineState.PENDING, "reason": reason, "changed": now, "fetched": 0}
-        return MachineTransition(machine.model_copy(update=anew), ((MachineState.PENDING.value, reason),))
+        event = (MachineState.PENDING.value, reason)
+        return machine.transition(event, state=MachineState.PENDING, reason=reason, changed=now, fetched=0)
     return finish_machine(machine, MachineState.FAILED, "its node does not have it any more", now, gone=True)
 
 
 def _gone(machine: SiteMachine) -> MachineTransition:
-    return MachineTransition(machine.model_copy(update={"removed_from_node": True}))
+    return machine.transition(removed_from_node=True)
 
 
 def finish_machine(
     machine: SiteMachine, state: MachineState, reason: str, now: datetime, *, gone: bool
 ) -> MachineTransition:
     """A machine reaches a final state; `removed_from_node` says whether its node has nothing of it any more."""
-    over = {
-        "state": state,
-        "reason": reason,
-        "changed": now,
-        "desired": DesiredStatus.ENDED,
-        "desired_reason": machine.desired_reason or reason,
-        "removed_from_node": gone,
-    }
-    return MachineTransition(machine.model_copy(update=over), ((state.value, reason),))
+    return machine.transition(
+        (state.value, reason),
+        state=state,
+        reason=reason,
+        changed=now,
+        desired=DesiredStatus.ENDED,
+        desired_reason=machine.desired_reason or reason,
+        removed_from_node=gone,
+    )
 
 
 def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """The change of a machine that has expired; None if it has not, or is ending already."""
-    if machine.desired is DesiredStatus.ENDED or machine.state.final or now < machine.expires:
+    if machine.ending or now < machine.expires:
         return None
     if machine.node is None:
         return finish_machine(machine, MachineState.ENDED, EXPIRED, now, gone=True)
-    wanted = {"desired": DesiredStatus.ENDED, "desired_reason": EXPIRED}
-    return MachineTransition(machine.model_copy(update=wanted), (("expired", EXPIRED),))
+    return machine.transition(("expired", EXPIRED), desired=DesiredStatus.ENDED, desired_reason=EXPIRED)
 
 
 def warn_of_expiry(machine: SiteMachine) -> MachineTransition | None:
     """Its owner is told, once, when it expires; extending it lets them be told again (`lifecycle`)."""
-    if machine.warned or machine.desired is DesiredStatus.ENDED or machine.state.final:
+    if machine.warned or machine.ending:
         return None
-    return MachineTransition(
-        machine.model_copy(update={"warned": True}), (("warned", f"it expires at {write_instant(machine.expires)}"),)
-    )
+    return machine.transition(("warned", f"it expires at {write_instant(machine.expires)}"), warned=True)
 
 
 def apply_node_loss(

@@ -54,7 +54,7 @@ def request_save(machine: SiteMachine, version: str, key: str, reason: str, now:
             return None
         if known.version == version and known.state != "failed":
             return None
-    if machine.state.final or machine.desired is DesiredStatus.ENDED:
+    if machine.ending:
         raise MachineConflict(f"machine {machine.hostname} has ended, or is about to, and cannot be saved")
     if (under_way := machine.saving) is not None:
         raise MachineConflict(
@@ -70,7 +70,7 @@ def request_save(machine: SiteMachine, version: str, key: str, reason: str, now:
     number = machine.saves[-1].number + 1 if machine.saves else 1
     fresh = SaveProgress(number=number, version=version, key=key, asked=now)
     told = f"as version {version}" + (f": {reason}" if reason else "")
-    return MachineTransition(machine.model_copy(update={"saves": (*machine.saves, fresh)[-KEPT:]}), (("saving", told),))
+    return machine.transition(("saving", told), saves=(*machine.saves, fresh)[-KEPT:])
 
 
 def apply_save_report(machine: SiteMachine, said: SaveStatus | None) -> tuple[SiteMachine, EventTexts]:

@@ -5,6 +5,7 @@ already (`desired`) and on how it was last reported (`state`). Who asks for what
 and is not refused: a request that came twice has the same answer twice.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -36,39 +37,41 @@ class Verb(StrEnum):
     DESTROY = "destroy"
 
 
-_DONE: Final = {
-    Verb.PAUSE: "paused",
-    Verb.RESUME: "resumed",
-    Verb.SUSPEND: "suspended",
-    Verb.REACTIVATE: "reactivated",
-    Verb.REBOOT: "rebooted",
-    Verb.SHUTDOWN: "shut down",
-    Verb.DESTROY: "destroyed",
-}
-_LEADS: Final = {
-    Verb.PAUSE: DesiredStatus.PAUSED,
-    Verb.RESUME: DesiredStatus.RUNNING,
-    Verb.SUSPEND: DesiredStatus.SUSPENDED,
-    Verb.REACTIVATE: DesiredStatus.RUNNING,
-    Verb.SHUTDOWN: DesiredStatus.STOPPED,
-}
-_FROM: Final = {
-    Verb.PAUSE: frozenset({DesiredStatus.RUNNING}),
-    Verb.RESUME: frozenset({DesiredStatus.PAUSED}),
-    Verb.SUSPEND: frozenset({DesiredStatus.RUNNING, DesiredStatus.PAUSED}),
-    Verb.REACTIVATE: frozenset({DesiredStatus.SUSPENDED, DesiredStatus.STOPPED}),
-    Verb.REBOOT: frozenset({DesiredStatus.RUNNING}),
-    Verb.SHUTDOWN: frozenset({DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}),
-}
-"""How a machine has to be wanted so far."""
+@dataclass(frozen=True)
+class _VerbRule:
+    """What a verb does, and when it is possible.
 
-_WHILE: Final = {
-    Verb.PAUSE: frozenset({MachineState.RUNNING}),
-    Verb.SUSPEND: frozenset({MachineState.RUNNING, MachineState.PAUSED}),
-    Verb.REBOOT: frozenset({MachineState.RUNNING}),
-    Verb.SHUTDOWN: frozenset({MachineState.RUNNING, MachineState.PAUSED, MachineState.SUSPENDED}),
+    Attributes:
+        done: the participle, for messages.
+        event: what events call the verb; the state that it leads to has an event when the node has got there.
+        leads: how the machine should be from then on; None: as before.
+        after: how it has to be desired so far.
+        during: how it has to be; verbs that undo another one follow it at once, however far that has come.
+    """
+
+    done: str
+    event: str
+    leads: DesiredStatus | None
+    after: frozenset[DesiredStatus]
+    during: frozenset[MachineState] = frozenset(MachineState)
+
+
+_D, _S = DesiredStatus, MachineState
+_ACTIVE: Final = frozenset({_S.RUNNING, _S.PAUSED})
+_RULES: Final = {
+    Verb.PAUSE: _VerbRule("paused", "pausing", _D.PAUSED, frozenset({_D.RUNNING}), frozenset({_S.RUNNING})),
+    Verb.RESUME: _VerbRule("resumed", "resuming", _D.RUNNING, frozenset({_D.PAUSED})),
+    Verb.SUSPEND: _VerbRule("suspended", "suspending", _D.SUSPENDED, frozenset({_D.RUNNING, _D.PAUSED}), _ACTIVE),
+    Verb.REACTIVATE: _VerbRule("reactivated", "reactivating", _D.RUNNING, frozenset({_D.SUSPENDED, _D.STOPPED})),
+    Verb.REBOOT: _VerbRule("rebooted", "rebooting", None, frozenset({_D.RUNNING}), frozenset({_S.RUNNING})),
+    Verb.SHUTDOWN: _VerbRule(
+        "shut down",
+        "stopping",
+        _D.STOPPED,
+        frozenset({_D.RUNNING, _D.PAUSED, _D.SUSPENDED}),
+        _ACTIVE | {_S.SUSPENDED},
+    ),
 }
-"""How it has to be; verbs that undo another one follow it at once, however far that has come."""
 
 _INSTEAD: Final = {
     DesiredStatus.PAUSED: "resume it first",
@@ -91,11 +94,12 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
     """
     if verb is Verb.DESTROY:
         return _destroy(machine, reason, now)
-    _demand_life(machine, _DONE[verb])
+    rule = _RULES[verb]
+    _demand_life(machine, rule.done)
     if machine.migrating is not None:
         _demand_stay(machine, verb)
         return None
-    if verb is not Verb.REBOOT and machine.desired is _LEADS[verb]:
+    if machine.desired is rule.leads:
         return None
     if verb is Verb.PAUSE and not machine.suspends:
         raise MachineConflict(
@@ -103,30 +107,19 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
             "keeps its disks, or ask the site for an account with hibernation before you order the next"
         )
     if verb in {Verb.RESUME, Verb.REACTIVATE}:
-        check_disks_read(machine, _DONE[verb])
-    if machine.desired not in _FROM[verb]:
-        instead = _INSTEAD.get(machine.desired) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
-        raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {_DONE[verb]}; {instead}")
-    if machine.state not in _WHILE.get(verb, frozenset(MachineState)):
+        check_disks_read(machine, rule.done)
+    if machine.desired not in rule.after:
+        instead = _INSTEAD.get(machine.desired) or f"it is neither {' nor '.join(sorted(rule.after))}"
+        raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {rule.done}; {instead}")
+    if machine.state not in rule.during:
         instead = "wait until it runs, or destroy it" if machine.state in STARTING_STATES else "wait until that is so"
         raise MachineConflict(
             f"machine {machine.hostname} is {machine.state.value} and should be {machine.desired.value}; "
-            f"it cannot be {_DONE[verb]} now; {instead}"
+            f"it cannot be {rule.done} now; {instead}"
         )
-    if verb is Verb.REBOOT:
-        return MachineTransition(machine.model_copy(update={"reboots": machine.reboots + 1}), (("rebooting", reason),))
-    wanted = {"desired": _LEADS[verb], "desired_reason": reason}
-    return MachineTransition(machine.model_copy(update=wanted), ((_TOLD[verb], reason),))
-
-
-_TOLD: Final = {
-    Verb.PAUSE: "pausing",
-    Verb.RESUME: "resuming",
-    Verb.SUSPEND: "suspending",
-    Verb.REACTIVATE: "reactivating",
-    Verb.SHUTDOWN: "stopping",
-}
-"""What events call a verb; the state that it leads to is told when the node has got there."""
+    if rule.leads is None:
+        return machine.transition((rule.event, reason), reboots=machine.reboots + 1)
+    return machine.transition((rule.event, reason), desired=rule.leads, desired_reason=reason)
 
 
 def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
@@ -135,20 +128,18 @@ def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
     if move is not None and verb is Verb.REACTIVATE and move.desired is DesiredStatus.RUNNING:
         return
     raise MachineConflict(
-        f"machine {machine.hostname} is being moved to another node and cannot be {_DONE[verb]}; "
+        f"machine {machine.hostname} is being moved to another node and cannot be {_RULES[verb].done}; "
         "wait until it is there, or destroy it"
     )
 
 
 def _destroy(machine: SiteMachine, reason: str, now: datetime) -> MachineTransition | None:
-    if machine.state.final or machine.desired is DesiredStatus.ENDED:
+    if machine.ending:
         return None
     why = reason or "destroyed on request"
     if machine.node is None or machine.withheld:
         return finish_machine(machine, MachineState.ENDED, why, now, gone=True)  # nobody was told of it
-    return MachineTransition(
-        machine.model_copy(update={"desired": DesiredStatus.ENDED, "desired_reason": why}), (("destroying", why),)
-    )
+    return machine.transition(("destroying", why), desired=DesiredStatus.ENDED, desired_reason=why)
 
 
 def change_expiry(machine: SiteMachine, expires: datetime, now: datetime, reason: str = "") -> MachineTransition | None:
@@ -165,7 +156,7 @@ def change_expiry(machine: SiteMachine, expires: datetime, now: datetime, reason
         return None
     what = "extended" if expires > machine.expires else "shortened"
     told = f"it expires at {write_instant(expires)}" + (f": {reason}" if reason else "")
-    return MachineTransition(machine.model_copy(update={"expires": expires, "warned": False}), ((what, told),))
+    return machine.transition((what, told), expires=expires, warned=False)
 
 
 def resize_machine(
@@ -199,14 +190,14 @@ def resize_machine(
     if (memory, cores) == (machine.memory, machine.cores):
         return None
     told = f"{size_text(memory)} of memory, {cores} core{'' if cores == 1 else 's'}" + (f": {reason}" if reason else "")
-    return MachineTransition(machine.model_copy(update={"memory": memory, "cores": cores}), (("resized", told),))
+    return machine.transition(("resized", told), memory=memory, cores=cores)
 
 
 def release_machine(machine: SiteMachine) -> MachineTransition | None:
     """Let the node of a machine that was held hear of it."""
     if not machine.held or machine.state.final:
         return None
-    return MachineTransition(machine.model_copy(update={"held": False}), (("released", ""),))
+    return machine.transition(("released", ""), held=False)
 
 
 def _demand_life(machine: SiteMachine, done: str) -> None:

@@ -218,6 +218,15 @@ class SiteMachine(DeployedMachine):
     migrations: int = 0
     migrated: int | None = None
 
+    def transition(self, *events: tuple[str, str], **changes: object) -> "MachineTransition":
+        """The machine with other values in some fields, and the events of that: (what, reason), in order."""
+        return MachineTransition(self.model_copy(update=changes), events)
+
+    @property
+    def ending(self) -> bool:
+        """Whether it has ended, or is to end."""
+        return self.state.final or self.desired is DesiredStatus.ENDED
+
     @property
     def saving(self) -> SaveProgress | None:
         """The save that is under way, if there is one."""
@@ -232,9 +241,7 @@ class SiteMachine(DeployedMachine):
     def migrating(self) -> Migration | None:
         """The move that is under way; None once it is the target's, or it is to end."""
         move = self.migration
-        if move is None or move.phase != "migrating" or self.state.final or self.desired is DesiredStatus.ENDED:
-            return None
-        return move
+        return None if move is None or move.phase != "migrating" or self.ending else move
 
     @property
     def other_node(self) -> str | None:

@@ -130,17 +130,16 @@ class MachineService:
         said = reason_with_actor(who, "")
 
         def rule(found: SiteMachine) -> MachineTransition | None:
-            moved = lifecycle.change_expiry(found, expires, now, said) if expires is not None else None
-            there = moved.machine if moved is not None else found
-            sized = None
+            changes = list[MachineTransition]()
+            if expires is not None and (moved := lifecycle.change_expiry(found, expires, now, said)) is not None:
+                changes.append(moved)
+                found = moved.machine
             if wanted.memory is not None or wanted.cores is not None:
-                sized = lifecycle.resize_machine(there, wanted.memory, wanted.cores, said)
-            made = [one for one in (moved, sized) if one is not None]
-            return (
-                MachineTransition(made[-1].machine, tuple(told for one in made for told in one.events))
-                if made
-                else None
-            )
+                sized = lifecycle.resize_machine(found, wanted.memory, wanted.cores, said)
+                changes += [] if sized is None else [sized]
+            if not changes:
+                return None
+            return MachineTransition(changes[-1].machine, tuple(event for one in changes for event in one.events))
 
         later = False
         if expires is not None:

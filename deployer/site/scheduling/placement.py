@@ -142,7 +142,7 @@ def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Plac
     near = _near(rooms, ask.addresses)
     fitting, left = list[_Fitting](), list[tuple[NodeCapacity, str, str]]()
     for room in rooms:
-        kind, why = _left_out(room, ask)
+        kind, why = omission(room, ask)
         if why:
             left.append((room, kind, why))
         else:
@@ -182,7 +182,7 @@ def _fits(room: NodeCapacity, ask: PlacementRequest) -> int:
     return min((free // each for free, each in _amounts_of(room, ask) if each > 0), default=ask.count)
 
 
-def _left_out(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
+def omission(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
     """Why a node gets none of the machines: the kind of reason, and the reason; two empty texts if it may."""
     if (room.kind == EC2 and ask.wishes.where == "local") or (room.kind != EC2 and ask.wishes.where == EC2):
         wanted = "EC2" if room.kind != EC2 else "the site's own nodes"

@@ -39,9 +39,6 @@ HEARTBEAT = 15.0
 MAX_IDEMPOTENCY_KEY = 200
 """Characters of an idempotency key."""
 
-_TIME = "2026-11-22T12:00:00Z"
-_UUID = "0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"
-
 
 class JoinTokenRequest(Document):
     """What an operator asks for a node that is to join.

@@ -148,14 +148,12 @@ def place_again(
         chosen = place_now(connection, overcommit, ask, place, most)
     except NoCapacity:
         return mark_waiting(machine)
-    return MachineTransition(
-        machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
-    )
+    return machine.transition(("placed", "; ".join(chosen.sentences)), node=chosen.nodes[0], reason="")
 
 
 def mark_waiting(machine: SiteMachine) -> MachineTransition:
     """A machine for which there is no room says so."""
-    return MachineTransition(machine.model_copy(update={"reason": WAITS}))
+    return machine.transition(reason=WAITS)
 
 
 def quota_fault(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> str | None:

@@ -11,7 +11,7 @@ from deployer.site.db.engine import Transaction
 from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.model.records import SiteMachine, SiteNode
 from deployer.site.scheduling.node_capacity import cap_machines
-from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer
+from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer, omission
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
 
@@ -70,20 +70,12 @@ def _fitting(room: NodeCapacity, machine: SiteMachine, source: SiteNode, target:
 def _why(rooms: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
     """Why no node can take the machine, node by node; if one was requested, the reason of that one alone."""
     shown = [room for room in rooms if not to or room.uuid == to]
-    said = [f"{room.name}: {room.problem or _short(room, ask)}" for room in shown[:MAX_NODES_SHOWN]]
+    said = [f"{room.name}: {room.problem or omission(room, ask)[1]}" for room in shown[:MAX_NODES_SHOWN]]
     return "; ".join(said) or "no other node exists"
 
 
 MAX_NODES_SHOWN = 8
 """Nodes for which the reason why they cannot take a machine is given."""
-
-
-def _short(room: NodeCapacity, ask: PlacementRequest) -> str:
-    if room.architecture != ask.architecture:
-        return f"it runs {room.architecture or 'nothing that it has told of'}, and the machine is {ask.architecture}"
-    if any(room.labels.get(name) != value for name, value in ask.wishes.labels.items()):
-        return "it has not the labels that the machine was ordered with"
-    return f"it has no room for {ask.machine}"
 
 
 def give_up_migrations(store: SiteStore) -> int:

@@ -266,7 +266,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("the emulator is another", {"platform": HERE.model_copy(update={"emulator": "QEMU 9"})}, "its emulator is QEMU 9"),
     ("it runs machines on another accelerator", {"accelerator": "kvm"}, "it runs machines on kvm"),
     ("it knows nothing of moves", {"migration_support": None}, "knows nothing of machines that move"),
-    ("it is full", {"sizes": (0, 0, 0)}, "it has no room"),
+    ("it is full", {"sizes": (0, 0, 0)}, "it has 0 of 1 cores free"),
     ("it says that it cannot", {"problem": "there is no policy"}, "there is no policy"),
 ]
 
