@@ -137,7 +137,7 @@ def test_a_cluster_goes_after_its_members(world: World) -> None:
     ended(world, node, world.machine(cluster=cluster, role="a"))
     for uuid in (cluster, lost):
         world.store.write(
-            change_cluster, uuid, lambda one: one.state.model_copy(update={"over": True}), "ended", "so it is"
+            change_cluster, uuid, lambda one: one.state.model_copy(update={"finished": True}), "ended", "so it is"
         )
     found = pruner(world).everything(LATER)
     assert (found["clusters"], found["deployments"]) == (2, 1)

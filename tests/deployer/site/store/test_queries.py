@@ -205,7 +205,7 @@ def test_clusters_are_kept_listed_and_changed(world: World) -> None:
     with pytest.raises(Misused, match="several clusters"):
         store.read(find_cluster, "batch")
     ended = store.write(
-        change_cluster, one.uuid, lambda it: it.state.model_copy(update={"over": True}), "ended", "enough"
+        change_cluster, one.uuid, lambda it: it.state.model_copy(update={"finished": True}), "ended", "enough"
     )
     assert store.read(list_clusters, active=True) == ((two,), None)
     assert store.read(list_clusters, ListFilter(cluster=one.uuid), active=False) == ((ended,), None)
