@@ -4,6 +4,7 @@ Operators change rules with commands while the service runs; a change takes effe
 not read an image, the image does not exist: every refusal is the answer for something that is missing.
 """
 
+import hmac
 import secrets
 import threading
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from catalog.access import rule_store
-from catalog.access.rules import ANONYMOUS, AccessRules, ImageScope, digests_equal, parse_credential
+from catalog.access.rules import ANONYMOUS, AccessRules, ImageScope, parse_credential
 from catalog.db.engine import CatalogDatabase
 from catalog.errors import Malformed, NotEntitled
 from catalog.image.address import Address
@@ -69,7 +70,7 @@ class CatalogAuthorizer:
             return ANONYMOUS
         site, digest = parse_credential(credential.credentials)
         self._refresh()
-        if not digests_equal(self._digests.get(site, "-"), digest):
+        if not hmac.compare_digest(self._digests.get(site, "-"), digest):
             raise NotEntitled(
                 "the credential does not belong to a registered site; ask the catalog's operator for a new one"
             )
@@ -169,8 +170,7 @@ class CatalogAuthorizer:
             if self._clock() - self._listed_at < REMEMBERED:
                 return False
             self._listed_at = self._clock()
-            with self._database.reading() as connection:
-                served = rule_store.served_contents(connection)
+            served = self.served_contents()
             # `short_hash` caches the hashes itself.
             self._public_swarms = {short_hash(address): address for address in served}
             self._restricted_swarms = {short_hash(address, self.authority.certificate): address for address in served}

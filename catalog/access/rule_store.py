@@ -15,6 +15,8 @@ from catalog.db.tables import contents, image_contents, images, restrictions, se
 from catalog.errors import Conflict
 from catalog.image.address import Address
 
+_SCOPES = select(images.c.vo, images.c.name, images.c.version)
+
 
 def register_site(connection: Connection, site: RegisteredSite, digest: str, now: datetime, *, renew: bool) -> None:
     """Register a site; `renew` replaces the credential and VOs of a registered one, which is a Conflict otherwise."""
@@ -75,20 +77,18 @@ def load_rules(connection: Connection) -> tuple[AccessRules, dict[str, str]]:
 
 def image_scope(connection: Connection, image_id: str) -> ImageScope | None:
     """The VO, name and version of a published image; None for an unpublished one."""
-    query = select(images.c.vo, images.c.name, images.c.version).where(images.c.image_id == image_id)
-    row = connection.execute(query).first()
-    return None if row is None else ImageScope(row.vo, row.name, row.version)
+    row = connection.execute(_SCOPES.where(images.c.image_id == image_id)).first()
+    return None if row is None else ImageScope(*row)
 
 
 def scopes_with(connection: Connection, address: Address) -> list[ImageScope]:
     """The VO, name and version of every published image with a content that is stored here."""
     query = (
-        select(images.c.vo, images.c.name, images.c.version)
-        .join(image_contents, image_contents.c.image_id == images.c.image_id)
+        _SCOPES.join(image_contents, image_contents.c.image_id == images.c.image_id)
         .join(contents, contents.c.address == image_contents.c.address)
         .where(image_contents.c.address == address)
     )
-    return [ImageScope(row.vo, row.name, row.version) for row in connection.execute(query)]
+    return [ImageScope(*row) for row in connection.execute(query)]
 
 
 def served_contents(connection: Connection) -> Iterable[Address]:

@@ -5,7 +5,6 @@ Of the rules that cover an image only the narrowest counts. A rule names sites, 
 """
 
 import hashlib
-import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,8 +105,3 @@ def parse_credential(text: str) -> tuple[str, str]:
             "malformed credential, not SITE.SECRET; use the file that `partita catalog site register` wrote"
         )
     return match[1], hashlib.sha256(match[2].encode()).hexdigest()
-
-
-def digests_equal(digest: str, other: str) -> bool:
-    """Whether two digests are equal, in constant time."""
-    return hmac.compare_digest(digest.encode(), other.encode())

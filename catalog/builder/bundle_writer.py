@@ -64,10 +64,6 @@ class BundleDraft:
         path.rename(self.content(index.address))
         return index
 
-    def discard(self, address: Address) -> None:
-        """Remove a content that is not needed."""
-        self.content(address).unlink()
-
     def content(self, address: Address) -> Path:
         """The path of a content in the draft."""
         return self._contents / str(address)
@@ -120,17 +116,16 @@ def _locked_directory(target: Path) -> Iterator[Path]:
     """Make a locked directory beside `target`, which is removed at the end if it still has its name."""
     while True:
         root = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".draft", dir=target.parent))
-        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            files.lock_open(lock, wait=True)
-            if not root.exists():  # another process removed it as stale before it was locked
-                continue
-            root.chmod(0o755)
-            yield root
-            return
-        finally:
-            os.close(lock)
-            shutil.rmtree(root, ignore_errors=True)
+        with files.opened(root, os.O_DIRECTORY) as lock:
+            try:
+                files.lock_open(lock, wait=True)
+                if not root.exists():  # another process removed it as stale before it was locked
+                    continue
+                root.chmod(0o755)
+                yield root
+                return
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
 
 
 def _check_free(target: Path) -> None:
@@ -149,10 +144,7 @@ def _check_free(target: Path) -> None:
 def _sweep(target: Path) -> None:
     """Remove drafts of the same target whose processes have ended."""
     for stale in target.parent.glob(f".{glob.escape(target.name)}.????????.draft"):
-        with suppress(OSError):  # BlockingIOError: its process is running
-            lock = os.open(stale, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                files.lock_open(lock)
-                shutil.rmtree(stale, ignore_errors=True)
-            finally:
-                os.close(lock)
+        # A BlockingIOError means that its process is running.
+        with suppress(OSError), files.opened(stale, os.O_DIRECTORY) as lock:
+            files.lock_open(lock)
+            shutil.rmtree(stale, ignore_errors=True)

@@ -23,6 +23,7 @@ from catalog.image.bundle import Bundle
 from catalog.image.manifest import MANIFEST_TYPE, MAX_GAPS, SECTOR, Blank, Manifest
 from catalog.image.partition_types import flags_from_bits, type_name
 from signer.documents import validate
+from signer.runtime import files
 from signer.runtime.progress import Advance, ProgressBars, no_progress_bars
 
 GAP_DISTANCE = 16 << 10
@@ -99,8 +100,7 @@ def import_disk(
         if found.format != "raw":
             with bars(f"converting {disk.name}", found.size) as advance:
                 raw = convert_disk(found, draft.scratch, advance)
-        descriptor = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with files.opened(raw) as descriptor:
             table = read_table(lambda offset, length: os.pread(descriptor, length, offset), found.size)
             if table is None:
                 raise DiskRefused(
@@ -108,17 +108,22 @@ def import_disk(
                     'as a disk with table = "none"'
                 )
             _check_options(table, options)
-            boot = _boot(draft, options, _boot_mode(options, table))
+            boot: dict[str, Any] = {"mode": _boot_mode(options, table)}
+            if options.kernel is not None:
+                boot = direct_boot(draft, options.kernel, options.initrd, options.cmdline)
             split = _DiskSplit(draft, descriptor, found.size, table, options)
             with bars(f"splitting {disk.name}", found.size) as advance:
                 document = split.disk(advance)
-        finally:
-            os.close(descriptor)
         if _file_state(disk) != before:
             raise DiskRefused(f"{disk}: changed while it was read; import it when no process writes to it")
         with bars("looking for keys and passwords", None):
             lint = split.lint()
-        manifest = _manifest(identity, lint, document, boot)
+        system = identity.os or lint.os
+        if system is None:
+            raise Misused(
+                "the image has no readable /etc/os-release; name its operating system, such as --os debian/12"
+            )
+        manifest = make_manifest(identity.model_copy(update={"os": system}), [document], boot)
         return BuiltImage(draft.finish(manifest), tuple(split.notes), lint.findings)
 
 
@@ -167,7 +172,9 @@ class _DiskSplit:
         index = self._draft.add_range(self._disk, offset, size, advance)
         blank = None
         if self._options.keep.isdisjoint((*names, EVERY)):
-            blank = self._blank(offset, size, zero=index.data_bytes == 0)
+            blank = Blank(size=size, filesystem="none")
+            if index.data_bytes:
+                blank = detect_blank(lambda at, length: os.pread(self._disk, length, offset + at), size)
         where = describe_partition(entry)
         if blank is None:
             self._partitions.append((where, self._draft.content(index.address)))
@@ -178,11 +185,6 @@ class _DiskSplit:
                 f"filesystem UUID (keep it unchanged with --keep {names[0]})"
             )
         return document | {"blank": blank.model_dump()}
-
-    def _blank(self, offset: int, size: int, *, zero: bool) -> Blank | None:
-        if zero:
-            return Blank(size=size, filesystem="none")
-        return detect_blank(lambda at, length: os.pread(self._disk, length, offset + at), size)
 
     def _gaps(self, low: int, high: int) -> list[dict[str, Any]]:
         """Add nonzero bytes in [low, high) outside partitions as contents; returns the gaps for the manifest."""
@@ -260,25 +262,12 @@ def _boot_mode(options: ImportOptions, table: GptTable | MbrTable) -> str:
     )
 
 
-def _boot(draft: BundleDraft, options: ImportOptions, mode: str) -> dict[str, Any]:
-    if options.kernel is not None:
-        return direct_boot(draft, options.kernel, options.initrd, options.cmdline)
-    return {"mode": mode}
-
-
 def direct_boot(draft: BundleDraft, kernel: Path, initrd: Path | None, cmdline: str) -> dict[str, Any]:
     """The boot section of an image whose kernel the hypervisor loads; adds kernel and initrd to the draft."""
     document: dict[str, Any] = {"mode": "direct", "kernel": str(draft.add_file(kernel).address), "cmdline": cmdline}
     if initrd is not None:
         document["initrd"] = str(draft.add_file(initrd).address)
     return document
-
-
-def _manifest(identity: ImageIdentity, lint: LintReport, disk: dict[str, Any], boot: dict[str, Any]) -> Manifest:
-    system = identity.os or lint.os
-    if system is None:
-        raise Misused("the image has no readable /etc/os-release; name its operating system, such as --os debian/12")
-    return make_manifest(identity.model_copy(update={"os": system}), [disk], boot)
 
 
 def make_manifest(identity: ImageIdentity, disks: list[dict[str, Any]], boot: dict[str, Any]) -> Manifest:

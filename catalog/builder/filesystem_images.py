@@ -91,23 +91,8 @@ def make_ext4(
     with target.open("xb") as file:
         file.truncate(size)
     extended = f"hash_seed={uuid},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-    command = [
-        "mke2fs",
-        "-q",
-        "-F",
-        "-t",
-        "ext4",
-        "-O",
-        features,
-        "-b",
-        f"{BLOCK}",
-        "-I",
-        f"{INODE}",
-        "-N",
-        f"{inodes}",
-    ]
-    command += ["-m", "0", "-U", uuid, "-L", label, "-E", extended, str(target.absolute())]
-    _run(command, tree)
+    layout = ["-b", str(BLOCK), "-I", str(INODE), "-N", str(inodes), "-m", "0", "-O", features, "-E", extended]
+    _run(["mke2fs", "-q", "-F", "-t", "ext4", *layout, "-U", uuid, "-L", label, str(target.absolute())], tree)
     script = "".join(line + "\n" for line in _commands(entries, owner))
     commands = target.with_name(target.name + ".debugfs")
     commands.write_text(script, encoding="utf-8", errors="surrogateescape")

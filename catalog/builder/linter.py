@@ -19,6 +19,7 @@ from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, OperatingSystem, PlacedPartition
 from signer.documents import Document, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 
 SCRATCH = 512 << 20
 """Bytes of memory for the files of a filesystem; a larger one is reported as partly unread."""
@@ -37,17 +38,22 @@ _MAGIC = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A finding: the rule, the partition, the path in it, and the reason."""
+class Finding(Document):
+    """A finding: the rule, the partition (empty until it is known), the path in it, and the reason."""
 
     rule: str
-    where: str
-    path: str
+    where: str = ""
+    path: str = ""
     why: str
 
     def __str__(self) -> str:
         return f"{self.where}: {self.path}: {self.why}" if self.path else f"{self.where}: {self.why}"
+
+
+class _ChildReport(Document):
+    findings: tuple[Finding, ...]
+    release: dict[str, str]
+    error: str
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,6 @@ class LintReport:
         """Join reports; the first operating system counts."""
         systems = [report.os for report in reports if report.os]
         return cls(tuple(one for report in reports for one in report.findings), systems[0] if systems else None)
-
-
-class _RawFinding(Document):
-    rule: str
-    path: str
-    why: str
-
-
-class _RawReport(Document):
-    findings: tuple[_RawFinding, ...]
-    release: dict[str, str]
-    error: str
 
 
 def lint_bundle(bundle: Bundle) -> LintReport:
@@ -93,17 +87,17 @@ def lint_file(path: Path, where: str) -> LintReport:
     filesystem = detect_filesystem(path)
     if filesystem not in ("ext", "erofs"):
         unread = f"is {filesystem}, which is not read; check yourself that it contains no keys or passwords"
-        return LintReport((Finding(UNREADABLE, where, "", unread),) if filesystem else ())
+        return LintReport((Finding(rule=UNREADABLE, where=where, why=unread),) if filesystem else ())
     command, reads = python_command(Path(linter_child.__file__), filesystem, "/disk")
     try:
         limits = ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
         result = run_confined(command, reads={**reads, "/disk": path}, limits=limits)
-        report = parse(_RawReport, result.output, f"the linter's report on {where}")
+        report = parse(_ChildReport, result.output, f"the linter's report on {where}")
     except (DiskRefused, DocumentError) as exc:
-        return LintReport((Finding(UNREADABLE, where, "", f"could not be read: {exc}"),))
-    findings = [Finding(found.rule, where, found.path, found.why) for found in report.findings]
+        return LintReport((Finding(rule=UNREADABLE, where=where, why=f"could not be read: {exc}"),))
+    findings = [found.model_copy(update={"where": where}) for found in report.findings]
     if report.error:
-        findings.append(Finding(UNREADABLE, where, "", f"could be read only in part: {report.error}"))
+        findings.append(Finding(rule=UNREADABLE, where=where, why=f"could be read only in part: {report.error}"))
     return LintReport(tuple(findings), _system(report.release))
 
 
@@ -115,11 +109,8 @@ def lint_tree(tree: Path, where: str) -> LintReport:
 
 def detect_filesystem(path: Path) -> str | None:
     """The filesystem or volume type of a partition by its magic number; None if it is unknown."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with files.opened(path) as descriptor:
         return next((name for name, at, magic in _MAGIC if os.pread(descriptor, len(magic), at) == magic), None)
-    finally:
-        os.close(descriptor)
 
 
 def _system(release: dict[str, str]) -> OperatingSystem | None:

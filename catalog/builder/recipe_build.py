@@ -3,7 +3,6 @@
 The same recipe and inputs give the same image ID: all UUIDs are given or derived, all times are fixed.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ from catalog.builder.filesystem_images import make_erofs, make_ext4
 from catalog.builder.linter import LintReport, lint_file, lint_tree
 from catalog.builder.recipe import BlankSource, FileSource, Recipe, RecipeDisk, RecipePartition, TreeSource, align_up
 from catalog.content.indexing import ContentIndex
+from catalog.disk.gpt import HEAD_SECTORS, TAIL_SECTORS
 from catalog.errors import Malformed, Misused, NotFound
 from catalog.image.manifest import SECTOR
 from signer.runtime.progress import ProgressBars, no_progress_bars
 
 ALIGNMENT = 1 << 20
 """Bytes. Partitions begin at whole MiB, the alignment that all tools use since disks have large sectors."""
-
-FIRST_LBA = 34
-TAIL = 33
-"""Sectors: the first usable one of a GPT disk, and the number that the GPT takes at the end."""
 
 
 def build_image(recipe_file: Path, target: Path, bars: ProgressBars = no_progress_bars) -> BuiltImage:
@@ -59,14 +55,6 @@ def build_recipe(recipe: Recipe, base: Path, target: Path, bars: ProgressBars = 
         return BuiltImage(draft.finish(manifest), (), LintReport.joined(build.lints).findings)
 
 
-@dataclass(frozen=True)
-class _Filled:
-    """A partition without its position: its members in the manifest, its size in bytes."""
-
-    members: dict[str, Any]
-    size: int
-
-
 class _RecipeBuild:
     """Builds one recipe into a draft."""
 
@@ -78,23 +66,23 @@ class _RecipeBuild:
         """Make a disk; returns its description for the manifest."""
         filled = [self._fill(number, position, partition) for position, partition in enumerate(disk.partition)]
         if disk.table == "none":
-            return {"table": "none", "partition": filled[0].members}
+            return {"table": "none", "partition": filled[0][0]}
         placed, offset = [], ALIGNMENT
-        for position, (partition, made) in enumerate(zip(disk.partition, filled, strict=True)):
-            where = {"number": position + 1, "offset": offset, "flags": partition.flags}
-            placed.append(made.members | where)
-            offset = align_up(offset + made.size, ALIGNMENT)
-        size = align_up(offset + TAIL * SECTOR, ALIGNMENT)
+        for entry, (partition, (members, length)) in enumerate(zip(disk.partition, filled, strict=True), 1):
+            placed.append(members | {"number": entry, "offset": offset, "flags": partition.flags})
+            offset = align_up(offset + length, ALIGNMENT)
+        size = align_up(offset + TAIL_SECTORS * SECTOR, ALIGNMENT)
         return {
             "table": "gpt",
             "uuid": disk.uuid or self._recipe.uuid(number),
             "size": size,
-            "first_lba": FIRST_LBA,
-            "last_lba": size // SECTOR - TAIL - 1,
+            "first_lba": HEAD_SECTORS,
+            "last_lba": size // SECTOR - TAIL_SECTORS - 1,
             "partitions": placed,
         }
 
-    def _fill(self, disk: int, position: int, partition: RecipePartition) -> _Filled:
+    def _fill(self, disk: int, position: int, partition: RecipePartition) -> tuple[dict[str, Any], int]:
+        """Make a partition; returns its members in the manifest without its position, and its size in bytes."""
         uuid = partition.uuid or self._recipe.uuid(disk, position)
         members: dict[str, Any] = partition.model_dump(include={"label", "type", "access"}) | {"uuid": uuid}
         source = partition.source
@@ -102,7 +90,7 @@ class _RecipeBuild:
         match source:
             case BlankSource():
                 blank = {"size": source.size, "filesystem": source.blank, "label": source.label}
-                return _Filled(members | {"blank": blank}, source.size)
+                return members | {"blank": blank}, source.size
             case FileSource():
                 path = self._base / source.file
                 if not path.is_file():
@@ -117,7 +105,7 @@ class _RecipeBuild:
         size = index.address.size
         if size % SECTOR:
             raise Malformed(f"{where}: has {size} bytes, not a multiple of {SECTOR} as a partition needs")
-        return _Filled(members | {"content": str(index.address)}, size)
+        return members | {"content": str(index.address)}, size
 
     def _tree(self, source: TreeSource, uuid: str, *, writable: bool) -> ContentIndex:
         tree, target = self._base / source.tree, self._draft.scratch / "tree"

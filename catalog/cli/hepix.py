@@ -139,8 +139,8 @@ def import_hepix(
             target = output / f"{listed.identifier}-{listed.sha512[:12]}"
             if (target / "manifest.json").is_file():
                 continue
-            one = import_image(found, listed, target, order, now, terminal.progress)
-            manifest = one.made.bundle.manifest
+            bundle = import_image(found, listed, target, order, now, terminal.progress).bundle
+            manifest = bundle.manifest
             pair = endorse(
                 KeySigner(keyring, signing, passphrase),
                 manifest.image_id,
@@ -148,10 +148,10 @@ def import_hepix(
                 now,
                 comment=f"from the image list {found.identifier} {found.version}"[:200],
             )
-            one.made.bundle.add_endorsement(*pair)
-            taken.append((target, one))
-    value = [{"directory": str(target), "image_id": one.made.bundle.manifest.image_id} for target, one in taken]
-    rows = [[one.made.bundle.manifest.title, one.made.bundle.manifest.image_id, str(target)] for target, one in taken]
+            bundle.add_endorsement(*pair)
+            taken.append((target, manifest))
+    value = [{"directory": str(target), "image_id": one.image_id} for target, one in taken]
+    rows = [[one.title, one.image_id, str(target)] for target, one in taken]
     shown = (
         terminal.table(["IMAGE", "ID", "DIRECTORY"], rows) if rows else "nothing new: all images were imported before"
     )

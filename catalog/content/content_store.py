@@ -16,7 +16,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -37,14 +36,6 @@ ACCELERATORS = get_args(AcceleratorKind)
 """In the order in which they are written."""
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A file in the store: its path, and the address of the content if it is one."""
-
-    address: Address | None
-    path: Path
-
-
 class ContentStore:
     """The directory of contents."""
 
@@ -54,7 +45,7 @@ class ContentStore:
         self._entering = threading.Lock()
         for part in ("blobs", "uploads", "quarantine"):
             (root / part).mkdir(parents=True, exist_ok=True)
-        self.sync_directory(root)
+        self.sync_path(root)
 
     def path(self, address: Address) -> Path:
         """The path of a content, present or not."""
@@ -75,8 +66,8 @@ class ContentStore:
         except FileNotFoundError as exc:
             raise NotFound(f"the catalog does not have the {kind} of the content {address}") from exc
 
-    def sync_file(self, path: Path) -> None:
-        """Make a file's content durable.
+    def sync_path(self, path: Path) -> None:
+        """Make a file's content, or the names in a directory, durable.
 
         After a failure the kernel may have dropped the data that it could not write; the store then accepts no more
         contents until the catalog is restarted and has checked its files.
@@ -84,16 +75,12 @@ class ContentStore:
         files.sync_path(path, self.sync)
 
     def sync(self, descriptor: int) -> None:
-        """As :meth:`sync_file`, for an open file or directory."""
+        """As :meth:`sync_path`, for an open file or directory."""
         try:
             self._sync(descriptor)
         except OSError as exc:
             self.broken = f"{self.root}: writing to the disk failed ({exc.strerror})"
-            raise Unavailable(f"{self.broken}; check the disk, then restart the catalog") from exc
-
-    def sync_directory(self, path: Path) -> None:
-        """Make the names in a directory durable."""
-        self.sync_file(path)
+            self.check_writable()
 
     def check_writable(self) -> None:
         """Raise Unavailable if an earlier sync failed."""
@@ -107,18 +94,18 @@ class ContentStore:
             ContentMismatch: it has another address; the file is not moved.
         """
         self.check_writable()
-        self.sync_file(file)
+        self.sync_path(file)
         index = verify_content(file, address)
         file.chmod(0o444)
         final = self.path(address)
         with self._entering:  # two images may contain the same content
             if not final.parent.is_dir():
                 final.parent.mkdir(exist_ok=True)
-                self.sync_directory(final.parent.parent)
+                self.sync_path(final.parent.parent)
             for kind, data in zip(ACCELERATORS, (index.data_map, index.layer, index.hints), strict=True):
                 files.write(final.with_name(f"{address}.{kind}"), data, sync=self.sync, sync_name=False)
             file.replace(final)
-            self.sync_directory(final.parent)
+            self.sync_path(final.parent)
         return index
 
     def remove(self, address: Address) -> None:
@@ -127,7 +114,7 @@ class ContentStore:
         for path in (final, *(final.with_name(f"{address}.{kind}") for kind in ACCELERATORS)):
             path.unlink(missing_ok=True)
         if final.parent.is_dir():
-            self.sync_directory(final.parent)
+            self.sync_path(final.parent)
 
     def is_whole(self, address: Address) -> bool:
         """Whether a content and its accelerators exist, with the sizes that the address implies."""
@@ -138,17 +125,17 @@ class ContentStore:
         except FileNotFoundError:
             return False
 
-    def files(self) -> Iterator[StoredFile]:
-        """All files among the contents; accelerators only if their content is missing."""
+    def files(self) -> Iterator[tuple[Address | None, Path]]:
+        """The address (None for a file that is not a content) and path of each file; accelerators only without content."""
         for path in sorted((self.root / "blobs").glob("*/*")):
             if path.suffix.removeprefix(".") in ACCELERATORS and path.with_suffix("").is_file():
                 continue
             with suppress(ValueError):
                 address = Address.parse(path.name)
                 if path == self.path(address) and path.is_file():
-                    yield StoredFile(address, path)
+                    yield address, path
                     continue
-            yield StoredFile(None, path)
+            yield None, path
 
     def quarantine(self, path: Path) -> Path:
         """Move a file to the quarantine; returns its new path."""
@@ -156,7 +143,7 @@ class ContentStore:
             target = self.root / "quarantine" / f"{path.name}.{number}"
             if not target.exists():
                 path.rename(target)
-                self.sync_directory(target.parent)
+                self.sync_path(target.parent)
                 return target
         raise Unavailable(f"{self.root / 'quarantine'}: is full; inspect its files and remove them")
 

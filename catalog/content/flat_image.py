@@ -12,6 +12,7 @@ import tempfile
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -137,37 +138,35 @@ class FlatImageStore:
 
     def measure(self, manifest: Manifest, now: datetime) -> FlatImageRecord:
         """Return the record of an image's flat file, which is read once to make it. Errors as in :meth:`open`."""
-        with self._measuring:  # one at a time, as each reads a whole image
-            flat = self.open(manifest)
-            try:
-                known = self._recall(manifest)
-                return known if known is not None else self._measure(manifest, flat, now)
-            finally:
-                flat.close()
-
-    def _measure(self, manifest: Manifest, flat: FlatImageReader, now: datetime) -> FlatImageRecord:
         digest, position = hashlib.sha512(), 0
-        while position < flat.size:
-            data = flat.read(CHUNK, position)
-            if not data:
-                raise Unavailable(f"{manifest.title}: a content is shorter than its address says; check the catalog")
-            digest.update(data)
-            position += len(data)
-        measured = FlatImageRecord(
-            image_id=manifest.image_id,
-            size=flat.size,
-            sha512=digest.hexdigest(),
-            blanks=self._blanks(manifest),
-            measured=now.replace(microsecond=0),
-        )
-        path = self._record(manifest)
-        path.parent.mkdir(exist_ok=True)
-        files.write(path, canonical(measured))
-        return measured
+        # One at a time, as each reads a whole image.
+        with self._measuring, closing(self.open(manifest)) as flat:
+            if (known := self._recall(manifest)) is not None:
+                return known
+            while position < flat.size:
+                data = flat.read(CHUNK, position)
+                if not data:
+                    raise Unavailable(
+                        f"{manifest.title}: a content is shorter than its address says; check the catalog"
+                    )
+                digest.update(data)
+                position += len(data)
+            measured = FlatImageRecord(
+                image_id=manifest.image_id,
+                size=flat.size,
+                sha512=digest.hexdigest(),
+                blanks=self._blanks(manifest),
+                measured=now.replace(microsecond=0),
+            )
+            path = self._record(manifest)
+            path.parent.mkdir(exist_ok=True)
+            files.write(path, canonical(measured))
+            return measured
 
     def _blanks(self, manifest: Manifest) -> str:
         """Make the missing blanks of an image, and return the digest of all; empty if the image has no blanks."""
-        if not (blanks := flat_blanks(manifest)):
+        blanks = [part.blank for part in manifest.partitions() if part.blank is not None]
+        if not blanks:
             return ""
         digest = hashlib.sha256()
         with self._making:
@@ -188,11 +187,8 @@ class FlatImageStore:
                 make_blank(blank, fresh)
                 fresh.chmod(0o444)
                 fresh.replace(path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
+        with files.opened(path, os.O_NOFOLLOW) as descriptor:
             return blank_digest(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _open_content(self, source: Address | Blank) -> int:
         if isinstance(source, Address):
@@ -211,8 +207,3 @@ class FlatImageStore:
         except FileNotFoundError:
             return None
         return parse(FlatImageRecord, data, "record of a flat image", limit=MAX_RECORD)
-
-
-def flat_blanks(manifest: Manifest) -> tuple[Blank, ...]:
-    """The blanks of an image, in the order of its partitions."""
-    return tuple(part.blank for part in manifest.partitions() if part.blank is not None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from catalog.content.content_store import ContentStore
 from catalog.errors import Unavailable
 from catalog.image.address import Address
+from signer.runtime import files
 
 KEEP_FREE = 256 << 20
 """Bytes of the filesystem that uploads leave free for the database to write, and for repairs."""
@@ -122,16 +123,13 @@ class UploadStore:
         path = self.path(image_id, address)
         fresh = not path.exists()
         path.parent.mkdir(exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        with files.opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
             if fresh:
                 os.ftruncate(descriptor, address.size)
                 # The file names must survive a crash of the machine, as acknowledged ranges depend on them.
-                self._contents.sync_directory(path.parent)
-                self._contents.sync_directory(self._root)
+                self._contents.sync_path(path.parent)
+                self._contents.sync_path(self._root)
             yield descriptor
-        finally:
-            os.close(descriptor)
 
 
 class UploadRange:

@@ -59,14 +59,6 @@ class ImportRequest:
     max_bytes: int = MAX_VIRTUAL_SIZE
 
 
-@dataclass(frozen=True)
-class ImportResult:
-    """An imported image: its entry in the list, and what was built from its file."""
-
-    listed: ListedImage
-    made: BuiltImage
-
-
 def read_source(source: str) -> bytes:
     """The message at an http(s) URL or in a file, of at most MAX_MESSAGE bytes."""
     if "://" in source:
@@ -122,7 +114,7 @@ def import_image(
     order: ImportRequest,
     now: datetime,
     bars: ProgressBars = no_progress_bars,
-) -> ImportResult:
+) -> BuiltImage:
     """Download one image, check its size and SHA-512, and import its disk.
 
     Args:
@@ -161,9 +153,7 @@ def import_image(
         disk = Path(scratch) / "disk"
         with bars(f"downloading {listed.title}", listed.size) as advance:
             _fetch(listed, disk, advance)
-        return ImportResult(
-            listed, import_disk(disk, named, identity, target, ImportOptions(max_size=order.max_bytes), bars)
-        )
+        return import_disk(disk, named, identity, target, ImportOptions(max_size=order.max_bytes), bars)
 
 
 def image_identity(found: ImageList, listed: ListedImage, vo: str) -> ImageIdentity:

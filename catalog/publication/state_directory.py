@@ -88,11 +88,11 @@ def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryRe
     for address in sorted(known):
         if not contents.is_whole(address):
             _mend(publishing, address, report)
-    for found in list(contents.files()):
-        if found.address is None:
-            _tidy(contents, found.path, report)
-        elif found.address not in known:
-            _adopt(publishing, found.address, now, report)
+    for found, path in list(contents.files()):
+        if found is None:
+            _tidy(contents, path, report)
+        elif found not in known:
+            _adopt(publishing, found, now, report)
     _recover_uploads(publishing, report)
     publishing.expire(now)
     return report
@@ -121,11 +121,11 @@ def check_contents(directory: Path, advance: Advance = ignore_progress) -> Recov
                 contents.accelerator(address, kind) == data for kind, data in beside
             )
             (report.checked if intact else report.lost).append(str(address))
-        for found in contents.files():
-            if found.address not in known:
+        for found, path in contents.files():
+            if found not in known:
                 with database.reading() as connection:  # the service may just have completed it
-                    if found.address is None or not publications.has_content(connection, found.address):
-                        report.quarantined.append(str(found.path))
+                    if found is None or not publications.has_content(connection, found):
+                        report.quarantined.append(str(path))
     return report
 
 

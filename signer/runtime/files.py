@@ -25,13 +25,20 @@ def fsync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def sync_path(path: Path, sync: Sync = fsync) -> None:
-    """Make the content of a file durable, or the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Yield a descriptor of a file or directory, which is closed at the end of the block; a new file has the mode 0600."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
-        sync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def sync_path(path: Path, sync: Sync = fsync) -> None:
+    """Make the content of a file durable, or the names in a directory."""
+    with opened(path) as descriptor:
+        sync(descriptor)
 
 
 def write(
