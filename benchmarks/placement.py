@@ -75,7 +75,7 @@ def _greedy(rooms: list[NodeCapacity], ask: PlacementRequest) -> list[str]:
     left = {room.uuid: [room.cores, room.memory, room.disk] for room in rooms}
     held = {room.uuid: sum(size for it, size in ask.addresses.items() if it in room.cached) for room in rooms}
     chosen = list[str]()
-    spread = ask.wishes.strategy == "spread"
+    spread = ask.options.strategy == "spread"
     given = dict.fromkeys(left, 0)
     for _ in range(ask.count):
         best: tuple[int, int, int, str, str] | None = None

@@ -132,7 +132,7 @@ class NodeUnavailable(DeployerError, code="node-unavailable", status=503, exit_c
     """The node's service cannot be reached; the message says how to start it."""
 
 
-class MigrationFailed(DeployerError, code="move-failed", status=409):
+class MigrationFailed(DeployerError, code="migration-failed", status=409):
     """A machine cannot be brought from another node; it rests where it was.
 
     Attributes:

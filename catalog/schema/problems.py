@@ -26,7 +26,12 @@ INTERNAL = "the service failed; its log has the reason"
 UNKNOWN_ROUTE = "there is nothing at"
 """The beginning of the message for a path that a service does not have, perhaps since it is of another release."""
 
-_EARLIER_CODES = {"deployment-misused": "misused", "site-conflict": "conflict", "blank-failed": "blank-unmade"}
+_EARLIER_CODES = {
+    "deployment-misused": "misused",
+    "site-conflict": "conflict",
+    "blank-failed": "blank-unmade",
+    "move-failed": "migration-failed",
+}
 """Codes that services sent up to 0.1 -> the codes that replace them."""
 
 

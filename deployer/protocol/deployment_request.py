@@ -36,11 +36,11 @@ class DeploymentRequest(MachineOrder):
     Attributes:
         hostnames: instead of `hostname`, a name for each machine; with a request that takes what there is, the first ones
             are used.
-        wishes: about its place.
+        placement_options: about its place.
     """
 
     hostnames: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MAX_COUNT)] = ()
-    wishes: PlacementOptions = PlacementOptions()
+    placement_options: PlacementOptions = PlacementOptions()
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -221,8 +221,8 @@ def _settled(one: "ClusterView") -> bool:
     """Whether it is stable: it is ready, or has ended, or is degraded and stays so until something changes."""
     if one.phase in _OVER:
         return True
-    short = [role for role in one.status.values() if role.ready < role.wanted]
-    stays = bool(short) and all(role.there == role.ready and role.why for role in short)
+    short = [role for role in one.status.values() if role.ready < role.count]
+    stays = bool(short) and all(role.present == role.ready and role.reason for role in short)
     return one.phase == "degraded" and stays
 
 
@@ -255,11 +255,11 @@ def cluster_text(one: "ClusterView") -> RenderableType:
     """A cluster as text: its phase, roles and members."""
     head = f"{one.name} ({one.uuid[:8]}) is {one.phase.value}{f': {one.reason}' if one.reason else ''}"
     roles = [
-        (name, f"{role.ready} of {role.wanted}", role.there, ", ".join(role.waits_for), role.why)
+        (name, f"{role.ready} of {role.count}", role.present, ", ".join(role.waits_for), role.reason)
         for name, role in one.status.items()
     ]
     members = [_member(machine, one.failed.get(machine.uuid, "")) for machine in one.members]
-    tables: list[RenderableType] = [terminal.table(("ROLE", "READY", "THERE", "WAITS FOR", "LACKS"), roles)]
+    tables: list[RenderableType] = [terminal.table(("ROLE", "READY", "PRESENT", "WAITS FOR", "REASON"), roles)]
     if members:
         columns = ("HOST NAME", "UUID", "STATE", "ADDRESSES", "STAGED", "REASON")
         tables += ["", terminal.table(columns, members)]
@@ -283,7 +283,7 @@ def _show_dry_run(one: "ClusterDryRun") -> None:
         (
             name,
             "accepted" if role.accepted else "refused",
-            f"{role.placed} of {role.wanted}",
+            f"{role.placed} of {role.count}",
             _in(role.begins),
             _in(role.ready),
             role.problem,

@@ -42,13 +42,13 @@ def deployment_create(
     site: SiteOption = "",
 ) -> None:
     """Order machines of an image at a site."""
-    wishes = {
+    options = {
         "strategy": "spread" if spread else "pack",
         "whole": not some,
         "labels": dict(_pairs(label or ())),
         "where": where,
     }
-    order_at_site(context, order | {"wishes": wishes}, site, key, dry_run=dry_run)
+    order_at_site(context, order | {"placement_options": options}, site, key, dry_run=dry_run)
 
 
 def order_at_site(context: typer.Context, order: dict[str, Any], site: str, key: str, *, dry_run: bool) -> None:

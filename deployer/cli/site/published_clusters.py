@@ -20,7 +20,7 @@ from signer.verification.signers import Signer
 ClusterFile = Annotated[Path, typer.Argument(help="The cluster document: TOML, or JSON where its name ends in .json.")]
 Title = Annotated[str, typer.Argument(help="The name to publish under: VO/NAME@VERSION.", metavar="VO/NAME@VERSION")]
 Url = Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else the setting catalog.url.")]
-InRole = Annotated[str, typer.Option("--role", help="The role in which you endorse it.")]
+EndorserRole = Annotated[str, typer.Option("--role", help="The role in which you endorse it.")]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="Validity of the endorsement in days.")]
 CommentText = Annotated[str, typer.Option("--comment", help="Free text for people.")]
 
@@ -36,7 +36,7 @@ def _add_vouching(verb: str, about: str, *, publishes: bool) -> None:
         key: OwnKey = None,
         certificate: CertificateFile = None,
         certificate_key: CertificateKeyFile = None,
-        role: InRole = DEFAULT_ROLE,
+        role: EndorserRole = DEFAULT_ROLE,
         days: Days = ENDORSEMENT_LIFETIME.days,
         comment: CommentText = "",
         passphrase_file: PassphraseFile = None,

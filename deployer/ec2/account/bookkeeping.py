@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import AliasChoices, Field
 
 from catalog.image.manifest import ImageId
 from deployer.ec2.errors import Ec2RecordsUnusable
@@ -57,7 +59,7 @@ class MachineEntry(Document):
     Attributes:
         ami: the AMI that it starts from; empty until right before its start.
         instance: its ID at EC2, once that is known.
-        until: its end: as promised, or as it was.
+        expires: when it expires; of a machine that has ended, when it ended. Books of 0.1 call it `until`.
         ended: whether it has ended.
         receipt: SHA-256 of the receipt that it was started with.
     """
@@ -70,7 +72,7 @@ class MachineEntry(Document):
     instance_type: str
     gib: int
     began: Instant
-    until: Instant
+    expires: Annotated[Instant, Field(validation_alias=AliasChoices("expires", "until"))]
     ended: bool = False
     reason: str = ""
     receipt: str = ""
@@ -147,7 +149,7 @@ class Bookkeeping:
     def tidy(self, before: datetime) -> None:
         """Forget machines that ended before that instant."""
         for entry in self.machines():
-            if entry.ended and entry.until < before:
+            if entry.ended and entry.expires < before:
                 self.forget("machine", entry.machine)
 
     @contextmanager

@@ -44,7 +44,7 @@ class Charge:
     instance_type: str
     gib: int
     begins: datetime
-    until: datetime
+    expires: datetime
 
 
 def machine_cost(prices: Prices, spend: Charge) -> Decimal:
@@ -55,7 +55,7 @@ def machine_cost(prices: Prices, spend: Charge) -> Decimal:
         raise OverBudget(
             f"{spend.instance_type} has no price in the site's table, so its cost is not known; add it there"
         ) from None
-    hours = max(Decimal(0), Decimal((spend.until - spend.begins).total_seconds()) / HOUR)
+    hours = max(Decimal(0), Decimal((spend.expires - spend.begins).total_seconds()) / HOUR)
     return hours * (hourly + Decimal(spend.gib) * Decimal(prices.storage) / MONTH_HOURS)
 
 
@@ -84,12 +84,12 @@ def committed_cost(prices: Prices, spends: Iterable[Charge], now: datetime) -> D
     known = dict(prices.per_hour)
     total = Decimal(0)
     for spend in spends:
-        if spend.until <= since:
+        if spend.expires <= since:
             continue
         table = Prices(
             per_hour=known | {spend.instance_type: known.get(spend.instance_type, str(dearest))}, storage=prices.storage
         )
-        total += machine_cost(table, Charge(spend.instance_type, spend.gib, max(spend.begins, since), spend.until))
+        total += machine_cost(table, Charge(spend.instance_type, spend.gib, max(spend.begins, since), spend.expires))
     return _cents(total)
 
 

@@ -265,7 +265,7 @@ class Ec2Deployer:
                         instance_type=job.type.name,
                         gib=job.gib,
                         began=now,
-                        until=max(now, machine.expires),
+                        expires=max(now, machine.expires),
                     )
                 )
 
@@ -314,7 +314,7 @@ class Ec2Deployer:
 
 def charge_of(entry: MachineEntry) -> Charge:
     """The charge of a booked machine."""
-    return Charge(entry.instance_type, entry.gib, entry.began, entry.until)
+    return Charge(entry.instance_type, entry.gib, entry.began, entry.expires)
 
 
 def _for_a_pool(rules: RuleSet) -> RuleSet:

@@ -207,9 +207,9 @@ class Ec2Pool:
         self._books.tidy(now - KEPT)
 
     def _ended(self, entry: MachineEntry, now: datetime, reason: str) -> None:
-        until = min(entry.until, now)
+        until = min(entry.expires, now)
         told = entry.reason or reason
-        self._books.put_machine(entry.model_copy(update={"ended": True, "until": until, "reason": told}))
+        self._books.put_machine(entry.model_copy(update={"ended": True, "expires": until, "reason": told}))
 
     def _came_to(self, uuid: str, future: "Future[Instance]") -> None:
         if future.cancelled():
@@ -272,7 +272,7 @@ class Ec2Pool:
                 self._machines.reboot(step.instance, machine.reboots)
             case ActionKind.EXTEND:
                 self._machines.tag(step.instance, {END_TAG: end_tag_value(machine.expires)})
-                self._books.update_machine(machine.uuid, until=machine.expires)
+                self._books.update_machine(machine.uuid, expires=machine.expires)
             case ActionKind.RESIZE:
                 kind = self._makes.type_for(machine)
                 self._machines.retype(

@@ -95,7 +95,7 @@ def find_offer(
     """
     # The operator may use every account: the one that the request names, or the first.
     if who.means == LOCAL_OPERATOR.means:
-        account = accounts.named(request.wishes.labels.get(ACCOUNT, accounts.account[0].name))
+        account = accounts.named(request.placement_options.labels.get(ACCOUNT, accounts.account[0].name))
     else:
         account = accounts.of(who)
     found = map_boot(manifest)
@@ -117,7 +117,7 @@ def burst_placer(
         known: of the site's accounts.
         offer: see `find_offer`.
     """
-    if request.wishes.where == "local":
+    if request.placement_options.where == "local":
         return place
     offered: Ec2Offer | PartitaError
     try:  # here, and not in `placed`: no request to EC2 while the site's store is locked
@@ -153,14 +153,14 @@ def burst_placer(
 def promised_charges(promised: Sequence[MachineReservation]) -> dict[str, Charge]:
     """The charges of promised machines, by their UUIDs."""
     return {
-        one.machine: Charge(one.reserved_cost.instance_type, one.reserved_cost.gib, one.begins, one.until)
+        one.machine: Charge(one.reserved_cost.instance_type, one.reserved_cost.gib, one.begins, one.expires)
         for one in promised
     }
 
 
 def placer_without_accounts(place: Placer, request: DeploymentRequest) -> Placer:
     """A placer of a site without accounts: on its own nodes, whatever pools it had before."""
-    if request.wishes.where == "local":
+    if request.placement_options.where == "local":
         return place
     return lambda rooms, ask: _without(place, rooms, ask, NoAccount("the site has no accounts at EC2 now"))
 
@@ -178,7 +178,7 @@ def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest
     Raises:
         The error `why`, if the request is for EC2 alone.
     """
-    if ask.wishes.where == "ec2":
+    if ask.options.where == "ec2":
         raise why
     left = [replace(room, ready=False, problem=str(why)) if room.kind == EC2 else room for room in rooms]
     try:

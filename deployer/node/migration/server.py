@@ -113,5 +113,5 @@ def serve_migrations(app: FastAPI, listening: socket.socket, context: ssl.SSLCon
     )
     host, port = listening.getsockname()[:2]
     otherwise = "the migration server does not answer; see the node's log"
-    with serve_in_thread(config, listening, "moving", otherwise):
+    with serve_in_thread(config, listening, "migrations", otherwise):
         yield f"https://{f'[{host}]' if ':' in host else host}:{port}"

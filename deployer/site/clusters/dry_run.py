@@ -63,8 +63,8 @@ def dry_run_cluster(
             image_id=one.image_id,
             title=one.title,
             decision=one.decision.as_json(),
-            wanted=role.count,
-            need=document.initial_count(name),
+            count=role.count,
+            quorum=document.initial_count(name),
             placed=len(room.nodes),
             nodes=dict(Counter(room.nodes)),
             placement=room.sentences,
@@ -80,7 +80,7 @@ def dry_run_cluster(
     return ClusterDryRun(
         name=document.name,
         accepted=all(role.accepted for role in roles.values()),
-        placed=all(role.placed >= role.need and not role.problem for role in roles.values()),
+        placed=all(role.placed >= role.quorum and not role.problem for role in roles.values()),
         problems=tuple(problems),
         order=steps,
         roles=roles,
@@ -129,7 +129,7 @@ def _place(
     proposal: Proposal, count: int, rooms: Mapping[str, NodeCapacity], place: Placer, *, whole: bool
 ) -> Placement:
     ask = proposal.placement_request
-    ask = replace(ask, count=count, wishes=ask.wishes.model_copy(update={"whole": whole}))
+    ask = replace(ask, count=count, options=ask.options.model_copy(update={"whole": whole}))
     return (proposal.place or place)(
         [cap_machines(room, proposal.most, ask.shape.max_cores) for room in rooms.values()], ask
     )

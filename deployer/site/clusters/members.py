@@ -22,15 +22,15 @@ class ClusterRoleStatus(RoleStatus):
     """The status of a role.
 
     Attributes:
-        over: members that have reached the end of their time.
+        expired: members that have reached the end of their time.
     """
 
-    over: int = 0
+    expired: int = 0
 
     @property
     def left(self) -> int:
         """How many are wanted now: those that have expired are wanted no more."""
-        return self.wanted - self.over
+        return self.count - self.expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class MemberSlot:
         doubles: others that should not be there.
         ever: machines that it ever had.
         failures: why earlier ones failed, the oldest first.
-        over: the last one lived until it expired.
+        expired: the last one lived until it expired.
     """
 
     number: int
@@ -53,7 +53,7 @@ class MemberSlot:
     doubles: tuple[SiteMachine, ...]
     ever: int
     failures: tuple[str, ...]
-    over: bool
+    expired: bool
 
 
 def failure_reason(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
@@ -103,7 +103,7 @@ def unmet_roles(cluster: Cluster, role: str, told: Mapping[str, ClusterRoleStatu
     return tuple(
         name
         for name in cluster.document.before(role)
-        if (told[name].up if booting else told[name].ready) < told[name].need
+        if (told[name].running if booting else told[name].ready) < told[name].quorum
     )
 
 
@@ -148,25 +148,25 @@ def role_status(cluster: Cluster, role: str, slots: Sequence[MemberSlot]) -> Clu
     known = cluster.document.roles[role]
     wanted = [slot for slot in slots if slot.number <= count]
     there = [slot.now for slot in wanted if slot.now is not None]
-    over = sum(slot.over for slot in wanted if slot.now is None)
+    over = sum(slot.expired for slot in wanted if slot.now is None)
     lost = [slot for slot in wanted if slot.now is None and slot.failures and is_given_up(cluster, role, slot)]
     why = loss_reason(cluster, role, lost[0]) if lost else ""
     if len(there) < count - over - len(lost) and role in cluster.state.waits:
         why = cluster.state.waits[role].why
     return ClusterRoleStatus(
-        wanted=count,
-        need=cluster.need(role),
+        count=count,
+        quorum=cluster.need(role),
         ready=sum(is_ready(known, one) for one in there),
-        up=sum(one.state in _UP for one in there),
-        there=len(there),
-        over=over,
-        why=why,
+        running=sum(one.state in _UP for one in there),
+        present=len(there),
+        expired=over,
+        reason=why,
     )
 
 
 def is_given_up(cluster: Cluster, role: str, slot: MemberSlot) -> bool:
     """Whether a slot gets no further machine by itself."""
-    return slot.over or len(slot.failures) > cluster.document.roles[role].replace
+    return slot.expired or len(slot.failures) > cluster.document.roles[role].replace
 
 
 def loss_reason(cluster: Cluster, role: str, slot: MemberSlot) -> str:

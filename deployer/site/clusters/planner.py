@@ -211,7 +211,7 @@ def _hopeless(cluster: Cluster, roles: Mapping[str, list[MemberSlot]], now: date
 
 def _missing(told: Mapping[str, ClusterRoleStatus]) -> str:
     return ", ".join(
-        f"{role} has {it.ready} of {it.wanted} ready{it.why and f' ({it.why})'}"
+        f"{role} has {it.ready} of {it.count} ready{it.reason and f' ({it.reason})'}"
         for role, it in told.items()
         if it.ready < it.left
     )
@@ -225,14 +225,14 @@ def _phase(
         return _moved(state, ClusterPhase.ENDED, "the time of all its members is over", now)
     if all(it.ready >= it.left for it in told.values()):
         return _moved(state, ClusterPhase.READY, "", now, was_ready=True)
-    if all(it.ready >= min(it.need, it.left) for it in told.values()):
+    if all(it.ready >= min(it.quorum, it.left) for it in told.values()):
         return _moved(state, ClusterPhase.DEGRADED, _missing(told), now, was_ready=True)
     if not state.was_ready:
         return _moved(state, ClusterPhase.STARTING, _missing(told), now)
     for role, slots in roles.items():
-        lost = [slot for slot in slots if slot.now is None and not slot.over and is_given_up(cluster, role, slot)]
-        lost = [slot for slot in lost if slot.number <= told[role].wanted]
-        if lost and told[role].left - len(lost) < told[role].need:
+        lost = [slot for slot in slots if slot.now is None and not slot.expired and is_given_up(cluster, role, slot)]
+        lost = [slot for slot in lost if slot.number <= told[role].count]
+        if lost and told[role].left - len(lost) < told[role].quorum:
             return _moved(state, ClusterPhase.FAILED, loss_reason(cluster, role, lost[0]), now)
     return _moved(state, ClusterPhase.DEGRADED, _missing(told), now)
 

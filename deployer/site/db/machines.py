@@ -118,8 +118,8 @@ def placement_request_of(connection: Connection, machine: SiteMachine) -> tuple[
     text = connection.execute(select(deployments.c.placement_request).where(deployments.c.uuid == uuid)).scalar_one()
     members = json.loads(text)
     most: int | None = members.pop("most")
-    wishes = get_deployment(connection, uuid).request.wishes
-    return PlacementRequest(count=1, shape=machine.shape, disk=machine.disk, wishes=wishes, **members), most
+    wishes = get_deployment(connection, uuid).request.placement_options
+    return PlacementRequest(count=1, shape=machine.shape, disk=machine.disk, options=wishes, **members), most
 
 
 def find_machine(connection: Connection, text: str, owner: Principal | None = None) -> SiteMachine:

@@ -76,14 +76,14 @@ def start_migration(machine: SiteMachine, target: str, then: DesiredStatus, reas
     number = machine.migrations + 1
     move = Migration(number=number, source=machine.node, target=target, desired=then, reason=reason)
     told = f"{why} ({reason})" if reason else why
-    return machine.transition(("moving", told), migration=move, migrations=number)
+    return machine.transition(("migrating", told), migration=move, migrations=number)
 
 
 def abandon_migration(machine: SiteMachine, reason: str) -> MachineTransition | None:
     """A move comes to nothing: the machine rests where it was."""
     if machine.migrating is None:
         return None
-    return machine.transition(("move-failed", reason), migration=None)
+    return machine.transition(("migration-failed", reason), migration=None)
 
 
 def apply_target_report(
@@ -101,7 +101,7 @@ def apply_target_report(
     progress = {"done": arrival.done, "total": arrival.total}
     if not arrival.ready:
         return machine.transition(migration=move.model_copy(update=progress))
-    events = [("moved", f"{arrival.total} bytes of its own came with it, all verified")]
+    events = [("migrated", f"{arrival.total} bytes of its own came with it, all verified")]
     if move.desired is DesiredStatus.RUNNING:
         events.append(("reactivating", move.reason))
     return machine.transition(

@@ -103,7 +103,8 @@ class ClusterRole(RequestedProperties):
         ready: how a member is known to be ready: it has "reported" so through the context broker, or it is "running".
         ready_within: how long after it began to run a member may take to be ready; then it has failed.
         replace: how often a failed member is replaced; 0 leaves it as it is.
-        wishes: about the members' place. Whether all are wanted or a quorum is the cluster's to say (`start`).
+        wishes: options of the members' placement; whether all are wanted or a quorum is the cluster's to say (`start`). The
+            name is part of documents that are endorsed.
     """
 
     image: Annotated[str, Field(min_length=1, max_length=300), _passes(Reference.parse)]
@@ -157,7 +158,7 @@ class ClusterRole(RequestedProperties):
             count=len(hostnames),
             lifetime=lifetime,
             hostnames=hostnames,
-            wishes=self.wishes.model_copy(update={"whole": whole}),
+            placement_options=self.wishes.model_copy(update={"whole": whole}),
         )
 
 

@@ -97,7 +97,7 @@ class AdmissionService:
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
         """The result that a request would have now; nothing is stored or reserved. Errors as in `admit`, except refusals."""
         proposal = self.propose(request, who)
-        count = request.count if request.wishes.whole else 1
+        count = request.count if request.placement_options.whole else 1
         fault = self.store.read(quota_fault, who, proposal, count)
         try:
             chosen = self.store.read(
@@ -156,7 +156,7 @@ class AdmissionService:
                 disk=writable_bytes(manifest) + sum(blank.size for blank in machine.blanks),
                 architecture=manifest.architecture,
                 addresses={str(address): address.size for address in manifest.contents()},
-                wishes=request.wishes,
+                options=request.placement_options,
             ),
             machine=machine,
             lifetime=found.request.lifetime,

@@ -45,7 +45,7 @@ class MachineReservation:
     machine: str
     reserved_cost: CostReservation
     begins: datetime
-    until: datetime
+    expires: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class PlacementRequest:
         disk: bytes that one machine may come to write.
         architecture: of the image.
         addresses: each content of the image and its size in bytes.
-        wishes: of the request.
+        options: of the request.
     """
 
     count: int
@@ -98,7 +98,7 @@ class PlacementRequest:
     disk: int
     architecture: str
     addresses: Mapping[str, int] = field(default_factory=dict)
-    wishes: PlacementOptions = field(default_factory=PlacementOptions)
+    options: PlacementOptions = field(default_factory=PlacementOptions)
 
     @property
     def machine(self) -> str:
@@ -154,7 +154,7 @@ def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Plac
     if at_home < ask.count:
         chosen += _choose([one for one in fitting if one.room.kind == EC2], ask, ask.count - at_home)
     found = sum(number for _, number in chosen)
-    if found < (ask.count if ask.wishes.whole else 1):
+    if found < (ask.count if ask.options.whole else 1):
         raise NoCapacity(_lacking(found, left, ask))
     total = sum(ask.addresses.values())
     return Placement(
@@ -184,7 +184,7 @@ def _fits(room: NodeCapacity, ask: PlacementRequest) -> int:
 
 def omission(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
     """Why a node gets none of the machines: the kind of reason, and the reason; two empty texts if it may."""
-    if (room.kind == EC2 and ask.wishes.where == "local") or (room.kind != EC2 and ask.wishes.where == EC2):
+    if (room.kind == EC2 and ask.options.where == "local") or (room.kind != EC2 and ask.options.where == EC2):
         wanted = "EC2" if room.kind != EC2 else "the site's own nodes"
         return f"the request is for {wanted}", f"the request is for {wanted}"
     if not room.ready:
@@ -192,7 +192,7 @@ def omission(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
     if room.architecture != ask.architecture and (room.architecture or room.kind != EC2):
         other = f"the image is for {ask.architecture}"
         return other, f"it runs {room.architecture or 'nothing that it has told of'}, and {other}"
-    for name, value in sorted(ask.wishes.labels.items()):
+    for name, value in sorted(ask.options.labels.items()):
         if room.labels.get(name) != value:
             has = f"says {room.labels[name]}" if name in room.labels else "is not set there"
             return f"the label {name}={value}", f"the label {name} {has}, and the request is for {value}"
@@ -213,7 +213,7 @@ def _short(room: NodeCapacity, ask: PlacementRequest) -> list[tuple[str, str]]:
 def _choose(fitting: list[_Fitting], ask: PlacementRequest, count: int) -> list[tuple[_Fitting, int]]:
     """Nodes and how many machines each gets, at most `count` in all, the best first."""
     chosen = list[tuple[_Fitting, int]]()
-    if ask.wishes.strategy == "pack":
+    if ask.options.strategy == "pack":
         for one in sorted(fitting, key=lambda it: (-it.held, -it.near, it.fits, it.room.name, it.room.uuid)):
             if (number := min(one.fits, count)) > 0:
                 chosen.append((one, number))
@@ -246,7 +246,7 @@ def _story(
     total = sum(ask.addresses.values())
     if found < ask.count:
         yield f"{found} of {ask.count} machines have room, and the request takes what there is."
-    if ask.wishes.where == "local-then-ec2":
+    if ask.options.where == "local-then-ec2":
         if found > at_home:
             yield f"The site's own nodes have room for {at_home} of {ask.count} machines; the rest goes to EC2."
         else:
@@ -288,13 +288,13 @@ def _why(one: _Fitting, total: int, ask: PlacementRequest) -> str:
         holds = f"it holds no contents, its neighbours hold {format_size(one.near)} of {format_size(total)}"
     else:
         holds = f"it holds no contents and fetches {format_size(total)}"
-    order = "the fullest that fits" if ask.wishes.strategy == "pack" else "the emptiest"
+    order = "the fullest that fits" if ask.options.strategy == "pack" else "the emptiest"
     return f"{holds}; among its like it is {order}, with room for {_machines(one.fits)}"
 
 
 def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: PlacementRequest) -> str:
     """The sentence of a refusal: how many fit, what each machine takes, and the node that comes nearest."""
-    where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.wishes.where]
+    where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.options.where]
     said = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
     # Nearest: of those that lack room only, the one that has the largest share of what it lacks most.
     lacking = [room for room, kind, _ in left if kind.startswith("too little")]

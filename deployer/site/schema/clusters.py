@@ -72,17 +72,17 @@ class RoleStatus(Document):
     """How a role is doing.
 
     Attributes:
-        wanted, need: members asked for, and how many of them the cluster needs to be of use.
-        ready, up, there: members that are ready; that boot or run; that are neither failed nor on their way out.
-        why: why members are not there and do not come now: there was no room at the last try, or they failed too often.
+        count, quorum: members asked for, and how many of them the cluster needs to be of use.
+        ready, running, present: members that are ready; that boot or run; that are neither failed nor on their way out.
+        reason: why members are not there and do not come now: there was no room at the last try, or they failed too often.
     """
 
-    wanted: int
-    need: int
+    count: int
+    quorum: int
     ready: int
-    up: int
-    there: int
-    why: str = ""
+    running: int
+    present: int
+    reason: str = ""
 
 
 class RoleView(RoleStatus):
@@ -140,15 +140,15 @@ class RoleDryRun(DecisionView):
 
     Attributes:
         accepted: whether the policy accepts it.
-        wanted, need: members, and how many of them have room taken for them at once or not at all.
+        count, quorum: members, and how many of them have room taken for them at once or not at all.
         placed, nodes: how many would have room now, and on which nodes (UUID) how many.
         problem: the quota or the lack of room that would refuse it; empty if nothing does.
         begins, ready: seconds until its members are started, and until the last of them is ready; None: nothing is known.
     """
 
     accepted: bool
-    wanted: int
-    need: int
+    count: int
+    quorum: int
     placed: int
     nodes: dict[Uuid, int] = Field(default_factory=dict)
     problem: str = ""

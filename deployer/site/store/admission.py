@@ -82,7 +82,7 @@ def admit_request(
         done = find_ordered(connection, owner, key, proposal.request, proposal.part)
         if done is not None:
             return AdmittedDeployment(*done, new=False)
-    whole = proposal.request.wishes.whole
+    whole = proposal.request.placement_options.whole
     _check_quota(connection, owner, proposal, proposal.placement_request.count if whole else 1)
     chosen = place_now(connection, work.overcommit, proposal.placement_request, place, proposal.most)
     if not whole:
@@ -200,4 +200,5 @@ NULL_MEMBERS = ("memory", "cores", "lifetime", "hostname", "network", "user_data
 
 def _digest(request: DeploymentRequest, part: ClusterMembership) -> str:
     values = dict.fromkeys(NULL_MEMBERS) | request.model_dump(mode="json", exclude_none=True)
+    values["wishes"] = values.pop("placement_options")  # their name when the first digests were made
     return hashlib.sha256(canonical([values, part.cluster or "", part.role])).hexdigest()

@@ -48,7 +48,7 @@ def _placed(
     work: UnitOfWork, place: Placer, machine: SiteMachine, nodes: dict[str, SiteNode], source: SiteNode, to: str
 ) -> Placement:
     ask, most = store_machines.placement_request_of(work.connection, machine)
-    mine = replace(ask, wishes=ask.wishes.model_copy(update={"where": "local", "whole": True}))
+    mine = replace(ask, options=ask.options.model_copy(update={"where": "local", "whole": True}))
     rooms = [
         _fitting(cap_machines(room, most, mine.shape.max_cores), machine, source, nodes[room.uuid], to)
         for room in store_nodes.node_capacities(work.connection, mine.addresses.keys(), work.overcommit)

@@ -72,4 +72,6 @@ def test_what_the_site_has_no_room_for_goes_to_ec2(site: SiteProcess, world: Aws
 
 
 def _order(count: int, where: str) -> DeploymentRequest:
-    return validate(DeploymentRequest, {"image": "star/hello@1.0", "count": count, "wishes": {"where": where}}, "order")
+    return validate(
+        DeploymentRequest, {"image": "star/hello@1.0", "count": count, "placement_options": {"where": where}}, "order"
+    )

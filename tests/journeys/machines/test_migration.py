@@ -68,7 +68,9 @@ def test_a_suspended_machine_goes_on_on_another_node(
     site.wait_state(uuid, "stopped")
     assert target.console(uuid).count(SAID[0]) == 1
     steps = [what for what in told(site, uuid) if what not in {"paused", "dropped"}]  # these come when they come
-    assert steps == [*("suspending", "suspended", "moving", "moved", "reactivating", "running", "stopping", "stopped")]
+    assert steps == [
+        *("suspending", "suspended", "migrating", "migrated", "reactivating", "running", "stopping", "stopped")
+    ]
     assert "dropped" in told(site, uuid)
     (origin,) = (target.directory / "n" / "receipts").glob("*.origin")
     receipt = read_receipt((target.directory / "n" / "receipts" / f"{uuid}.json").read_bytes(), "receipt")
@@ -94,8 +96,8 @@ def test_what_the_other_node_refuses_rests_where_it_was_and_a_drain_moves_what_r
         accepts = target.policy.read_text()
         target.policy.write_text(accepts.replace('allow = ["*/*"]', 'allow = ["star/other"]'))
         client.do(uuid, "reactivate", elsewhere=True)
-        site.wait(lambda _: "move-failed" in told(site, uuid))
-        reasons = [one.reason for one in client.events(0).items if one.what == "move-failed"]
+        site.wait(lambda _: "migration-failed" in told(site, uuid))
+        reasons = [one.reason for one in client.events(0).items if one.what == "migration-failed"]
         assert "images" in reasons[0] or "star/other" in reasons[0], reasons
         found = client.machine(uuid)
         assert (found.state.value, found.desired.value, found.migration) == ("suspended", "suspended", None)

@@ -70,7 +70,7 @@ class Place:
             count=request.count,
             memory=request.memory or GIB,
             lifetime=request.lifetime or 3600,
-            whole=request.wishes.whole,
+            whole=request.placement_options.whole,
             cluster=part.cluster,
             role=part.role,
             held=part.held,

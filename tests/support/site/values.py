@@ -165,8 +165,8 @@ def proposal(
     **request: Any,
 ) -> Proposal:
     """A request for machines, accepted by a policy."""
-    wishes = PlacementOptions(whole=whole)
-    asked = DeploymentRequest(image="star/worker", count=count, wishes=wishes, **request)
+    options = PlacementOptions(whole=whole)
+    asked = DeploymentRequest(image="star/worker", count=count, placement_options=options, **request)
     contents = {CONTENT: MIB} if addresses is None else addresses
     machine = properties(cores, memory)
     return Proposal(
@@ -174,7 +174,7 @@ def proposal(
         image_id=image_id,
         title="star/worker@1.0",
         name="worker",
-        placement_request=PlacementRequest(count, machine.shape, disk, "x86_64", contents, wishes),
+        placement_request=PlacementRequest(count, machine.shape, disk, "x86_64", contents, options),
         machine=machine,
         lifetime=lifetime,
         decision=decided or decision(),

@@ -58,7 +58,7 @@ def entry(wanted: DesiredMachine, **changes: object) -> MachineEntry:
         instance_type="t3.small",
         gib=1,
         began=NOW,
-        until=ENDS_AT,
+        expires=ENDS_AT,
     ).model_copy(update=changes)
 
 

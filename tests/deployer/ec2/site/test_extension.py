@@ -45,7 +45,7 @@ def site(host: Ec2Site, accounts: AccountSupervisor) -> Iterator[Site]:
 
 def told(site: Site, where: str = "ec2") -> str:
     """What would come of an order."""
-    document = {"image": "star/hello@1.0", "wishes": {"where": where}}
+    document = {"image": "star/hello@1.0", "placement_options": {"where": where}}
     try:
         trial = site.admitting.try_out(validate(DeploymentRequest, document, "request"), LOCAL_OPERATOR)
     except DeployerError as exc:

@@ -57,7 +57,7 @@ def placing(
         return types
 
     wishes = {"where": where, "labels": labels or {}}
-    document = {"image": "star/hello", "count": count, "wishes": wishes}
+    document = {"image": "star/hello", "count": count, "placement_options": wishes}
     request = validate(DeploymentRequest, document, "request")
     known = CachedAccountInfo(described, lambda _account, _promised: Decimal(spent))
     manifest = images.hello.manifest
@@ -66,7 +66,9 @@ def placing(
         return find_offer(accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600)
 
     way: Placer = burst_placer(place_machines, request, known, offer)
-    return way(rooms, PlacementRequest(count, MachineShape.fixed(memory, 1), GIB, "x86_64", wishes=request.wishes))
+    return way(
+        rooms, PlacementRequest(count, MachineShape.fixed(memory, 1), GIB, "x86_64", options=request.placement_options)
+    )
 
 
 def test_what_has_no_room_at_home_goes_to_the_requesters_account(accounts: Accounts, images: Images) -> None:
@@ -121,7 +123,9 @@ def test_a_machine_that_lost_its_place_is_not_sent_to_ec2() -> None:
         MachineShape.fixed(64 * MIB, 1),
         GIB,
         "x86_64",
-        wishes=validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "r").wishes,
+        options=validate(
+            DeploymentRequest, {"image": "x", "placement_options": {"where": "local-then-ec2"}}, "r"
+        ).placement_options,
     )
     assert place_on_site(place_machines)((POOL, HOME), ask).nodes == ("home",)
     with pytest.raises(NoCapacity):

@@ -79,11 +79,13 @@ class Spending:
 
     def order(self, count: int = 1, lifetime: int = 3600) -> tuple[SiteMachine, ...]:
         """Machines at EC2, or the refusal."""
-        request = validate(DeploymentRequest, {"image": "x", "count": count, "wishes": {"where": "ec2"}}, "request")
+        request = validate(
+            DeploymentRequest, {"image": "x", "count": count, "placement_options": {"where": "ec2"}}, "request"
+        )
         asked: Proposal = proposal(count, lifetime=lifetime)
         way = self.way(request, lifetime)
         asked = Proposal(**{**vars(asked), "request": request, "place": None})
-        ask = replace(asked.placement_request, addresses={}, wishes=request.wishes)
+        ask = replace(asked.placement_request, addresses={}, options=request.placement_options)
         return self.site.store.write(
             admit_request, ALICE, None, Proposal(**{**vars(asked), "placement_request": ask}), way
         )[1]
@@ -98,7 +100,7 @@ class Spending:
                 instance_type="t3.small",
                 gib=1,
                 began=self.site.clock(),
-                until=machine.expires,
+                expires=machine.expires,
             )
         )
 
@@ -175,7 +177,7 @@ def test_an_end_is_moved_only_as_far_as_the_account_may_pay(spending: Spending) 
 def test_who_may_also_run_at_home_does_so_when_the_money_is_gone(spending: Spending) -> None:
     spending.order(10)
     home = spending.site.join("home")
-    request = validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "request")
+    request = validate(DeploymentRequest, {"image": "x", "placement_options": {"where": "local-then-ec2"}}, "request")
     way = spending.way(request)
     assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].node == home
     assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].reserved_cost is None

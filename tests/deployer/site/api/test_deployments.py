@@ -40,7 +40,7 @@ def test_a_trial_says_what_would_come_and_keeps_nothing(site: SiteProcess, node:
         with pytest.raises(Refused) as refused:
             ann.create(HELLO.model_copy(update={"image": "rogue/hello@1.0"}), key())
         assert refused.value.decision is not None
-        nowhere = HELLO.model_copy(update={"wishes": PlacementOptions(labels={"gpu": "yes"})})
+        nowhere = HELLO.model_copy(update={"placement_options": PlacementOptions(labels={"gpu": "yes"})})
         assert not ann.trial(nowhere).placed
         with pytest.raises(NoCapacity, match="gpu"):
             ann.create(nowhere, key())

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 def test_nodes_drain_and_leave(site: SiteProcess, node: PaperNode, people: People) -> None:
     """A node that drains gets nothing new; one that left has no say, and its name is free."""
     other = PaperNode(site, "other", cores=100, memory=200 << 30, gpu="yes")
-    wanted = HELLO.model_copy(update={"wishes": PlacementOptions(labels={"gpu": "yes"})})
+    wanted = HELLO.model_copy(update={"placement_options": PlacementOptions(labels={"gpu": "yes"})})
     with site.reach(token=people.own("sec", "/site/security")) as security:
         # What a node said of itself when it joined holds until it reports something else.
         other.step(labels={"gpu": "yes"})
@@ -31,7 +31,7 @@ def test_nodes_drain_and_leave(site: SiteProcess, node: PaperNode, people: Peopl
         with site.reach(token=people.star("ann")) as ann, pytest.raises(NoCapacity, match="not taking machines"):
             ann.create(wanted, key())
         assert security.do_node("other", "undrain").state.value == "ready"
-        ordered = site.deploy(wishes={"labels": {"gpu": "yes"}})
+        ordered = site.deploy(placement_options={"labels": {"gpu": "yes"}})
         assert security.do_node("other", "remove").state.value == "left"
         assert security.machine(ordered.machines[0].uuid).state.final
         with pytest.raises(DeployerError, match="removed from the site"):

@@ -143,7 +143,7 @@ def test_a_node_that_asks_twice_is_told_the_same_and_another_node_something_new(
     assert world.context(machine) == first
     other = next(node for node in world.nodes if node != machine.node)
     world.store.write(
-        change_machine, machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "moved", "")
+        change_machine, machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "migrated", "")
     )
     assert world.context(machine).secret != first.secret
     assert world.context(machine) == world.context(machine)
@@ -156,7 +156,9 @@ def test_a_machine_on_another_node_starts_anew_and_what_it_was_is_not_let_in(mad
     old.ask("POST", "/ready")
     other = next(node for node in world.nodes if node != old.machine.node)
     world.store.write(
-        change_machine, old.machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "moved", "")
+        change_machine,
+        old.machine.uuid,
+        telling(lambda found: found.model_copy(update={"node": other}), "migrated", ""),
     )
     new = make(old.machine)
     assert old.ask("GET", "/identity").status == 401

@@ -61,7 +61,7 @@ def test_on_another_node_a_guest_says_it_anew(tmp_path: Path) -> None:
     )
     other = next(node for node in world.nodes if node != machine.node)
     world.store.write(
-        change_machine, machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "moved", "")
+        change_machine, machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "migrated", "")
     )
     with site(tmp_path) as (again, make):
         make(again.store.read(get_machine, machine.uuid)).enter()

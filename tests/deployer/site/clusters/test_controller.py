@@ -36,7 +36,7 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
     found = place.keeper.get(made.uuid)
     assert (found.state.phase, found.state.was_ready) == (ClusterPhase.READY, True)
     roles = role_statuses(found, place.keeper.members(found.uuid), place.world.store.now())
-    assert {name: (role.ready, role.wanted) for name, role in roles.items()} == {"head": (1, 1), "worker": (2, 2)}
+    assert {name: (role.ready, role.count) for name, role in roles.items()} == {"head": (1, 1), "worker": (2, 2)}
     told = [(one.what, one.reason) for one in place.world.store.read(list_events) if one.kind == "cluster"]
     assert [what for what, _ in told] == ["admitted", "ready"]
 

@@ -138,7 +138,7 @@ def test_a_quorum_is_enough_and_the_rest_as_far_as_there_is_room() -> None:
     found = tried(star(start="quorum", worker__count=5, worker__quorum=1), room(N1, 4))
     assert found.placed
     worker = found.roles["worker"]
-    assert (worker.need, worker.wanted, worker.placed) == (1, 5, 2)
+    assert (worker.quorum, worker.count, worker.placed) == (1, 5, 2)
     assert found.roles["portal"].placed == 1
 
 

@@ -167,6 +167,14 @@ def test_documents_have_the_names_of_the_glossary(make_database: Callable[[], Si
             text("UPDATE clusters SET document = :document"),
             {"document": json.dumps(kept | {"state": json.dumps(state)})},
         )
+        insert = text(
+            "INSERT INTO events (number, at, kind, subject, what, reason) "
+            "VALUES (1000, '2026-11-22 12:00:00', 'machine', :uuid, 'moved', '')"
+        )
+        connection.execute(insert, {"uuid": GROWS})
+        kinds = text("SELECT what FROM events WHERE number = 1000")
+        asked = text("SELECT document FROM deployments ORDER BY sequence")
+        orders = [json.loads(one)["request"] for one in connection.execute(asked).scalars()]
         assert migrations.MIGRATOR.upgrade(connection)
         after = dict(documents(connection, "machines"))[GROWS]
         assert after["migration"] == {key: move[key] for key in ("number", "source", "target", "seen")} | {
@@ -183,8 +191,13 @@ def test_documents_have_the_names_of_the_glossary(make_database: Callable[[], Si
         assert tuple(row) == ("b", after["desired"], True, True, False)
         renamed = json.loads(dict(documents(connection, "clusters"))[cluster]["state"])
         assert renamed == {"finished" if key == "over" else key: value for key, value in state.items()}
+        assert connection.execute(kinds).scalar_one() == "migrated"
+        for old, new in zip(orders, connection.execute(asked).scalars(), strict=True):
+            assert json.loads(new)["request"]["placement_options"] == old["wishes"]
         go(connection, "0007")
         assert dict(documents(connection, "machines")) == before
+        assert [json.loads(one)["request"] for one in connection.execute(asked).scalars()] == orders
+        assert connection.execute(kinds).scalar_one() == "moved"
         assert json.loads(dict(documents(connection, "clusters"))[cluster]["state"]) == state
 
 
@@ -221,4 +234,4 @@ def _request(owner: str) -> DeploymentRequest:
     """What somebody asked for, as the deployment had it then."""
     found = [json.loads(row["document"]) for row in rows()["deployments"]]
     asked = next(one["request"] for one in found if one["owner"]["subject"] == owner)
-    return validate(DeploymentRequest, asked, "request")
+    return validate(DeploymentRequest, asked | {"placement_options": asked.pop("wishes")}, "request")

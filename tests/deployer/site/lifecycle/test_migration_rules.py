@@ -67,7 +67,7 @@ def test_what_is_held_changes_hands_in_one_step() -> None:
         A,
         None,
     )
-    assert [what for what, _ in after.events] == ["moved", "reactivating"]
+    assert [what for what, _ in after.events] == ["migrated", "reactivating"]
     assert one.state is MachineState.SUSPENDED  # until its new node says otherwise
 
 
@@ -96,7 +96,7 @@ def test_a_move_that_fails_leaves_the_machine_where_it_was() -> None:
     """Resting, with the reason told, and another attempt has another number."""
     change = moving.apply_target_report(going(), arrival(failed="the policy says no"), NOW)
     assert change is not None
-    assert change.events == (("move-failed", "the policy says no"),)
+    assert change.events == (("migration-failed", "the policy says no"),)
     after = change.machine
     assert (after.node, after.desired, after.state, after.migration) == (
         A,
@@ -223,7 +223,7 @@ def test_a_move_from_its_order_to_its_end(database: SiteDatabase) -> None:
     with pytest.raises(MachineConflict):
         store.write(change_machine, pair.uuid, lambda found: lifecycle.apply_verb(found, Verb.SHUTDOWN, "", NOW))
 
-    assert pair.held() == ["moved", "reactivating"]
+    assert pair.held() == ["migrated", "reactivating"]
     assert store.read(get_machine, pair.uuid).node == pair.target
     assert store.read(desired_state, pair.source).machines == ()
     wanted = store.read(desired_state, pair.target)
@@ -305,7 +305,7 @@ def test_room_is_kept_where_it_goes(pair: Pair) -> None:
 
 def test_a_machine_that_is_only_to_rest_elsewhere_rests(pair: Pair) -> None:
     pair.go(then=DesiredStatus.SUSPENDED)
-    assert pair.held() == ["moved"]
+    assert pair.held() == ["migrated"]
     assert pair.store.read(get_machine, pair.uuid).desired is DesiredStatus.SUSPENDED
     pair.world.clock.at += timedelta(seconds=1)
 

@@ -68,7 +68,7 @@ def test_a_role_becomes_a_request() -> None:
     assert (request.count, request.hostnames, request.hostname) == (2, ("c-worker-1", "c-worker-3"), None)
     assert (request.memory, request.cores, request.lifetime, str(request.network)) == (64 << 20, 2, 60, "user")
     assert request.user_data == "IyEvYmluL3NoCg=="
-    assert not request.wishes.whole
+    assert not request.placement_options.whole
     assert star.slot("worker", "c-worker-3") == 3
     assert (request.max_memory, request.max_cores) == (None, None)
 

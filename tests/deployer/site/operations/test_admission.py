@@ -256,7 +256,7 @@ def test_the_limit_on_one_node_is_a_site_s_for_all_its_nodes(desk: Desk, signed:
         ({"network": "bridge:br0"}, Refused, "bridge:br0"),
         ({"blanks": ({"size": 2 * GIB, "filesystem": "none"},)}, Refused, "limits.blank"),
         ({"user_data": base64.b64encode(b"#cloud-config\n{}\n").decode()}, Refused, "cloud-config"),
-        ({"wishes": PlacementOptions(labels={"gpu": "yes"})}, NoCapacity, "gpu"),
+        ({"placement_options": PlacementOptions(labels={"gpu": "yes"})}, NoCapacity, "gpu"),
     ],
 )
 def test_requests_that_are_not_admitted(

@@ -248,7 +248,7 @@ ASKS = st.builds(
 def _room_for(room: NodeCapacity, wanted: PlacementRequest) -> int:
     """How many machines fit, counted one by one."""
     cores, memory, disk, count = room.cores, room.memory, room.disk, 0
-    kinds = {"local": {"libvirt"}, "ec2": {"ec2"}, "local-then-ec2": {"libvirt", "ec2"}}[wanted.wishes.where]
+    kinds = {"local": {"libvirt"}, "ec2": {"ec2"}, "local-then-ec2": {"libvirt", "ec2"}}[wanted.options.where]
     if not room.ready or room.kind not in kinds:
         return 0
     while (
@@ -272,10 +272,10 @@ def test_never_more_than_a_node_has_and_never_less_than_there_is(
     try:
         found = place_machines(rooms, wanted)
     except NoCapacity:
-        assert possible < (wanted.count if wanted.wishes.whole else 1)
+        assert possible < (wanted.count if wanted.options.whole else 1)
         return
     assert len(found.nodes) == possible
-    if wanted.wishes.whole:
+    if wanted.options.whole:
         assert len(found.nodes) == wanted.count
     by_uuid = {room.uuid: room for room in rooms}
     for uuid, number in Counter(found.nodes).items():
@@ -308,7 +308,7 @@ def test_whoever_holds_the_contents_wins(rooms: list[NodeCapacity], wanted: Plac
     full = node("zz-holder", 4, 8, 40, cached=frozenset(CONTENTS))
     others = [room for room in rooms if not set(CONTENTS) <= room.cached]
     wanted = PlacementRequest(
-        1, properties(1, 0).shape, 0, "x86_64", CONTENTS, wanted.wishes.model_copy(update={"where": "local"})
+        1, properties(1, 0).shape, 0, "x86_64", CONTENTS, wanted.options.model_copy(update={"where": "local"})
     )
     assert place_machines([*others, full], wanted).nodes == (full.uuid,)
 

@@ -46,9 +46,15 @@ MACHINE: Final = {
 }
 MIGRATION: Final = {"then": "desired"}
 PHASE: Final = {"moving": "migrating"}
+REQUEST: Final = {"wishes": "placement_options"}
 CLUSTER: Final = {"over": "finished"}
+EVENTS: Final = {"moving": "migrating", "moved": "migrated", "move-failed": "migration-failed"}
 
-machines, clusters = (sa.table(name, sa.column("sequence"), sa.column("document")) for name in ("machines", "clusters"))
+machines, deployments, clusters = (
+    sa.table(name, sa.column("sequence"), sa.column("document")) for name in ("machines", "deployments", "clusters")
+)
+
+events = sa.table("events", sa.column("kind"), sa.column("what"))
 
 
 def upgrade() -> None:
@@ -63,33 +69,40 @@ def downgrade() -> None:
 
 def _rename(turned: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
     """Rename all; `turned` gives the names in the direction of the migration."""
-    before = {table: turned(names) for table, names in COLUMNS.items()}
-    old = [(table, names) for table, *names in INDEXES]
-    new = [(table, [COLUMNS[table].get(name, name) for name in names]) for table, names in old]
-    if before != COLUMNS:
-        old, new = new, old
-    for table, names in old:
-        op.drop_index(f"ix_{table}_{'_'.join(names)}", table)
-    for table, columns in before.items():
-        for name, other in columns.items():
-            op.execute(f'ALTER TABLE {table} RENAME COLUMN "{name}" TO "{other}"')  # in place on both databases
-    for table, names in new:
-        op.create_index(f"ix_{table}_{'_'.join(names)}", table, names)
-
-    machine, migration, phases = turned(MACHINE), turned(MIGRATION), turned(PHASE)
-    member = turned({"move": "migration"}).popitem()[1]
+    _rename_columns({table: turned(names) for table, names in COLUMNS.items()})
+    for what, other in turned(EVENTS).items():
+        op.execute(sa.update(events).where(events.c.kind == "machine", events.c.what == what).values(what=other))
     for sequence, row in read_rows(machines, "document"):
-        document = _named(json.loads(row["document"]), machine)
-        if (found := document.get(member)) is not None:
-            document[member] = _named(found, migration)
-            if (phase := found.get("phase")) is not None:
-                document[member]["phase"] = phases.get(phase, phase)
+        document = _named(json.loads(row["document"]), turned(MACHINE))
+        for member in ("move", "migration"):
+            if document.get(member) is not None:
+                migration = _named(document[member], turned(MIGRATION))
+                document[member] = migration | {"phase": turned(PHASE).get(migration["phase"], migration["phase"])}
         write_row(machines, sequence, document=document)
+    for sequence, row in read_rows(deployments, "document"):
+        document = json.loads(row["document"])
+        request = _named(document["request"], turned(REQUEST))
+        write_row(deployments, sequence, document=document | {"request": request})
     for sequence, row in read_rows(clusters, "document"):
         document = json.loads(row["document"])
         if state := document.get("state"):
             document["state"] = json.dumps(_named(json.loads(state), turned(CLUSTER)), separators=(",", ":"))
             write_row(clusters, sequence, document=document)
+
+
+def _rename_columns(names: Mapping[str, Mapping[str, str]]) -> None:
+    """Rename columns of tables, and the indexes of these columns with them."""
+    old = [(table, columns) for table, *columns in INDEXES]
+    new = [(table, [COLUMNS[table].get(name, name) for name in columns]) for table, columns in old]
+    if names != COLUMNS:
+        old, new = new, old
+    for table, columns in old:
+        op.drop_index(f"ix_{table}_{'_'.join(columns)}", table)
+    for table, renamed in names.items():
+        for name, other in renamed.items():
+            op.execute(f'ALTER TABLE {table} RENAME COLUMN "{name}" TO "{other}"')  # in place on both databases
+    for table, columns in new:
+        op.create_index(f"ix_{table}_{'_'.join(columns)}", table, columns)
 
 
 def _named(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
