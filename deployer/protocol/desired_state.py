@@ -226,35 +226,43 @@ class Capacity(Document):
     taken_memory: Annotated[int, Field(ge=0)] = 0
 
 
-class NodeReport(Document):
-    """How a node is.
+class NodeStatus(Document):
+    """The status of a node as it reports it.
 
     Attributes:
-        revision: the last desired state that it acts on.
         architecture, accelerator: what its machines run on.
         capacity: for machines.
         labels: what its operator says of it.
-        cached: addresses of contents that are whole in its cache.
-        machines: all those of the site.
         problem: what keeps it from starting machines, or empty.
         swarm: who feeds it; None from a node that has nothing to tell.
-        complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
         lease: seconds after which, hearing nothing of the site, the node lets none of its machines run: what it was told
             last. None: it promises nothing.
         migration_support: what it says of moving; None where it knows nothing of that.
-        incoming: of machines that are being brought to it; None for none.
     """
 
-    revision: Annotated[int, Field(ge=0)]
     architecture: str
     accelerator: str = ""
     capacity: Capacity
     labels: dict[NodeLabel, NodeLabel] = Field(default_factory=dict)
-    cached: tuple[str, ...] = ()
-    machines: tuple[ObservedMachine, ...] = ()
     problem: str = ""
     swarm: SwarmReport | None = None
-    complete: bool = True
     lease: Annotated[int, Field(ge=1)] | None = None
     migration_support: MigrationSupport | None = None
+
+
+class NodeReport(NodeStatus):
+    """How a node is.
+
+    Attributes:
+        revision: the last desired state that it acts on.
+        cached: addresses of contents that are whole in its cache.
+        machines: all those of the site.
+        complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
+        incoming: of machines that are being brought to it; None for none.
+    """
+
+    revision: Annotated[int, Field(ge=0)]
+    cached: tuple[str, ...] = ()
+    machines: tuple[ObservedMachine, ...] = ()
+    complete: bool = True
     incoming: tuple[MigrationProgress, ...] | None = None

@@ -30,6 +30,7 @@ from deployer.site.model.cluster import MAX_CLUSTER, Cluster, ClusterDocument
 from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteMachine
+from deployer.site.operations.machine_changes import reason_with_actor
 from deployer.site.schema.clusters import (
     ClusterDryRun,
     ClusterPage,
@@ -249,8 +250,3 @@ def redact_cluster(document: ClusterDocument, *, private: bool) -> ClusterDocume
         return document
     roles = {name: role.model_copy(update={"user_data": None}) for name, role in document.roles.items()}
     return document.model_copy(update={"roles": roles})
-
-
-def reason_with_actor(who: Principal, reason: str) -> str:
-    """A reason, with its actor."""
-    return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from deployer.site.api.clusters import cluster_summary, cluster_view, permitted_cluster, reason_with_actor
+from deployer.site.api.clusters import cluster_summary, cluster_view, permitted_cluster
 from deployer.site.api.parameters import AfterQuery
 from deployer.site.auth.grants import SiteAction
 from deployer.site.console.events import events_about
@@ -13,6 +13,7 @@ from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.clusters import list_clusters
 from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.records import ListFilter
+from deployer.site.operations.machine_changes import reason_with_actor
 from deployer.site.schema.clusters import ReplaceRequest, ScaleRequest
 from signer.documents import validate
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from catalog.errors import Conflict
 from deployer.errors import NodeNotFound
-from deployer.protocol.desired_state import Capacity, NodeReport
+from deployer.protocol.desired_state import Capacity, NodeReport, NodeStatus
 from deployer.protocol.migration import MigrationSupport
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.site.db.documents import chunks, find_uuid, prefix_condition
@@ -111,7 +111,7 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
     """A node reported: `reported` is written, and of the rest what is another than was known."""
     changed: dict[str, Any] = {
         name: getattr(report, name)
-        for name in ("capacity", "labels", "architecture", "accelerator", "problem", "lease", "migration_support")
+        for name in NodeStatus.model_fields.keys() - {"swarm"}
         if getattr(known, name) != getattr(report, name)
     }
     changed |= {"state": state.value, "seen": report.revision}

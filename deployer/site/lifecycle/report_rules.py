@@ -42,7 +42,7 @@ def apply_report(
             return None  # it has come from another node, and this was said before its new node knew that
         return _missing(machine, now) if complete else None
     if machine.state.final:
-        return _gone(machine) if observed.state.final and not machine.removed_from_node else None
+        return apply_node_removal(machine, now) if observed.state.final else None
     seen: dict[str, Any] = {name: getattr(observed, name) for name in MachineStatus.model_fields}
     if machine.migration is not None and machine.migration.phase == "dropping":
         seen["migration"] = machine.migration.model_copy(update={"seen": True})
@@ -70,22 +70,14 @@ def apply_report(
 
 
 def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
-    """Its node has told of all its machines, and this one is not among them."""
-    if machine.state.final:
-        return None if machine.removed_from_node else _gone(machine)
-    if machine.desired is DesiredStatus.ENDED:
-        return finish_machine(machine, MachineState.ENDED, machine.desired_reason, now, gone=True)
+    """Its node has reported all its machines, and this one is not among them."""
+    if machine.ending or machine.state not in STARTING_STATES:
+        return apply_node_removal(machine, now, "its node does not have it any more")
     if machine.state is MachineState.PENDING:
         return None
-    if machine.state in STARTING_STATES:
-        reason = "its node began anew"
-        event = (MachineState.PENDING.value, reason)
-        return machine.transition(event, state=MachineState.PENDING, reason=reason, changed=now, fetched=0)
-    return finish_machine(machine, MachineState.FAILED, "its node does not have it any more", now, gone=True)
-
-
-def _gone(machine: SiteMachine) -> MachineTransition:
-    return machine.transition(removed_from_node=True)
+    reason = "its node began anew"
+    event = (MachineState.PENDING.value, reason)
+    return machine.transition(event, state=MachineState.PENDING, reason=reason, changed=now, fetched=0)
 
 
 def finish_machine(
@@ -178,10 +170,12 @@ def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMac
     return machine.model_copy(update=anew)
 
 
-def apply_node_removal(machine: SiteMachine, now: datetime) -> MachineTransition | None:
-    """The change of a machine whose node was removed from the site: it is over, and no node can be told to end it."""
+def apply_node_removal(
+    machine: SiteMachine, now: datetime, reason: str = "its node was removed from the site"
+) -> MachineTransition | None:
+    """The change of a machine that no node has any more, because its node was removed: it is over."""
     if machine.state.final:
-        return None if machine.removed_from_node else _gone(machine)
+        return None if machine.removed_from_node else machine.transition(removed_from_node=True)
     if machine.desired is DesiredStatus.ENDED:
         return finish_machine(machine, MachineState.ENDED, machine.desired_reason, now, gone=True)
-    return finish_machine(machine, MachineState.FAILED, "its node was removed from the site", now, gone=True)
+    return finish_machine(machine, MachineState.FAILED, reason, now, gone=True)

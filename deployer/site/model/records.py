@@ -10,11 +10,10 @@ from catalog.image.manifest import ImageId, Version
 from deployer.machine.properties import MachineProperties
 from deployer.machine.spec import Uuid
 from deployer.machine.state import MachineState
-from deployer.protocol.deployment_request import DeploymentRequest, NodeLabel
-from deployer.protocol.desired_state import BrokerAccess, Capacity, DesiredMachine, DesiredStatus, MachineStatus
-from deployer.protocol.migration import MigrationNumber, MigrationSupport, OutgoingMigration
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import BrokerAccess, DesiredMachine, DesiredStatus, MachineStatus, NodeStatus
+from deployer.protocol.migration import MigrationNumber, OutgoingMigration
 from deployer.protocol.save import DesiredSave, SaveDetails
-from deployer.protocol.swarm_report import SwarmReport
 from deployer.site.model.principal import Principal
 from signer.documents import Document
 from signer.statements.endorsement import Instant
@@ -29,21 +28,18 @@ class NodeState(StrEnum):
     LEFT = "left"
 
 
-class SiteNode(Document):
-    """A node of the site.
+class SiteNode(NodeStatus):
+    """A node of the site, with the status that it last reported; `swarm` is None in lists.
 
     Attributes:
         uuid: given when it joined; in the subject of its certificate.
         name: for people.
         kind: "libvirt" or "ec2" (a pool at EC2, which the site itself works).
-        capacity, labels, cached, architecture, accelerator, problem: as it last reported.
-        reported: when that was; None before the first time.
+        reported: when it last reported; None before the first time.
+        cached: addresses of the contents that are whole in its cache.
         revision: of its desired state now.
         seen: the revision that it acts on.
-        swarm: who feeds it, as it last reported; None in lists.
         draining: it gets no more machines; also while it is lost.
-        lease: seconds after which it lets no machine of the site run when it hears nothing of it; None: it promised nothing.
-        migration_support: what it says of machines that move; None where it has not.
     """
 
     uuid: Uuid
@@ -52,18 +48,11 @@ class SiteNode(Document):
     state: NodeState
     joined: Instant
     reported: Instant | None = None
-    capacity: Capacity
-    labels: dict[NodeLabel, NodeLabel] = Field(default_factory=dict)
     cached: frozenset[str] = frozenset()
     architecture: str = ""
-    accelerator: str = ""
-    problem: str = ""
     revision: int = 0
     seen: int = 0
-    swarm: SwarmReport | None = None
     draining: bool = False
-    lease: int | None = None
-    migration_support: MigrationSupport | None = None
 
 
 class Deployment(Document):
@@ -251,26 +240,15 @@ class SiteMachine(DeployedMachine):
         return self.migrating.target if self.migrating else None
 
     def desired_machine(self, request: DeploymentRequest) -> DesiredMachine:
-        """As the node is told."""
+        """The machine as its node has to make it; fields of both documents that have one name mean the same but `reason`."""
+        save, move = self.saving, self.migrating
+        same = {name: getattr(self, name) for name in DesiredMachine.model_fields if name in SiteMachine.model_fields}
         return DesiredMachine(
-            **self.properties(),
-            uuid=self.uuid,
-            deployment=self.deployment,
-            desired=self.desired,
-            reason=self.desired_reason,
-            image_id=self.image_id,
-            hostname=self.hostname,
+            **same | {"reason": self.desired_reason},
             user_data=request.user_data,
             public_keys=request.public_keys,
-            expires=self.expires,
-            reboots=self.reboots,
-            role=self.role,
-            context=self.context,
-            save=None if self.saving is None else DesiredSave(number=self.saving.number, version=self.saving.version),
-            outgoing=OutgoingMigration(number=self.migrating.number, to=self.migrating.target)
-            if self.migrating
-            else None,
-            migrated=self.migrated,
+            save=DesiredSave(number=save.number, version=save.version) if save else None,
+            outgoing=OutgoingMigration(number=move.number, to=move.target) if move else None,
         )
 
 

@@ -5,13 +5,11 @@ promised the same core, nor the same money of an account at EC2, and a request t
 """
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
 from catalog.errors import Conflict
-from deployer.errors import NoCapacity, OverQuota
+from deployer.errors import OverQuota
 from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredStatus
@@ -20,14 +18,12 @@ from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
 from deployer.site.model.principal import Principal
 from deployer.site.model.quota import ResourceUsage
-from deployer.site.model.records import CostReservation, Deployment, MachineTransition, SiteMachine
+from deployer.site.model.records import CostReservation, Deployment, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit, cap_machines
-from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer, place_without
+from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer
 from deployer.site.scheduling.proposal import NO_CLUSTER, ClusterMembership, Proposal
 from deployer.site.store.unit_of_work import UnitOfWork
 from signer.documents import canonical
-
-WAITS = "no node has free capacity for it now; it waits"
 
 
 class AdmittedDeployment(NamedTuple):
@@ -120,40 +116,6 @@ def place_now(
     """Where machines would run with the capacity free now; nothing is kept. NoCapacity as `place_machines` says."""
     rooms = store_nodes.node_capacities(connection, ask.addresses.keys(), overcommit)
     return place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
-
-
-def fitting_deployments(
-    connection: Transaction, overcommit: Overcommit, waiting: Sequence[SiteMachine], place: Placer
-) -> set[str]:
-    """Of machines without a node, the deployments of which one would have room now."""
-    asks = {machine.deployment: store_machines.placement_request_of(connection, machine) for machine in waiting}
-    addresses = {address for ask, _ in asks.values() for address in ask.addresses}
-    rooms = store_nodes.node_capacities(connection, addresses, overcommit)
-    found = set()
-    for uuid, (ask, most) in asks.items():
-        with suppress(NoCapacity):
-            place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
-            found.add(uuid)
-    return found
-
-
-def place_again(
-    connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Placer
-) -> MachineTransition:
-    """A machine without a node gets one, or goes on waiting."""
-    ask, most = store_machines.placement_request_of(connection, machine)
-    why = "it has an older copy of the machine, and is to drop that first"
-    place = place_without(place, lambda room: room.uuid == machine.other_node, why)
-    try:
-        chosen = place_now(connection, overcommit, ask, place, most)
-    except NoCapacity:
-        return mark_waiting(machine)
-    return machine.transition(("placed", "; ".join(chosen.sentences)), node=chosen.nodes[0], reason="")
-
-
-def mark_waiting(machine: SiteMachine) -> MachineTransition:
-    """A machine for which there is no room says so."""
-    return machine.transition(reason=WAITS)
 
 
 def quota_fault(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> str | None:

@@ -1,19 +1,23 @@
 """The due work of a site: a check whether anything is due, which only reads, and then all of it."""
 
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from deployer.errors import NoCapacity
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
 from deployer.site.lifecycle.report_rules import LostPolicy, apply_node_loss, expire_machine, warn_of_expiry
 from deployer.site.model.records import MachineTransition, NodeState, SiteMachine
-from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import Placer
-from deployer.site.store import admission as store_admission
+from deployer.site.scheduling.node_capacity import Overcommit, cap_machines
+from deployer.site.scheduling.placement import Placer, place_without
+from deployer.site.store.admission import place_now
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
+
+WAITS = "no node has free capacity for it now; it waits"
 
 
 @dataclass(frozen=True)
@@ -77,21 +81,38 @@ def place_waiting(store: SiteStore, place: Placer) -> int:
 def _fitting(connection: Transaction, overcommit: Overcommit, place: Placer) -> set[str] | None:
     """The deployments whose waiting machines would have room now; None if there is nothing to write, not even that."""
     waiting = store_machines.unplaced_machines(connection)
-    found = store_admission.fitting_deployments(connection, overcommit, waiting, place) if waiting else set[str]()
-    said = all(store_admission.mark_waiting(machine).machine == machine for machine in waiting)
-    return None if said and not found else found
+    if not waiting:
+        return None
+    asks = {machine.deployment: store_machines.placement_request_of(connection, machine) for machine in waiting}
+    addresses = {address for ask, _ in asks.values() for address in ask.addresses}
+    rooms = store_nodes.node_capacities(connection, addresses, overcommit)
+    found = set()
+    for uuid, (ask, most) in asks.items():
+        with suppress(NoCapacity):
+            place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
+            found.add(uuid)
+    return found if found or any(machine.reason != WAITS for machine in waiting) else None
 
 
 def _place_waiting(work: UnitOfWork, place: Placer, fits: set[str]) -> int:
     """Place waiting machines of those deployments, as far as there is room; returns how many were placed."""
     placed = 0
     for machine in store_machines.unplaced_machines(work.connection):
-        change = store_admission.mark_waiting(machine)
+        change = machine.transition(reason=WAITS)
         if machine.deployment in fits:
-            change = store_admission.place_again(work.connection, work.overcommit, machine, place)
+            with suppress(NoCapacity):
+                change = _placed(work, machine, place)
         if change.machine.node is None:
             fits.discard(machine.deployment)  # the next one of its like would not fit either
         else:
             placed += 1
         work.change([machine], lambda _, change=change: change)  # type: ignore[misc]
     return placed
+
+
+def _placed(work: UnitOfWork, machine: SiteMachine, place: Placer) -> MachineTransition:
+    ask, most = store_machines.placement_request_of(work.connection, machine)
+    why = "it has an older copy of the machine, and is to drop that first"
+    place = place_without(place, lambda room: room.uuid == machine.other_node, why)
+    chosen = place_now(work.connection, work.overcommit, ask, place, most)
+    return machine.transition(("placed", "; ".join(chosen.sentences)), node=chosen.nodes[0], reason="")
