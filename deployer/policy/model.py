@@ -12,7 +12,6 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from catalog.image.manifest import Manifest, Vo
-from deployer.errors import PolicyUnusable
 from deployer.machine.user_data import UserDataKind
 from deployer.policy.anchors import TrustedKey, load_anchor_key
 from deployer.policy.patterns import (
@@ -24,8 +23,8 @@ from deployer.policy.patterns import (
     matches_image,
     matches_vo,
 )
-from signer.documents import Document, canonical, parse_toml
-from signer.errors import DocumentError
+from deployer.policy.policy_files import PolicyFile
+from signer.documents import Document, canonical
 from signer.runtime.units import Duration, Size
 from signer.statements.endorsement import Role
 from signer.verification.trust import Anchor
@@ -165,8 +164,10 @@ class ShadowPolicy(Document):
     policy: FileName
 
 
-class Policy(Document):
+class Policy(PolicyFile):
     """A whole policy, with its keys inside."""
+
+    file_kind, max_bytes = "policy", MAX_POLICY
 
     anchor: Annotated[tuple[TrustedKey, ...], Field(max_length=MAX_ANCHORS)] = ()
     endorsements: EndorsementRules = EndorsementRules()
@@ -203,10 +204,7 @@ class Policy(Document):
         Raises:
             PolicyUnusable: malformed, with the place; or a key that is not valid.
         """
-        try:
-            read = parse_toml(cls, data, what, limit=MAX_POLICY)
-        except DocumentError as exc:
-            raise PolicyUnusable(str(exc)) from exc
+        read = super().parse(data, what)
         anchors = tuple(
             anchor.model_copy(update={"key": load_anchor_key(anchor, f"{what}: $.anchor[{index}]", key_file)})
             for index, anchor in enumerate(read.anchor)

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from deployer.errors import PolicyUnusable
+from signer.documents import Document, parse_toml
+from signer.errors import DocumentError
 from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
 
 T = TypeVar("T")
@@ -26,6 +28,37 @@ def read_policy_file(path: Path, limit: int, what: str, read: FileReader = read_
     if len(data) > limit:
         raise PolicyUnusable(f"{what} {path}: has more than the {limit} bytes allowed")
     return data
+
+
+class PolicyFile(Document):
+    """A TOML file of rules, strict: a name that is not known refuses the whole file.
+
+    Attributes:
+        file_kind: the name of such a file in messages.
+        max_bytes: of it.
+    """
+
+    file_kind: ClassVar[str]
+    max_bytes: ClassVar[int]
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read TOML; PolicyUnusable with the place. `what` is how the file is called in errors."""
+        try:
+            return parse_toml(cls, data, what, limit=cls.max_bytes)
+        except DocumentError as exc:
+            raise PolicyUnusable(str(exc)) from exc
+
+    @classmethod
+    def load_present(cls, path: Path, read: FileReader = read_file) -> Self | None:
+        """Read a file; None if it does not exist. Errors as in `parse`."""
+        data = read_policy_file(path, cls.max_bytes, cls.file_kind, read)
+        return None if data is None else cls.parse(data, f"{cls.file_kind} {path}")
+
+    @classmethod
+    def load(cls, path: Path, read: FileReader = read_file) -> Self:
+        """The same; a file that does not exist counts as an empty one."""
+        return cls.load_present(path, read) or cls()
 
 
 def reloaded_policy_file(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field
 
@@ -17,9 +17,10 @@ from catalog.schema.images import SignedStatement
 from deployer.errors import PolicyUnusable
 from deployer.policy.model import MAX_ENTRIES
 from deployer.policy.patterns import ImagePattern, VoPattern, matches_image, matches_vo
-from signer.documents import Document, canonical, parse, parse_toml
-from signer.errors import DocumentError
+from deployer.policy.policy_files import PolicyFile
+from signer.documents import Document, canonical, parse
 from signer.runtime import files
+from signer.runtime.reloaded_files import FileReader, read_file
 from signer.verification.revocations import MAX_REVOCATIONS
 from signer.verification.trust import EndorsementCheck
 
@@ -41,7 +42,7 @@ def _key(text: str) -> str:
     return text
 
 
-class BlockList(Document):
+class BlockList(PolicyFile):
     """What a site runs under no circumstances.
 
     Attributes:
@@ -51,6 +52,8 @@ class BlockList(Document):
         endorsements: `sha256:` and the digest of a statement.
     """
 
+    file_kind, max_bytes = "block list", MAX_BLOCK_LIST
+
     images: Annotated[tuple[ImagePattern, ...], Field(max_length=MAX_ENTRIES)] = ()
     vos: Annotated[tuple[VoPattern, ...], Field(max_length=MAX_ENTRIES)] = ()
     keys: Annotated[tuple[Annotated[str, AfterValidator(_key)], ...], Field(max_length=MAX_ENTRIES)] = ()
@@ -59,21 +62,15 @@ class BlockList(Document):
     ] = ()
 
     @classmethod
-    def load(cls, path: Path) -> "BlockList":
+    def load(cls, path: Path, read: FileReader = read_file) -> Self:
         """Read the site's file; one that is not there blocks nothing.
 
         Raises:
             PolicyUnusable: it cannot be read or understood, and then nothing is accepted.
         """
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BLOCK_LIST + 1)
-            return parse_toml(cls, data, f"block list {path}", limit=MAX_BLOCK_LIST)
-        except FileNotFoundError:
-            return cls()
-        except OSError as exc:
-            raise PolicyUnusable(f"block list {path}: cannot be read, so nothing is accepted: {exc.strerror}") from exc
-        except DocumentError as exc:
+            return super().load(path, read)
+        except PolicyUnusable as exc:
             raise PolicyUnusable(f"{exc}; until that is right nothing is accepted") from exc
 
     def blocks(self, manifest: Manifest) -> str:

@@ -13,10 +13,9 @@ from pydantic import Field, model_validator
 from catalog.image.manifest import Vo
 from deployer.ec2.model.pricing import Dollars, Prices
 from deployer.errors import NoAccount, PolicyUnusable
-from deployer.policy.policy_files import read_policy_file
+from deployer.policy.policy_files import PolicyFile
 from deployer.site.model.principal import Group, Principal
-from signer.documents import Document, parse_toml
-from signer.errors import DocumentError
+from signer.documents import Document
 from signer.runtime.reloaded_files import FileReader, read_file
 from signer.runtime.units import Size
 
@@ -111,8 +110,10 @@ class AccountRule(Document):
         )
 
 
-class Accounts(Document):
+class Accounts(PolicyFile):
     """The whole file: accounts, and the rules that lead to them; the first rule that matches counts."""
+
+    file_kind, max_bytes = "accounts", MAX_ACCOUNTS_FILE
 
     account: Annotated[tuple[Account, ...], Field(min_length=1, max_length=1000)]
     rule: Annotated[tuple[AccountRule, ...], Field(max_length=10_000)] = ()
@@ -127,21 +128,11 @@ class Accounts(Document):
         return self
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, read: FileReader = read_file) -> Self:
         """Read the file; PolicyUnusable with the place if it is invalid or missing."""
-        if (found := cls.find(path)) is None:
+        if (found := cls.load_present(path, read)) is None:
             raise PolicyUnusable(f"accounts {path}: cannot be read: no such file")
         return found
-
-    @classmethod
-    def find(cls, path: Path, read: FileReader = read_file) -> Self | None:
-        """The same; None if the file does not exist."""
-        if (data := read_policy_file(path, MAX_ACCOUNTS_FILE, "accounts", read)) is None:
-            return None
-        try:
-            return parse_toml(cls, data, f"accounts {path}", limit=MAX_ACCOUNTS_FILE)
-        except DocumentError as exc:
-            raise PolicyUnusable(str(exc)) from exc
 
     def named(self, name: str) -> Account:
         """The account of that name; NoAccount if it is unknown."""

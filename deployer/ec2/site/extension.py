@@ -41,7 +41,7 @@ class AccountSupervisor(SiteExtension):
     def __init__(self, settings: Ec2Settings, clock: Callable[[], datetime] = utc_now, every: float = EVERY) -> None:
         """Args: of the site; the present, UTC; seconds between two looks at the file."""
         self._settings, self._clock, self._every = settings, clock, every
-        self._file = reloaded_policy_file("accounts", settings.accounts, Accounts.find, None, log)
+        self._file = reloaded_policy_file("accounts", settings.accounts, Accounts.load_present, None, log)
         self._pools: AccountAgents | None = None
         self._problem = ""
         self._ended = threading.Event()

@@ -12,20 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from catalog.image.manifest import Manifest, Vo
-from deployer.errors import PolicyUnusable
 from deployer.policy.patterns import ImagePattern, matches_image, pattern_validator
-from deployer.policy.policy_files import read_policy_file
+from deployer.policy.policy_files import PolicyFile
 from deployer.site.model.principal import Capability, Principal
 from deployer.site.model.quota import UNLIMITED, Quota, QuotaLimits, QuotaShare
-from signer.documents import Document, canonical, parse_toml
-from signer.errors import DocumentError
-from signer.runtime.reloaded_files import FileReader, read_file
+from signer.documents import Document, canonical
 
 MAX_RIGHTS = 1 << 20
 """Bytes of a rights file: a thousand grants."""
@@ -187,8 +183,10 @@ class Grant(Document):
         return "covers only one's own machines"
 
 
-class SiteGrants(Document):
+class SiteGrants(PolicyFile):
     """All grants of a site."""
+
+    file_kind, max_bytes = "rights", MAX_RIGHTS
 
     grant: Annotated[tuple[Grant, ...], Field(max_length=MAX_GRANTS)] = ()
 
@@ -198,20 +196,6 @@ class SiteGrants(Document):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two grants are named {twice!r}; give each its own name")
         return self
-
-    @classmethod
-    def parse(cls, data: bytes, what: str) -> Self:
-        """Read grants from TOML; PolicyUnusable with the place."""
-        try:
-            return parse_toml(cls, data, what, limit=MAX_RIGHTS)
-        except DocumentError as exc:
-            raise PolicyUnusable(str(exc)) from exc
-
-    @classmethod
-    def load(cls, path: Path, read: FileReader = read_file) -> Self:
-        """Read a file of grants; without a file there are none. Errors as in `parse`."""
-        data = read_policy_file(path, MAX_RIGHTS, "rights", read)
-        return cls() if data is None else cls.parse(data, f"rights {path}")
 
     @property
     def digest(self) -> str:

@@ -1,18 +1,14 @@
 """The issuers file: whose tokens a site trusts, for which VO, and within what limits. No other issuer's keys are fetched."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from catalog.image.manifest import Vo
-from deployer.errors import PolicyUnusable
 from deployer.policy.patterns import pattern_validator
-from deployer.policy.policy_files import read_policy_file
-from signer.documents import Document, parse_toml
-from signer.errors import DocumentError
-from signer.runtime.reloaded_files import FileReader, read_file
+from deployer.policy.policy_files import PolicyFile
+from signer.documents import Document
 from signer.runtime.units import Duration
 
 MAX_ISSUERS = 1 << 20
@@ -56,8 +52,10 @@ class Issuer(Document):
     audiences: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...], Field(max_length=64)] = ()
 
 
-class Issuers(Document):
+class Issuers(PolicyFile):
     """All issuers that a site trusts; without any, every token is refused."""
+
+    file_kind, max_bytes = "issuers", MAX_ISSUERS
 
     issuer: Annotated[tuple[Issuer, ...], Field(max_length=256)] = ()
 
@@ -71,17 +69,3 @@ class Issuers(Document):
     def find(self, url: object) -> Issuer | None:
         """The issuer with exactly that URL."""
         return next((each for each in self.issuer if each.issuer == url), None)
-
-    @classmethod
-    def parse(cls, data: bytes, what: str) -> Self:
-        """Read issuers from TOML; PolicyUnusable with the place."""
-        try:
-            return parse_toml(cls, data, what, limit=MAX_ISSUERS)
-        except DocumentError as exc:
-            raise PolicyUnusable(str(exc)) from exc
-
-    @classmethod
-    def load(cls, path: Path, read: FileReader = read_file) -> Self:
-        """Read the file; without one there are no issuers. Errors as in `parse`."""
-        data = read_policy_file(path, MAX_ISSUERS, "issuers", read)
-        return cls() if data is None else cls.parse(data, f"issuers {path}")
