@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partialmethod
 from typing import Annotated, Any, Final
 
 import boto3
@@ -83,7 +84,6 @@ _UNSIGNED: Final = frozenset({"AuthFailure", "IncompleteSignature", "SignatureDo
 _TRANSIENT: Final = frozenset(
     {"InternalError", "InternalFailure", "InternalServerException", "ServiceUnavailable", "Unavailable"}
 )
-_UNSENT: Final = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError)
 _BROKEN: Final = (
     botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
@@ -167,30 +167,10 @@ class AwsClient:
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self._clients: dict[str, Any] = {}
-        self._owner = ""
 
-    def ec2(
-        self, operation: str, /, *, once: bool = False, again: frozenset[str] = frozenset(), **parameters: Any
-    ) -> dict[str, Any]:
-        """Call EC2.
-
-        Args:
-            operation: boto3's name of it: "run_instances".
-            once: do not repeat the call when it may have arrived: it has no client token and is not idempotent.
-            again: AWS's codes that mean "not yet" here, such as "InvalidInstanceID.NotFound"; they are repeated too.
-            parameters: of the operation.
-
-        Raises:
-            AwsDenied, AwsThrottled, AwsMissing, AwsUnreachable, AwsFailed: as their classes say.
-        """
-        return self._call("ec2", operation, parameters, once=once, again=again)
-
-    def ec2_list(self, operation: str, member: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """The members of all pages of a list, such as ("describe_snapshots", "Snapshots"); errors as in :meth:`ec2`."""
-        return self._pages("ec2", operation, member, parameters)
-
-    def ebs(
+    def call(
         self,
+        service: str,
         operation: str,
         /,
         *,
@@ -198,43 +178,21 @@ class AwsClient:
         throttled: Callable[[], object] = _ignore_throttling,
         **parameters: Any,
     ) -> dict[str, Any]:
-        """Call the EBS direct APIs; all of them may be repeated. `throttled` is called whenever AWS throttles a request.
+        """Call a service. All calls may be repeated: they are idempotent, or have a client token.
 
-        A block's data comes back as bytes. Errors as in :meth:`ec2`.
+        Args:
+            service: boto3's name of it: "ec2".
+            operation: boto3's name of it: "run_instances".
+            again: AWS's codes that mean "not yet" here, such as "InvalidInstanceID.NotFound"; they are repeated too.
+            throttled: called whenever AWS throttles a request.
+            parameters: of the operation.
+
+        Returns:
+            The answer; a block's data in it is bytes.
+
+        Raises:
+            AwsDenied, AwsThrottled, AwsMissing, AwsUnreachable, AwsFailed: as their classes say.
         """
-        return self._call("ebs", operation, parameters, again=again, throttled=throttled)
-
-    def ebs_list(self, operation: str, member: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """As :meth:`ec2_list`, such as ("list_snapshot_blocks", "Blocks")."""
-        return self._pages("ebs", operation, member, parameters)
-
-    def owner(self) -> str:
-        """The number of the account that these credentials are in."""
-        if not self._owner:
-            self._owner = str(self._call("sts", "get_caller_identity", {})["Account"])
-        return self._owner
-
-    def _pages(self, service: str, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        token: dict[str, Any] = {}
-        for _ in range(PAGE_LIMIT):
-            answer = self._call(service, operation, parameters | token)
-            yield from answer.get(member, ())
-            following = answer.get("NextToken")
-            if not following:
-                return
-            token = {"NextToken": following}
-        raise AwsFailed(f"{service} {operation}: the list does not end after {PAGE_LIMIT} pages")
-
-    def _call(
-        self,
-        service: str,
-        operation: str,
-        parameters: dict[str, Any],
-        *,
-        once: bool = False,
-        again: frozenset[str] = frozenset(),
-        throttled: Callable[[], object] = _ignore_throttling,
-    ) -> dict[str, Any]:
         attempt = 0
         while True:
             attempt += 1
@@ -242,7 +200,7 @@ class AwsClient:
             try:
                 return self._send(service, operation, parameters)
             except botocore.exceptions.ClientError as exc:
-                failed, least, may = self._judged(service, operation, exc, once=once, again=again)
+                failed, least, may = self._judged(service, operation, exc, again)
                 if isinstance(failed, AwsThrottled):
                     throttled()
                 # A text that must not appear in the message must not appear as its cause.
@@ -257,16 +215,31 @@ class AwsClient:
                     f"{service} {operation}: TLS verification failed: {self._clean(str(exc))}"
                 ) from exc
             except _BROKEN as exc:
-                may = not once or isinstance(exc, _UNSENT)
-                failed = AwsUnreachable(
-                    f"{service} {operation}: incomplete answer ({self._clean(str(exc))}); check the network"
-                )
-                cause = exc
+                message = f"{service} {operation}: incomplete answer ({self._clean(str(exc))}); check the network"
+                failed, may, cause = AwsUnreachable(message), True, exc
             except botocore.exceptions.BotoCoreError as exc:
                 raise AwsFailed(f"{service} {operation}: {self._clean(str(exc))}") from exc
             if not (may and self._patience.again(attempt)):
                 raise failed from cause
             self._sleep(self._patience.pause(attempt, self._chance(), least))
+
+    def pages(self, service: str, operation: str, member: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """The members of all pages of a list, such as ("ec2", "describe_snapshots", "Snapshots"); errors as in :meth:`call`."""
+        token: dict[str, Any] = {}
+        for _ in range(PAGE_LIMIT):
+            answer = self.call(service, operation, **(parameters | token))
+            yield from answer.get(member, ())
+            following = answer.get("NextToken")
+            if not following:
+                return
+            token = {"NextToken": following}
+        raise AwsFailed(f"{service} {operation}: the list does not end after {PAGE_LIMIT} pages")
+
+    ec2 = partialmethod(call, "ec2")
+    ec2_list = partialmethod(pages, "ec2")
+    ebs = partialmethod(call, "ebs")
+    """The EBS direct APIs."""
+    ebs_list = partialmethod(pages, "ebs")
 
     def _send(self, service: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
@@ -275,7 +248,7 @@ class AwsClient:
         return answer
 
     def _judged(
-        self, service: str, operation: str, exc: botocore.exceptions.ClientError, *, once: bool, again: frozenset[str]
+        self, service: str, operation: str, exc: botocore.exceptions.ClientError, again: frozenset[str]
     ) -> tuple[AwsFailed, float, bool]:
         """Our error for an error of AWS, the seconds that AWS asks us to wait, and whether a retry may help."""
         error = exc.response.get("Error", {})
@@ -292,12 +265,8 @@ class AwsClient:
             return AwsDenied(message, fault), 0.0, fault in again
         if fault.endswith(("NotFound", "NotFoundException")) or status == 404:
             return AwsMissing(message, fault), 0.0, fault in again
-        # A 5xx leaves open whether the request was carried out.
-        return (
-            AwsFailed(message, f"{fault}.{detail}" if detail else fault),
-            0.0,
-            fault in again or (not once and (status >= 500 or fault in _TRANSIENT)),
-        )
+        may = fault in again or status >= 500 or fault in _TRANSIENT
+        return AwsFailed(message, f"{fault}.{detail}" if detail else fault), 0.0, may
 
     def _client(self, service: str) -> Any:
         with self._lock:

@@ -73,7 +73,7 @@ class AwsWorld:
         name = f"account-{uuid.uuid4().hex[:12]}"
         number = str(uuid.uuid4().int)[:12]
         role = f"arn:aws:iam::{number}:role/site"
-        keys = self.aws()._call("sts", "assume_role", {"RoleArn": role, "RoleSessionName": "tests"})["Credentials"]
+        keys = self.aws().call("sts", "assume_role", RoleArn=role, RoleSessionName="tests")["Credentials"]
         with self.credentials.open("a") as file:
             file.write(
                 f"[{name}]\naws_access_key_id = {keys['AccessKeyId']}\naws_secret_access_key = {keys['SecretAccessKey']}\n"

@@ -7,7 +7,7 @@ import pytest
 from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import AwsFailed, AwsThrottled, AwsUnreachable
 from signer.runtime.retry import RetryPolicy
-from tests.support.aws.fake_aws import REGION, AwsWorld
+from tests.support.aws.fake_aws import AwsWorld
 
 SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
 
@@ -42,15 +42,3 @@ def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kin
     assert world.asked() - begun == 3
     assert waited == [0.1, 0.2]
     assert len(heard) == (3 if kind == "throttle" else 0)
-
-
-@pytest.mark.parametrize(("kind", "times"), [("done-error", 1), ("no-answer", 1), ("cut", 1), ("throttle", 3)])
-def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, times: int) -> None:
-    """Without a client token a call is repeated only where it was surely not carried out."""
-    aws = AwsClient(world.access(), patience=SHORT)
-    aws.ec2("describe_regions")  # the connection
-    world.faults(rate=1.0, kinds=[kind])
-    begun = world.asked()
-    with pytest.raises(AwsFailed):
-        aws.ec2("create_volume", once=True, Size=1, AvailabilityZone=f"{REGION}a")
-    assert world.asked() - begun == times
