@@ -135,7 +135,7 @@ class Node:
         self._under_way_lock = threading.Lock()
         self._ending = False
         self._member = MembershipService(
-            settings.directory / "site", self._work_for, clock, listens=bool(deploy.moving_listen)
+            settings.directory / "site", self._work_for, clock, listens=bool(deploy.migration_listen)
         )
         self._saved_by: Platform | None = None
         self._closing = ExitStack()
@@ -276,7 +276,7 @@ class Node:
         giver = MigrationSource(keeper, stager.cache, images.manifest, self._platform, receipts.files)
         incoming = self.settings.directory.absolute() / "incoming"
         taker = MigrationTarget(keeper, images, stager, self._admits, receipts, here, incoming)
-        where, url = self._deploy.moving_listen, self._deploy.moving_url
+        where, url = self._deploy.migration_listen, self._deploy.migration_url
         return MigrationRunner(member, keeper, giver, taker, self._platform, where, url)
 
     def _platform(self) -> Platform:

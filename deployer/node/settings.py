@@ -31,8 +31,8 @@ class DeploySettings(Document):
         reserve: bytes that are left to the computer itself.
         metrics: address and port where the node gives its figures to Prometheus; empty for none.
         socket: where the node's service listens; `node.sock` in the node's directory if not set.
-        moving_listen: address and port where the node gives its site's machines to other nodes; empty for none.
-        moving_url: how other nodes reach that; empty for what `moving_listen` says.
+        migration_listen: address and port where the node gives its site's machines to other nodes; empty for none.
+        migration_url: how other nodes reach that; empty for what `migration_listen` says.
     """
 
     policy: Path = Field(default_factory=lambda: default_file().parent / "policy.toml")
@@ -48,8 +48,8 @@ class DeploySettings(Document):
     cores: Annotated[int, Field(ge=0)] | None = None
     memory: ByteSetting | None = None
     reserve: ByteSetting = 512 << 20
-    moving_listen: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
-    moving_url: Annotated[str, Field(pattern=r"^(https://.*)?$")] = ""
+    migration_listen: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
+    migration_url: Annotated[str, Field(pattern=r"^(https://.*)?$")] = ""
 
     def socket_path(self, settings: NodeSettings) -> Path:
         """Where a node with these settings listens, and where commands look for it."""

@@ -95,7 +95,7 @@ def open_migration_socket(where: str) -> socket.socket:
         return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=CONNECTIONS)
     except (OSError, OverflowError) as exc:
         raise SiteUnavailable(
-            f"{where}: cannot be listened on ({exc}); choose another with deploy.moving_listen"
+            f"{where}: cannot be listened on ({exc}); choose another with deploy.migration_listen"
         ) from exc
 
 

@@ -43,7 +43,7 @@ def source_fault(machine: SiteMachine, source: SiteNode) -> str:
     if source.state in LOST_STATES:
         return f"{source.name}, which has machine {machine.hostname}, is {source.state.value}"
     if source.migration_support is None or not source.migration_support.url:
-        return f"{source.name}, which has machine {machine.hostname}, gives no machines away; set deploy.moving_listen there"
+        return f"{source.name}, which has machine {machine.hostname}, gives no machines away; set deploy.migration_listen there"
     return ""
 
 

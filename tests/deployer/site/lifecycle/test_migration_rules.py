@@ -291,7 +291,7 @@ def test_a_node_that_gives_nothing_away_says_so_plainly(pair: Pair) -> None:
     pair.world.report(
         pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), migration_support=None
     )
-    with pytest.raises(MachineConflict, match=r"gives no machines away; set deploy\.moving_listen"):
+    with pytest.raises(MachineConflict, match=r"gives no machines away; set deploy\.migration_listen"):
         pair.go()
 
 
