@@ -8,7 +8,8 @@ values have equal bytes and can be signed.
 import base64
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import rfc8785
@@ -65,8 +66,6 @@ def read_json(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> Any:
         DocumentError: the data is too large, not UTF-8 or not JSON, has a duplicate member, or a number that is not an
             exact integer.
     """
-    if len(data) > limit:
-        raise DocumentError(what, "$", f"has {len(data)} bytes, more than the {limit} allowed")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
@@ -84,26 +83,27 @@ def read_json(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> Any:
             refuse(token)
         return int(token)
 
-    try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_float=refuse, parse_constant=refuse, parse_int=integer
-        )
-    except UnicodeDecodeError as exc:
-        raise DocumentError(what, "$", f"is not UTF-8 at byte {exc.start}") from exc
-    except json.JSONDecodeError as exc:
-        raise DocumentError(what, "$", f"is not JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
-    except RecursionError as exc:
-        raise DocumentError(what, "$", "is nested too deeply") from exc
+    with _decoded(data, what, limit) as text:
+        return json.loads(text, object_pairs_hook=unique, parse_float=refuse, parse_constant=refuse, parse_int=integer)
 
 
 def read_toml(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     """Parse TOML 1.0; errors as in :func:`read_json`."""
+    with _decoded(data, what, limit) as text:
+        return tomllib.loads(text)
+
+
+@contextmanager
+def _decoded(data: bytes, what: str, limit: int) -> Iterator[str]:
+    """Yield a document's text to its parser, whose errors become DocumentErrors."""
     if len(data) > limit:
         raise DocumentError(what, "$", f"has {len(data)} bytes, more than the {limit} allowed")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        yield data.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise DocumentError(what, "$", f"is not UTF-8 at byte {exc.start}") from exc
+    except json.JSONDecodeError as exc:
+        raise DocumentError(what, "$", f"is not JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
     except tomllib.TOMLDecodeError as exc:
         raise DocumentError(what, "$", f"is not TOML: {exc}") from exc
     except RecursionError as exc:

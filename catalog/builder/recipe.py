@@ -4,7 +4,6 @@ Sizes are texts such as "64MiB". Paths are relative to the directory of the reci
 """
 
 import uuid
-from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -13,13 +12,11 @@ from catalog.image.manifest import (
     SECTOR,
     Filesystem,
     Guid,
-    Name,
     OperatingSystem,
     PartitionLabel,
     PartitionType,
     ProvenanceLink,
-    Version,
-    Vo,
+    TitledDocument,
 )
 from signer.documents import Document, parse_toml
 from signer.runtime.units import parse_size
@@ -47,12 +44,9 @@ class RecipeNeeds(Document):
     cores: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
-class ImageIdentity(Document):
+class ImageIdentity(TitledDocument):
     """Name, needs and origin of an image: the part of a manifest that does not follow from the disk."""
 
-    vo: Vo
-    name: Name
-    version: Version
     architecture: Literal["x86_64", "aarch64"] = "x86_64"
     os: OperatingSystem | None = None
     needs: RecipeNeeds
@@ -179,12 +173,6 @@ class Recipe(Document):
     def parse(cls, data: bytes, what: str) -> Self:
         """Parse a recipe; signer.errors.DocumentError gives place and reason."""
         return parse_toml(cls, data, what)
-
-    def partitions(self) -> Iterator[tuple[int, int, RecipePartition]]:
-        """(disk, position, partition), both numbers from 0."""
-        for number, disk in enumerate(self.disk):
-            for position, partition in enumerate(disk.partition):
-                yield number, position, partition
 
     def uuid(self, *position: int) -> str:
         """The UUID of a disk or partition without a UUID in the recipe: the same recipe gives the same UUIDs.

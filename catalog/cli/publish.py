@@ -107,7 +107,7 @@ def image_list(
         found = list(client.images(vo, name))
     rows = [
         [
-            f"{one.vo}/{one.name}@{one.version}",
+            one.title,
             one.architecture,
             terminal.format_size(one.size),
             f"{one.published:%Y-%m-%d %H:%M}",
@@ -126,7 +126,7 @@ def image_candidates(context: typer.Context, vo: VoFilter = None, catalog: Url =
         found = client.candidates(vo)
     rows = [
         (
-            f"{one.vo}/{one.name}@{one.version}",
+            one.title,
             terminal.format_size(one.size),
             "complete" if one.complete else "uploading",
             f"{one.expires:%Y-%m-%d %H:%M} UTC",

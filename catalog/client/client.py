@@ -79,7 +79,7 @@ class CatalogClient(Closable):
         if reference.version is not None:
             entry = self._connection.ask(ImageEntry, "GET", f"{path}/{reference.version}")
             if (entry.vo, entry.name, entry.version) != (reference.vo, reference.name, reference.version):
-                found = f"{entry.vo}/{entry.name}@{entry.version}"
+                found = entry.title
                 raise Malformed(f"{self.url}: answered a request for {reference} with {found}")
             return entry.image_id
         page = self._connection.ask(ImagePage, "GET", path, params={"limit": "1"})

@@ -34,16 +34,13 @@ from catalog.errors import (
 from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
 from catalog.schema.images import MAX_RESPONSE, EndorsementList, ImageEntry
-from catalog.tuf.client import CurrentTargets, TufClient, server_url
+from catalog.tuf.client import CurrentTargets, Freshness, TufClient, server_url
 from catalog.tuf.metadata import ROOT, SignedMetadata
-from catalog.tuf.staleness import Freshness, assess_freshness
 from catalog.tuf.targets import (
     REVOCATIONS,
     ClusterBinding,
     NameBinding,
     RevocationPages,
-    cluster_endorsements_path,
-    cluster_name_path,
     cluster_path,
     endorsements_path,
     manifest_path,
@@ -164,7 +161,7 @@ class TrustedCatalog(FailoverClient):
         """
         if reference.image_id is not None:
             raise Misused("a published cluster is named as VO/NAME@VERSION or VO/NAME")
-        path = cluster_name_path(reference.vo, reference.name, reference.version)
+        path = name_path(reference.vo, reference.name, reference.version, "cluster-names")
         binding = self._binding(ClusterBinding, reference, path)
         self._record_name(f"cluster:{binding.title}", binding.digest)
         found = self._find(cluster_path(binding.digest))
@@ -176,7 +173,7 @@ class TrustedCatalog(FailoverClient):
 
     def cluster_endorsements(self, digest: str) -> list[tuple[bytes, bytes]]:
         """(statement, signature) of every endorsement of a cluster document that is listed now, unverified."""
-        return self._statements(cluster_endorsements_path(digest))
+        return self._statements(endorsements_path(digest, "clusters"))
 
     def revocations(self) -> list[tuple[bytes, bytes]]:
         """(statement, signature) of every revocation that is listed now; the signatures are not verified here."""
@@ -191,10 +188,9 @@ class TrustedCatalog(FailoverClient):
     def freshness(self) -> Freshness:
         """How fresh the trusted metadata is; makes no request."""
         try:
-            known = self._pinned().trusted().expires
+            return self._pinned().freshness()
         except Unpinned as exc:
             return Freshness(pinned=False, problem=str(exc))
-        return assess_freshness(known, self._now())
 
     def _record_name(self, title: str, image_id: str) -> None:
         try:

@@ -102,6 +102,19 @@ _LABEL_LIMIT = {"ext4": 16, "xfs": 12, "vfat": 11, "swap": 15, "none": 0}
 _SMALLEST = {"ext4": 1 << 20, "xfs": 300 << 20, "vfat": 1 << 20, "swap": 40 << 10, "none": SECTOR}
 
 
+class TitledDocument(Document):
+    """A document about one version of a name of a VO."""
+
+    vo: Vo
+    name: Name
+    version: Version
+
+    @property
+    def title(self) -> str:
+        """VO/name@version."""
+        return f"{self.vo}/{self.name}@{self.version}"
+
+
 class Blank(Document):
     """A recipe for a partition that a node makes locally; the partition is never stored or sent.
 
@@ -318,13 +331,10 @@ class ProvenanceLink(Document):
     href: Annotated[ManifestText, Field(min_length=1)]
 
 
-class Manifest(Document):
+class Manifest(TitledDocument):
     """The definition of an image."""
 
     type: Literal["urn:partita:image:v1"]
-    vo: Vo
-    name: Name
-    version: Version
     architecture: Literal["x86_64", "aarch64"]
     os: OperatingSystem
     disks: Annotated[tuple[Disk, ...], Field(min_length=1, max_length=16)]
@@ -365,11 +375,6 @@ class Manifest(Document):
             known = (id(self), "sha256:" + hashlib.sha256(self.canonical()).hexdigest())
             self.__dict__["_image_id"] = known
         return known[1]
-
-    @property
-    def title(self) -> str:
-        """VO/name@version."""
-        return f"{self.vo}/{self.name}@{self.version}"
 
     def partitions(self) -> Iterator[Partition]:
         """All partitions, in the order of disks and offsets."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from catalog.image.manifest import MAX_MANIFEST, ImageId
+from catalog.image.manifest import MAX_MANIFEST, ImageId, TitledDocument
 from catalog.schema.images import ResponseModel
 from signer.documents import Document, example
 
@@ -18,7 +18,7 @@ class CandidateRequest(Document):
     manifest: Annotated[str, Field(max_length=MAX_MANIFEST)]
 
 
-class CandidateEntry(ResponseModel):
+class CandidateEntry(TitledDocument, ResponseModel):
     """An image that waits for its first endorsement.
 
     Attributes:
@@ -28,9 +28,6 @@ class CandidateEntry(ResponseModel):
     """
 
     image_id: ImageId
-    vo: str
-    name: str
-    version: str
     size: int
     complete: bool
     expires: datetime

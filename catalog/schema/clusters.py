@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from catalog.image.manifest import ImageId, Name, Version, Vo
-from catalog.schema.images import ResponseModel, SignedEndorsements
+from catalog.image.manifest import ImageId, TitledDocument
+from catalog.schema.images import ResponseModel, ResponsePage, SignedEndorsements
 from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
@@ -36,22 +36,16 @@ class ClusterPublication(Document):
     endorsements: SignedEndorsements
 
 
-class ClusterEntry(ResponseModel):
+class ClusterEntry(TitledDocument, ResponseModel):
     """A published cluster document in a list."""
 
     model_config = example(**_EXAMPLE)
 
-    vo: Vo
-    name: Name
-    version: Version
     digest: ImageId
     published: Instant
 
 
-class ClusterEntries(ResponseModel):
+class ClusterEntries(ResponsePage[ClusterEntry]):
     """Cluster documents, last published first; `next` is the cursor of the following page, absent on the last."""
 
     model_config = example(items=[_EXAMPLE])
-
-    items: tuple[ClusterEntry, ...]
-    next: str | None = None

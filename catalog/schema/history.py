@@ -2,15 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from pydantic import JsonValue
 
 from catalog.errors import ContentMismatch
-from catalog.schema.images import ResponseModel
-from signer.audit_log import ZERO_HASH, EntryKind, Sha256Hex
+from catalog.schema.images import ResponseModel, ResponsePage
+from signer.audit_log import ZERO_HASH, AuditLogEntry, Sha256Hex
 from signer.documents import canonical, example
-from signer.statements.endorsement import Instant
 
 MAX_HISTORY_PAGE = 1000
 
@@ -31,7 +29,7 @@ _EXAMPLE: dict[str, JsonValue] = {
 }
 
 
-class HistoryEntry(ResponseModel):
+class HistoryEntry(AuditLogEntry, ResponseModel):
     """An entry: number, time, kind (`publish`, `endorse`, `revoke`, `vo`), hash of the previous entry, and data.
 
     If the reader may not read the image of an entry, the data is left out, and `withheld` is the hash of the whole entry,
@@ -40,11 +38,6 @@ class HistoryEntry(ResponseModel):
 
     model_config = example(**_EXAMPLE)
 
-    seq: int
-    at: Instant
-    kind: EntryKind
-    prev: Sha256Hex
-    data: dict[str, Any]
     withheld: Sha256Hex | None = None
 
     @property
@@ -57,13 +50,10 @@ class HistoryEntry(ResponseModel):
         return self.model_copy(update={"data": {}, "withheld": self.digest})
 
 
-class HistoryPage(ResponseModel):
+class HistoryPage(ResponsePage[HistoryEntry]):
     """Entries, oldest first; `next` is the cursor of the following page, absent if there are no more entries yet."""
 
     model_config = example(items=[_EXAMPLE])
-
-    items: tuple[HistoryEntry, ...]
-    next: str | None = None
 
 
 def verify_chain(entries: Iterable[HistoryEntry], last: str = ZERO_HASH) -> Iterator[HistoryEntry]:

@@ -7,14 +7,14 @@ ones; signed parts of a response are checked by signature or address anyway.
 import base64
 import re
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from catalog.errors import Malformed, RangeRefused
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import MAX_SIGNATURE, MAX_STATEMENT
-from catalog.image.manifest import MAX_MANIFEST, ImageId, Name, Version, Vo
+from catalog.image.manifest import MAX_MANIFEST, ImageId, TitledDocument, Vo
 from signer.documents import Document, check_base64, example
 from signer.verification.endorsements import MAX_ENDORSEMENTS
 
@@ -42,6 +42,9 @@ _EXAMPLE_ADDRESS = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf
 _EXAMPLE_KEY = "D1CE0F3A0B1C2D3E4F5061728394A5B6C7D8E9F0"
 _EXAMPLE_TIME = "2026-11-22T12:00:00Z"
 _EXAMPLE_STATEMENT: dict[str, JsonValue] = {"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}
+
+
+T = TypeVar("T")
 
 
 class ResponseModel(Document):
@@ -138,27 +141,28 @@ _EXAMPLE_IMAGE: dict[str, JsonValue] = {
 }
 
 
-class ImageEntry(ResponseModel):
+class ImageEntry(TitledDocument, ResponseModel):
     """A published image in a list. `size` is the bytes of its contents, holes included."""
 
     model_config = example(**_EXAMPLE_IMAGE)
 
     image_id: ImageId
-    vo: Vo
-    name: Name
-    version: Version
     architecture: str
     size: int
     published: datetime
 
 
-class ImagePage(ResponseModel):
+class ResponsePage(ResponseModel, Generic[T]):
+    """Base of lists that come page by page; `next` is the cursor of the following page, absent on the last."""
+
+    items: tuple[T, ...]
+    next: str | None = None
+
+
+class ImagePage(ResponsePage[ImageEntry]):
     """Published images, newest first; `next` is the cursor of the following page, absent on the last."""
 
     model_config = example(items=[_EXAMPLE_IMAGE], next="41")
-
-    items: tuple[ImageEntry, ...]
-    next: str | None = None
 
 
 class FlatImage(ResponseModel):
@@ -179,13 +183,10 @@ class EndorsementList(ResponseModel):
     items: tuple[SignedStatement, ...]
 
 
-class RevocationPage(ResponseModel):
+class RevocationPage(ResponsePage[SignedStatement]):
     """Revocations in the order of their acceptance; `next` is the cursor of the following page, absent on the last."""
 
     model_config = example(items=[_EXAMPLE_STATEMENT])
-
-    items: tuple[SignedStatement, ...]
-    next: str | None = None
 
 
 _EXAMPLE_VO_KEY: dict[str, JsonValue] = {
@@ -233,13 +234,10 @@ class VoEntry(ResponseModel):
     keys: int
 
 
-class VoPage(ResponseModel):
+class VoPage(ResponsePage[VoEntry]):
     """Registered VOs by name; `next` as in ImagePage."""
 
     model_config = example(items=[_EXAMPLE_VO])
-
-    items: tuple[VoEntry, ...]
-    next: str | None = None
 
 
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,15})-([0-9]{1,15})?|-([0-9]{1,15}))")

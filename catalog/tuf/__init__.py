@@ -1,1 +1,1 @@
-"""TUF metadata as its readers need it: keys, targets, staleness, and the client that verifies. Does not sign."""
+"""TUF metadata as its readers need it: keys, targets, and the client that verifies and knows how fresh they are. Does not sign."""

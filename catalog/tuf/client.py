@@ -7,7 +7,7 @@ go over our own connections, with their limits. A directory of trusted metadata 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -27,7 +27,7 @@ from tuf.api.exceptions import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from catalog.errors import CatalogError, Malformed, NotFound, Stale, Unavailable, Unverified
-from catalog.tuf.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, SignedMetadata, issued_at
+from catalog.tuf.metadata import LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, SignedMetadata, issued_at
 from catalog.web.connection import BaseTransport, Connection
 
 SKEW = timedelta(minutes=5)
@@ -52,12 +52,23 @@ ROLES = (ROOT, TIMESTAMP, SNAPSHOT, TARGETS)
 logging.getLogger("tuf").setLevel(logging.WARNING)
 
 
-@dataclass(frozen=True)
-class TrustedMetadataSet:
-    """The metadata that a client trusts now: version and expiry of each top-level role that it has."""
+WARN = 0.45
+"""Fraction of a lifetime: metadata with less than that left is overdue. The catalog signs anew at half of the lifetime."""
 
-    versions: dict[str, int]
-    expires: dict[str, datetime]
+
+@dataclass(frozen=True)
+class Freshness:
+    """How fresh a node's knowledge of its catalog is.
+
+    Attributes:
+        pinned: whether a root is pinned.
+        expires: when the first of the trusted metadata expires; no machine starts after that. None without metadata.
+        problem: what is wrong or soon will be, in a sentence.
+    """
+
+    pinned: bool
+    expires: datetime | None = None
+    problem: str | None = None
 
 
 class TufClient:
@@ -117,21 +128,32 @@ class TufClient:
         self._check_clock(metadata_url, now)
         return CurrentTargets(updater, metadata_url)
 
-    def trusted(self) -> TrustedMetadataSet:
-        """The metadata that is trusted now, expired or not."""
-        found = TrustedMetadataSet({}, {})
+    def freshness(self) -> Freshness:
+        """How fresh the trusted metadata is, expired or not; makes no request."""
+        now, known = self._now(), dict[str, datetime]()
         for role in ROLES:
-            try:
-                seen = SignedMetadata.of((self.directory / f"{role}.json").read_bytes())
-            except (OSError, Malformed):
-                continue
-            found.versions[role], found.expires[role] = seen.version, seen.expires
-        return found
+            with suppress(OSError, Malformed):
+                known[role] = SignedMetadata.of((self.directory / f"{role}.json").read_bytes()).expires
+        if not known:
+            return Freshness(pinned=True)
+        role, expires = min(known.items(), key=lambda item: item[1])
+        problem = None
+        if expires <= now:
+            problem = (
+                f"{role} metadata expired on {expires:%Y-%m-%d %H:%M}: no machine starts until the catalog answers"
+            )
+        else:
+            for role, when in known.items():
+                if when - now < LIFETIMES[role] * WARN:
+                    problem = (
+                        f"{role} metadata expires on {when:%Y-%m-%d %H:%M}: check that the catalog answers and signs"
+                    )
+        return Freshness(pinned=True, expires=expires, problem=problem)
 
     def _check_clock(self, url: str, now: datetime) -> None:
         """A timestamp says when it was made: a clock behind that would accept metadata that expired long ago."""
-        said = issued_at((self.directory / f"{TIMESTAMP}.json").read_bytes())
-        if said is not None and (ahead := said - now) > SKEW:
+        issued = issued_at((self.directory / f"{TIMESTAMP}.json").read_bytes())
+        if issued is not None and (ahead := issued - now) > SKEW:
             raise Stale(
                 f"{url}: its timestamp was made {round(ahead.total_seconds())} s in the future: this machine's clock is "
                 "behind, or the catalog's is ahead; set the clock"

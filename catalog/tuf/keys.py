@@ -26,11 +26,6 @@ MAX_KEY_FILE = 16 << 10
 """Bytes. An Ed25519 key has 120, and 300 with a passphrase."""
 
 
-def generate_key() -> PrivateKey:
-    """A new key, from the system's randomness."""
-    return Ed25519PrivateKey.generate()
-
-
 def save_key(path: Path, key: PrivateKey, passphrase: str | None = None) -> None:
     """Write a key for its owner alone, durably; Misused if something is there already: a key is never overwritten."""
     protection: KeySerializationEncryption = NoEncryption()

@@ -69,20 +69,12 @@ S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
 
 
 class MetadataSigner:
-    """A private key that signs metadata; `id` is its key ID in metadata."""
+    """A private key that signs metadata, its public half, and its key ID in metadata."""
 
     def __init__(self, key: PrivateKey) -> None:
-        self._signer = CryptoSigner(key)
-        self.id: str = self._signer.public_key.keyid
-
-    def add(self, metadata: "Metadata[Any]") -> None:
-        """Add this key's signature."""
-        metadata.sign(self._signer, append=True)
-
-    @property
-    def public(self) -> SSlibKey:
-        """The public half."""
-        return self._signer.public_key
+        self.signer = CryptoSigner(key)
+        self.public: SSlibKey = self.signer.public_key
+        self.id: str = self.public.keyid
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +144,8 @@ def root_document(
     keys: Mapping[str, Sequence[MetadataSigner]], thresholds: Mapping[str, int], version: int, expires: datetime
 ) -> bytes:
     """An unsigned root that appoints these keys; Misused where a role has fewer keys than its threshold."""
-    found: dict[str, Key] = {signer.id: signer.public for signers in keys.values() for signer in signers}
     roles = {name: _role([one.id for one in keys[name]], thresholds.get(name, 1), name) for name in _TOP}
-    used = {one.id for name in _TOP for one in keys[name]}
-    public = {key: value for key, value in found.items() if key in used}
+    public: dict[str, Key] = {one.id: one.public for name in _TOP for one in keys[name]}
     return _write(Metadata(Root(version, None, expires, public, roles, consistent_snapshot=True)))
 
 
@@ -215,9 +205,9 @@ def timestamp_document(
 
 def issued_at(timestamp: bytes) -> datetime | None:
     """When a timestamp says that it was made; None if it does not say."""
-    said = _read(timestamp).signed.unrecognized_fields.get(ISSUED)
+    issued = _read(timestamp).signed.unrecognized_fields.get(ISSUED)
     try:
-        found = datetime.fromisoformat(said) if isinstance(said, str) else None
+        found = datetime.fromisoformat(issued) if isinstance(issued, str) else None
     except ValueError:
         return None
     return found if found is not None and found.utcoffset() is not None else None
@@ -244,9 +234,7 @@ def role_versions(snapshot: bytes) -> dict[str, int]:
 
 def add_signature(data: bytes, signer: MetadataSigner) -> bytes:
     """The metadata with one more signature; a second one by the same key changes nothing."""
-    metadata = _read(data)
-    signer.add(metadata)
-    return _write(metadata)
+    return _sealed(_read(data), signer)
 
 
 def missing_root_signatures(data: bytes, previous: bytes | None) -> Mapping[str, int]:
@@ -295,7 +283,7 @@ def _signed(data: bytes, kind: type[S]) -> S:
 
 
 def _sealed(metadata: "Metadata[Any]", signer: MetadataSigner) -> bytes:
-    signer.add(metadata)
+    metadata.sign(signer.signer, append=True)
     return _write(metadata)
 
 

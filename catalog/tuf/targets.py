@@ -14,12 +14,12 @@ revocations/N.json                the N-th hundred of revocations, in the order 
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from catalog.access.rules import ImageScope
-from catalog.image.manifest import ImageId, Name, Version, Vo
+from catalog.image.manifest import ImageId, TitledDocument
 from catalog.schema.images import EndorsementList, SignedStatement
 from catalog.tuf.metadata import ListedTarget
 from signer.documents import Document, canonical
@@ -40,26 +40,13 @@ class RevocationPages(Document):
     pages: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class Binding(Document):
-    """What a name and version stands for."""
-
-    vo: Vo
-    name: Name
-    version: Version
-
-    @property
-    def title(self) -> str:
-        """VO/NAME@VERSION."""
-        return f"{self.vo}/{self.name}@{self.version}"
-
-
-class NameBinding(Binding):
+class NameBinding(TitledDocument):
     """Which image a name and version stands for."""
 
     image_id: ImageId
 
 
-class ClusterBinding(Binding):
+class ClusterBinding(TitledDocument):
     """Which cluster document a name and version stands for, by its digest in the form of an image ID."""
 
     digest: ImageId
@@ -70,29 +57,21 @@ def manifest_path(image_id: str) -> str:
     return f"images/{image_id.removeprefix('sha256:')}/manifest.json"
 
 
-def endorsements_path(image_id: str) -> str:
-    """The target of an image's endorsements."""
-    return f"images/{image_id.removeprefix('sha256:')}/endorsements.json"
+def endorsements_path(digest: str, folder: Literal["images", "clusters"] = "images") -> str:
+    """The target of the endorsements of an image or a cluster document."""
+    return f"{folder}/{digest.removeprefix('sha256:')}/endorsements.json"
 
 
-def name_path(vo: str, name: str, version: str | None = None) -> str:
-    """The target that says which image a name and version, or a name's newest version, stands for."""
-    return f"names/{vo}/{name}.json" if version is None else f"names/{vo}/{name}/{version}.json"
+def name_path(
+    vo: str, name: str, version: str | None = None, folder: Literal["names", "cluster-names"] = "names"
+) -> str:
+    """The target that says which image or cluster document a name and version, or a name's newest version, stands for."""
+    return f"{folder}/{vo}/{name}.json" if version is None else f"{folder}/{vo}/{name}/{version}.json"
 
 
 def cluster_path(digest: str) -> str:
     """The target of a cluster document."""
     return f"clusters/{digest.removeprefix('sha256:')}/cluster.json"
-
-
-def cluster_endorsements_path(digest: str) -> str:
-    """The target of a cluster document's endorsements."""
-    return f"clusters/{digest.removeprefix('sha256:')}/endorsements.json"
-
-
-def cluster_name_path(vo: str, name: str, version: str | None = None) -> str:
-    """The target that says which document a cluster's name and version, or its newest version, stands for."""
-    return f"cluster-names/{vo}/{name}.json" if version is None else f"cluster-names/{vo}/{name}/{version}.json"
 
 
 def revocation_page(number: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from catalog.db.engine import Transaction
 from catalog.errors import Malformed, Misused, NotFound
-from catalog.tuf.keys import generate_key, save_key
+from catalog.tuf.keys import PrivateKey, save_key
 from catalog.tuf.metadata import (
     BINS,
     LIFETIMES,
@@ -86,7 +86,7 @@ class KeyCeremony:
         self._check_idle()
         number = next(len(one.keys) for one in list_role_statuses(self._repository, connection) if one.role == role)
         directory = self._repository.online if role in ONLINE else self._repository.offline
-        keys = [generate_key() for _ in range(number)]
+        keys = [PrivateKey.generate() for _ in range(number)]
         fresh = [MetadataSigner(key) for key in keys]
         made = [directory / f"{role}-{signer.id[:12]}.pem" for signer in fresh]
         for path, key in zip(made, keys, strict=True):

@@ -16,7 +16,7 @@ from catalog.db import clusters, images
 from catalog.db.clusters import ClusterRow
 from catalog.db.engine import Transaction
 from catalog.errors import Conflict, NotFound, Unavailable
-from catalog.tuf.keys import generate_key, save_key
+from catalog.tuf.keys import PrivateKey, save_key
 from catalog.tuf.metadata import (
     BINS,
     DEFAULT_BITS,
@@ -39,8 +39,6 @@ from catalog.tuf.targets import (
     REVOCATIONS,
     ClusterBinding,
     NameBinding,
-    cluster_endorsements_path,
-    cluster_name_path,
     cluster_path,
     describe_target,
     encode_statements,
@@ -108,7 +106,7 @@ class TufRepository(OnlineSigner):
         if self.exists(connection):
             raise Conflict(f"{self.directory}: the TUF repository exists; `partita catalog tuf status` shows it")
         plan = {ROOT: root_keys, TARGETS: 1, SNAPSHOT: 1, TIMESTAMP: 1, BINS: 1}
-        made = {role: [generate_key() for _ in range(number)] for role, number in plan.items()}
+        made = {role: [PrivateKey.generate() for _ in range(number)] for role, number in plan.items()}
         keys = {role: [MetadataSigner(key) for key in found] for role, found in made.items()}
         root = root_document(keys, {ROOT: threshold}, 1, now + LIFETIMES[ROOT])
         targets = targets_document(keys[BINS][0], bits, 1, now + LIFETIMES[TARGETS])
@@ -255,9 +253,9 @@ class TufRepository(OnlineSigner):
         newest = clusters.find_cluster(connection, row.vo, row.name, None) or row
         return [
             _content(cluster_path(row.digest), row.data),
-            _content(cluster_endorsements_path(row.digest), encode_statements(pairs)),
-            _cluster_binding(row, cluster_name_path(row.vo, row.name, row.version)),
-            _cluster_binding(newest, cluster_name_path(row.vo, row.name)),
+            _content(endorsements_path(row.digest, "clusters"), encode_statements(pairs)),
+            _cluster_binding(row, name_path(row.vo, row.name, row.version, "cluster-names")),
+            _cluster_binding(newest, name_path(row.vo, row.name, folder="cluster-names")),
         ]
 
     def _revise(

@@ -4,7 +4,6 @@ Only the definite, shortest form of a length is read; the other forms of BER are
 bytes cannot interpret them differently.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from signer.errors import SignatureError
@@ -28,12 +27,7 @@ class Element:
 
     def children(self) -> list["Element"]:
         """Read the members of a constructed element; SignatureError if they are malformed or too many."""
-        found: list[Element] = []
-        for child in _elements(self.content):
-            if len(found) == MAX_NESTED:
-                raise SignatureError(f"the signature has more than {MAX_NESTED} elements in one place")
-            found.append(child)
-        return found
+        return _elements(self.content, MAX_NESTED, f"the signature has more than {MAX_NESTED} elements in one place")
 
     def oid(self) -> str:
         """Return an object identifier in dotted form."""
@@ -57,21 +51,22 @@ class Element:
 
 def read_der(data: bytes) -> Element:
     """Read bytes that are exactly one element in DER; SignatureError otherwise."""
-    elements = list(_elements(data, most=1))
+    elements = _elements(data, 1, "the signature has trailing bytes")
     if len(elements) != 1:
         raise SignatureError(NOT_DER)
     return elements[0]
 
 
-def _elements(data: bytes, most: int | None = None) -> Iterator[Element]:
-    at, count = 0, 0
+def _elements(data: bytes, most: int, excess: str) -> list[Element]:
+    """The elements one after the other; `excess` is the error if there are more than `most`."""
+    found: list[Element] = []
+    at = 0
     while at < len(data):
-        if count == most:
-            raise SignatureError("the signature has trailing bytes")
-        element = _element(data, at)
-        at += len(element.whole)
-        count += 1
-        yield element
+        if len(found) == most:
+            raise SignatureError(excess)
+        found.append(_element(data, at))
+        at += len(found[-1].whole)
+    return found
 
 
 def _element(data: bytes, start: int) -> Element:

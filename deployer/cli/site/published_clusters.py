@@ -74,7 +74,7 @@ def cluster_published(
     """List the cluster documents that a catalog has published, the newest first."""
     with _catalog(context, catalog) as client:
         found = list(client.clusters(vo))
-    rows = [(f"{one.vo}/{one.name}@{one.version}", f"{one.published:%Y-%m-%d %H:%M}", one.digest) for one in found]
+    rows = [(one.title, f"{one.published:%Y-%m-%d %H:%M}", one.digest) for one in found]
     shown = terminal.table(("CLUSTER", "PUBLISHED", "DIGEST"), rows) if rows else "no clusters"
     terminal.show([one.model_dump(mode="json") for one in found], shown)
 

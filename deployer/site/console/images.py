@@ -117,7 +117,7 @@ def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everythi
     """An image of the list; None where the user may not deploy it."""
     site = console.site
     try:
-        request = DeploymentRequest(image=f"{entry.vo}/{entry.name}@{entry.version}")
+        request = DeploymentRequest(image=entry.title)
         manifest, judged = site.admitting.examine(request, visit.who)
     except PartitaError as exc:
         return ImageListing(entry, fault=str(exc)) if everything else None

@@ -214,7 +214,7 @@ def targets_of(manifest: Manifest) -> dict[str, bytes]:
 
 def fresh() -> MetadataSigner:
     """A key."""
-    return MetadataSigner(tuf_keys.generate_key())
+    return MetadataSigner(tuf_keys.PrivateKey.generate())
 
 
 def signed(data: bytes, signers: list[MetadataSigner]) -> bytes:
