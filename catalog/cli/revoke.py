@@ -3,12 +3,12 @@
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from catalog.cli.options import ImageReference, Url, open_client
-from catalog.errors import Misused, NotFound
+from catalog.errors import NotFound
 from catalog.image.reference import Reference
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.errors import DocumentError
@@ -18,11 +18,15 @@ from signer.runtime.clock import current_second
 from signer.statements.endorsement import VouchingStatement, parse_endorsement
 from signer.statements.revocation import SECURITY_OFFICER, RevocationReason, RevokedObject
 from signer.verification.revocations import revoke
+from signer.verification.signers import Signer
 from signer.x509.certificates import read_certificate
+
+if TYPE_CHECKING:
+    from catalog.client.client import CatalogClient
 
 revoke_app = typer.Typer(name="revoke", help="Revoke an endorsement, an image or a key.", no_args_is_help=True)
 
-ReasonOption = Annotated[str, typer.Option("--reason", help=f"One of {', '.join(get_args(RevocationReason))}.")]
+ReasonOption = Annotated[RevocationReason, typer.Option("--reason", help="Why it is revoked.")]
 Since = Annotated[
     datetime | None,
     typer.Option(
@@ -55,26 +59,17 @@ def revoke_endorsement(
     whose = (of or signer.endorser).removeprefix("openpgp:").removeprefix("x509:").removeprefix("sha256:")
     with open_client(context, catalog) as client:
         found = [
-            (hashlib.sha256(data).hexdigest(), said)
+            (hashlib.sha256(data).hexdigest(), statement)
             for data, _ in client.endorsements(client.resolve(Reference.parse(reference)))
-            if (said := _said(data)) is not None
+            if (statement := _parse(data)) is not None
         ]
-        wanted = [(digest, said) for digest, said in found if whose in {digest, said.fingerprint}]
+        wanted = [(digest, one) for digest, one in found if whose in {digest, one.fingerprint}]
         if not wanted:
             raise NotFound(f"{reference} has no endorsement by {whose} at {client.url}")
-        for digest, said in wanted:
-            why, now = _reason(reason), current_second()
-            pair = revoke(
-                signer,
-                RevokedObject("endorsement", said.title, digest=digest),
-                said.vo,
-                now,
-                reason=why,
-                role=role,
-                comment=comment,
-            )
-            client.revoke(*pair)
-    rows = [{"statement": digest, "endorser": said.predicate.endorser, "title": said.title} for digest, said in wanted]
+        for digest, one in wanted:
+            target = RevokedObject("endorsement", one.title, digest=digest)
+            _send(client, signer, target, one.vo, reason=reason, role=role, comment=comment)
+    rows = [{"statement": digest, "endorser": one.predicate.endorser, "title": one.title} for digest, one in wanted]
     shown = "\n".join(f"the endorsement of {one['title']} by {one['endorser']} is revoked" for one in rows)
     terminal.show(rows, shown)
 
@@ -96,16 +91,8 @@ def revoke_image(
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     with open_client(context, catalog) as client:
         manifest = client.manifest(client.resolve(Reference.parse(reference)))
-        statement, signature = revoke(
-            signer,
-            RevokedObject("image", manifest.title, digest=manifest.image_id),
-            manifest.vo,
-            current_second(),
-            reason=_reason(reason),
-            role=role,
-            comment=comment,
-        )
-        client.revoke(statement, signature)
+        target = RevokedObject("image", manifest.title, digest=manifest.image_id)
+        _send(client, signer, target, manifest.vo, reason=reason, role=role, comment=comment)
     value = {"image_id": manifest.image_id, "title": manifest.title, "revoker": signer.endorser}
     terminal.show(value, f"{manifest.title} is revoked\n{manifest.image_id}")
 
@@ -128,24 +115,29 @@ def revoke_key(
     """Revoke a key: your own, or another if you are a security officer. A certificate file revokes that certificate only."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     name, serial = _key_name(target)
-    statement, signature = revoke(
-        signer,
-        RevokedObject(
-            "key", name, serial=serial, since=None if since is None else since.replace(tzinfo=UTC, microsecond=0)
-        ),
-        vo,
-        current_second(),
-        reason=_reason(reason),
-        role=role,
-        comment=comment,
-    )
+    begins = None if since is None else since.replace(tzinfo=UTC, microsecond=0)
+    revoked = RevokedObject("key", name, serial=serial, since=begins)
     with open_client(context, catalog) as client:
-        client.revoke(statement, signature)
+        _send(client, signer, revoked, vo, reason=reason, role=role, comment=comment)
     value = {"key": name, "serial": serial, "vo": vo, "revoker": signer.endorser}
     terminal.show(value, f"{name} no longer counts for {vo} ({reason})")
 
 
-def _said(data: bytes) -> VouchingStatement | None:
+def _send(
+    client: "CatalogClient",
+    signer: Signer,
+    target: RevokedObject,
+    vo: str,
+    *,
+    reason: RevocationReason,
+    role: str,
+    comment: str,
+) -> None:
+    """Sign a revocation and send it to the catalog."""
+    client.revoke(*revoke(signer, target, vo, current_second(), reason=reason, role=role, comment=comment))
+
+
+def _parse(data: bytes) -> VouchingStatement | None:
     try:
         return parse_endorsement(data, "image", "partition")
     except DocumentError:
@@ -159,9 +151,3 @@ def _key_name(target: str) -> tuple[str, str | None]:
         found = read_certificate(Path(target).read_bytes())
         return f"x509:{found.subject}", f"{found.serial:x}"
     return f"openpgp:{normalize_fingerprint(target)}", None
-
-
-def _reason(text: str) -> RevocationReason:
-    if text not in get_args(RevocationReason):
-        raise Misused(f"{text!r} is not a valid reason; use one of {', '.join(get_args(RevocationReason))}")
-    return cast("RevocationReason", text)

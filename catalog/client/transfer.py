@@ -6,7 +6,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from catalog.image.bundle import Bundle
 from catalog.image.reference import Reference
 from catalog.schema.images import UPLOAD_PART, Publication
 from catalog.web.connection import RETRIES
+from signer.runtime import files
 from signer.runtime.progress import Advance, ignore_progress
 
 if TYPE_CHECKING:  # it loads the TUF library, which publishers do not need
@@ -95,7 +95,7 @@ def _send(
             parts = list(_parts(subtract_ranges(list(measured.extents()), received), part))
             wanted = sum(end - start for start, end in parts)
             advance(address.size - wanted)
-            with _opened(path) as descriptor:
+            with files.opened(path) as descriptor:
 
                 def send(bounds: tuple[int, int], address: Address = address, descriptor: int = descriptor) -> None:
                     start, end = bounds
@@ -175,7 +175,7 @@ def _fetch_extents(
     pool: ThreadPoolExecutor,
     advance: Advance,
 ) -> None:
-    with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+    with files.opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
         os.ftruncate(descriptor, address.size)
 
         def get(bounds: tuple[int, int]) -> None:
@@ -219,15 +219,6 @@ def _parts(ranges: list[tuple[int, int]], part: int) -> Iterator[tuple[int, int]
     for start, end in ranges:
         for position in range(start, end, part):
             yield position, min(position + part, end)
-
-
-@contextmanager
-def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _serialised(advance: Advance) -> Advance:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert, select
 
-from catalog.db.tables import clusters
+from catalog.db.tables import clusters, newest_first
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,13 @@ def add_cluster(connection: Connection, row: ClusterRow) -> None:
 
 def get_cluster(connection: Connection, digest: str) -> ClusterRow | None:
     """The document with that digest."""
-    rows = _rows(connection, clusters.c.digest == digest)
+    rows = _rows(connection, digest=digest)
     return rows[0][1] if rows else None
 
 
 def find_cluster(connection: Connection, vo: str, name: str, version: str | None) -> ClusterRow | None:
     """The document of a name and version, or of the last published version of a name."""
-    conditions = [clusters.c.vo == vo, clusters.c.name == name]
-    if version is not None:
-        conditions.append(clusters.c.version == version)
-    rows = _rows(connection, *conditions, limit=1)
+    rows = _rows(connection, limit=1, vo=vo, name=name, version=version)
     return rows[0][1] if rows else None
 
 
@@ -58,12 +55,7 @@ def list_clusters(
     connection: Connection, vo: str | None, before: int | None, limit: int
 ) -> list[tuple[int, ClusterRow]]:
     """Up to `limit` documents, last published first, each with its sequence number; only those below `before`."""
-    conditions = []
-    if vo is not None:
-        conditions.append(clusters.c.vo == vo)
-    if before is not None:
-        conditions.append(clusters.c.sequence < before)
-    return _rows(connection, *conditions, limit=limit)
+    return _rows(connection, before, limit, vo=vo)
 
 
 def all_clusters(connection: Connection) -> list[ClusterRow]:
@@ -71,9 +63,11 @@ def all_clusters(connection: Connection) -> list[ClusterRow]:
     return [row for _, row in reversed(_rows(connection))]
 
 
-def _rows(connection: Connection, *conditions: object, limit: int | None = None) -> list[tuple[int, ClusterRow]]:
-    query = select(clusters).where(*conditions).order_by(clusters.c.sequence.desc())  # type: ignore[arg-type]
+def _rows(
+    connection: Connection, before: int | None = None, limit: int | None = None, **members: str | None
+) -> list[tuple[int, ClusterRow]]:
+    query = newest_first(select(clusters), clusters, before, limit, **members)
     return [
         (row.sequence, ClusterRow(row.digest, row.vo, row.name, row.version, row.document, row.published))
-        for row in connection.execute(query.limit(limit))
+        for row in connection.execute(query)
     ]

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from catalog.db.tables import endorsements, images, keys, revocations, vos
+from catalog.db.tables import endorsements, images, keys, newest_first, revocations, vos
 from catalog.image.manifest import Manifest
 from catalog.schema.images import ImageEntry, VoEntry
 from signer.verification.trust import Anchor, scheme_of
@@ -91,10 +91,7 @@ def get_manifest(connection: Connection, image_id: str) -> bytes | None:
 
 def find_image(connection: Connection, vo: str, name: str, version: str | None) -> ImageEntry | None:
     """The image of a name and version, or of the last published version of a name."""
-    query = _entries().where(images.c.vo == vo, images.c.name == name)
-    if version is not None:
-        query = query.where(images.c.version == version)
-    row = connection.execute(query.order_by(images.c.sequence.desc()).limit(1)).first()
+    row = connection.execute(newest_first(_entries(), images, limit=1, vo=vo, name=name, version=version)).first()
     return None if row is None else _entry(row)
 
 
@@ -102,14 +99,7 @@ def list_images(
     connection: Connection, vo: str | None, name: str | None, before: int | None, limit: int
 ) -> list[tuple[int, ImageEntry]]:
     """Up to `limit` images, last published first, each with its sequence number; only those below `before`."""
-    query = _entries()
-    if vo is not None:
-        query = query.where(images.c.vo == vo)
-    if name is not None:
-        query = query.where(images.c.name == name)
-    if before is not None:
-        query = query.where(images.c.sequence < before)
-    rows = connection.execute(query.order_by(images.c.sequence.desc()).limit(limit))
+    rows = connection.execute(newest_first(_entries(), images, before, limit, vo=vo, name=name))
     return [(row.sequence, _entry(row)) for row in rows]
 
 

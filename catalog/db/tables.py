@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     TypeDecorator,
@@ -221,3 +222,20 @@ revocations = Table(
     Column("received", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
 )
+
+
+def newest_first(
+    query: Select[Any], table: Table, before: int | None = None, limit: int | None = None, **members: str | None
+) -> Select[Any]:
+    """A query on a table with a sequence, last published first.
+
+    Args:
+        query: of rows of the table.
+        before: only rows with a lower sequence number.
+        limit: number of rows, at most.
+        members: the values of columns; None for any.
+    """
+    conditions = [table.c[name] == value for name, value in members.items() if value is not None]
+    if before is not None:
+        conditions.append(table.c.sequence < before)
+    return query.where(*conditions).order_by(table.c.sequence.desc()).limit(limit)

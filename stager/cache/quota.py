@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from signer.runtime import files
 from stager.cache import sidecars
 from stager.cache.directory import INCOMING, TRASH, entry_path
 from stager.cache.disk import DiskOperations, allocated_bytes
@@ -181,11 +182,8 @@ class CacheQuota:
             return False
         self._index.drop_trash(key)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
+            with files.opened(path) as descriptor:
                 right = find_difference(descriptor, one.entry) is None
-            finally:
-                os.close(descriptor)
             if right:
                 self._disk.rename(path, entry_path(self._root, key))
             else:

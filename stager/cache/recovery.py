@@ -14,6 +14,7 @@ from pathlib import Path
 from catalog.content.indexing import verify_content
 from catalog.errors import CatalogError
 from catalog.image.address import Address
+from signer.runtime import files
 from stager.cache import sidecars
 from stager.cache.directory import BLANKS, INCOMING, PARTITIONS, TRASH, entry_path
 from stager.cache.disk import DiskOperations, allocated_bytes
@@ -129,14 +130,11 @@ def _adopt(root: Path, index: CacheIndex, disk: DiskOperations, path: Path, now:
         if path != entry_path(root, path.name) or not _is_file(path, address.size):
             return False
         measured = verify_content(path, address)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
+        with files.opened(path) as descriptor:
             disk.seal(descriptor)
             disk.sync(descriptor)
             disk.sync_directory(path.parent)
             entry = make_entry(descriptor, path.name, path.name, data_bytes=measured.data_bytes, digest=b"", now=now)
-        finally:
-            os.close(descriptor)
     except (ValueError, CatalogError, OSError):
         return False
     with index.transaction():

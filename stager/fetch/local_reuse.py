@@ -4,7 +4,6 @@ Copied blocks are not verified yet: every piece is hashed when it is complete. B
 filesystem can, else copied inside the kernel.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from catalog.content.indexing import HINT_BLOCK
+from signer.runtime.files import opened
 from stager.cache import sidecars
 from stager.cache.entries import Donor
 from stager.cache.partial_file import PartialFile
@@ -90,7 +90,5 @@ def reuse_blocks(
 
 def _open(path: Path, files: ExitStack) -> int:
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        files.callback(os.close, descriptor)
-        return descriptor
+        return files.enter_context(opened(path))
     return -1

@@ -59,8 +59,7 @@ def find_leaves(piece_map: PieceMap, path: Path, journal: Path | None, boot: str
         boot: this boot's identifier.
     """
     here = LeafSet(piece_map.address)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
+    with files.opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
         if os.fstat(descriptor).st_size != piece_map.address.size:
             os.ftruncate(descriptor, piece_map.address.size)
         needed = set(piece_map.needed)
@@ -75,6 +74,4 @@ def find_leaves(piece_map: PieceMap, path: Path, journal: Path | None, boot: str
                 for leaf in range(start, end, LEAF):
                     if has_data(descriptor, leaf, min(leaf + LEAF, end)):
                         here.add(leaf, min(leaf + LEAF, end))
-    finally:
-        os.close(descriptor)
     return here

@@ -1,12 +1,12 @@
 """The state of one content that this node shares: kept by the swarm, read by other modules."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.image.address import LEAF, Address
 from catalog.swarm.tracker import AnnounceEvent as Announced
 from catalog.swarm.tracker import Endpoint
+from signer.runtime.files import opened
 from stager.content.leaf_set import LeafSet
 from stager.content.peer_stats import PeerStats, idle_peer_stats, merge_peer_stats
 from stager.content.piece_map import PieceMap
@@ -125,14 +125,11 @@ class SwarmTorrent:
         """Verify fresh pieces again: one may have been reported before it was written to the file."""
         if self.complete:
             return
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with opened(self.path) as descriptor:
             needed = set(self.piece_map.needed)
             here = [piece for piece in self.fresh if piece in needed]
             for piece in set(here) - set(verified_pieces(self.piece_map, descriptor, here)):
                 self.leaves.drop_piece(piece)
-        finally:
-            os.close(descriptor)
 
     def record_corrupt_piece(self, event: CorruptPiece) -> bool:
         """Record a wrong piece, which is missing again; returns whether a peer is newly known to have sent wrong bytes."""

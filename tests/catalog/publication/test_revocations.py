@@ -146,4 +146,4 @@ def test_the_commands(client: CatalogClient, star: Vo, tmp_path: Path) -> None:
     assert said[0].predicate.role == SECURITY_OFFICER
     assert f"{said[2].predicate.since:%Y-%m-%d}" == "2026-01-31"
     wrong = partita("--set", home, "revoke", "image", title, "--reason", "angry", *options)
-    assert (wrong.returncode, "not a valid reason" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "is not one of" in wrong.stderr) == (2, True)
