@@ -7,6 +7,7 @@ block is here are fetched through the swarm if they are large enough together, e
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from catalog.content.indexing import HINT_BLOCK
@@ -63,7 +64,7 @@ class ContentFetch:
                 self._cache.commit(incoming, address, piece_map)
             except ContentCorrupt:
                 self._leave_swarm(piece_map)
-                plain = piece_map.without_map()
+                plain = replace(piece_map, data_map=None)
                 self._cache.grow(address, max(0, allocation_size(plain) - allocation_size(piece_map)))
                 self._http(plain, incoming, missing_pieces(plain, incoming), None)
                 self._cache.commit(incoming, address, plain)

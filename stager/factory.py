@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catalog.client.credential_file import read_credential
@@ -43,7 +42,8 @@ def quota_bytes(settings: NodeSettings) -> int:
     default = NodeSettings.model_fields["cache_quota"].default
     if settings.cache_quota != default:
         return settings.cache_quota
-    found = os.statvfs(_existing(settings.cache))
+    places = (settings.cache, *settings.cache.absolute().parents)
+    found = os.statvfs(next(place for place in places if place.exists()))
     return min(settings.cache_quota, int(found.f_blocks * found.f_frsize * DEFAULT_QUOTA_SHARE))
 
 
@@ -133,8 +133,3 @@ def _credentials_provider(settings: NodeSettings, closing: ExitStack) -> Credent
 
     client = closing.enter_context(CatalogClient(settings.catalog, credential=credential))
     return CatalogCredentialsProvider(client.grant, node_label())
-
-
-def _existing(path: Path) -> Path:
-    """Return a path, or the nearest existing directory above it."""
-    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

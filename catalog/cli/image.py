@@ -11,7 +11,6 @@ from catalog.builder.recipe import ImageIdentity
 from catalog.builder.recipe_build import build_image
 from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat
 from catalog.errors import Misused
-from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, Blank, Manifest, Partition, PlacedPartition
 from signer.documents import validate
@@ -179,15 +178,12 @@ def _rows(manifest: Manifest) -> list[tuple[object, ...]]:
         parts: tuple[Partition, ...] = (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions
         for part in parts:
             place = f"{number}.{part.number}" if isinstance(part, PlacedPartition) else str(number)
-            what = f"blank {part.blank.filesystem}" if isinstance(part.blank, Blank) else _short(part.content)
+            content = f"{str(part.content)[:16]}…" if part.content else ""
+            what = f"blank {part.blank.filesystem}" if isinstance(part.blank, Blank) else content
             rows.append(
                 (f"{place} {part.label}".strip(), part.type, terminal.format_size(part.size), part.access, what)
             )
     return rows
-
-
-def _short(address: Address | None) -> str:
-    return str(address)[:16] + "…" if address else ""
 
 
 def _access(texts: list[str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """`partita catalog tuf`: the catalog's TUF repository, its keys and their ceremonies."""
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from catalog.tuf.metadata import MetadataSigner
     from catalog.tuf_repository.key_ceremony import CeremonyResult
     from catalog.tuf_repository.repository import TufRepository
-    from catalog.tuf_repository.status import TufRoleStatus
 
 tuf_app = typer.Typer(
     name="tuf", help="Manage the catalog's TUF repository: keys, rotation, status.", no_args_is_help=True
@@ -88,7 +87,8 @@ def tuf_status(context: typer.Context, directory: Directory = None) -> None:
     ]
     for one in todo:
         terminal.say(one)
-    value = {"roles": [_row(one) for one in found], "warnings": list(todo)}
+    roles = [asdict(one) | {"expires": one.expires.isoformat(), "due": one.due.isoformat()} for one in found]
+    value = {"roles": roles, "warnings": list(todo)}
     terminal.show(value, terminal.table(["ROLE", "VERSION", "EXPIRES", "SIGN", "KEYS HERE"], rows))
 
 
@@ -190,13 +190,9 @@ def _exists(file: Path) -> bool:
     return True
 
 
-def _row(one: "TufRoleStatus") -> dict[str, object]:
-    return dataclasses.asdict(one) | {"expires": one.expires.isoformat(), "due": one.due.isoformat()}
-
-
 def _show(outcome: "CeremonyResult") -> None:
     lines = [f"made {path}" for path in outcome.made]
     lines += [f"{role} is in force" for role in outcome.adopted]
     lines += [f"waiting for signatures: {path}" for path in outcome.files]
     lines += [f"missing: {one}" for one in outcome.lacking]
-    terminal.show(dataclasses.asdict(outcome), "\n".join(lines))
+    terminal.show(asdict(outcome), "\n".join(lines))

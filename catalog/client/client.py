@@ -282,20 +282,16 @@ class CatalogClient(Closable):
         request = canonical(EndorsementsRequest(endorsements=_statements(endorsements)))
         self._connection.attempt("POST", path, MAX_PROBLEM, content=request)
 
-    def candidate_view(self) -> "CatalogClient":
-        """A view of this catalog with candidates in place of published images: manifests and contents, no endorsements."""
-        return _CandidateView(self, self._connection)
-
 
 def _statements(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[SignedStatement, ...]:
     return tuple(SignedStatement.of(*pair) for pair in pairs)
 
 
-class _CandidateView(CatalogClient):
-    """A catalog whose images are its candidates: their manifests and contents have paths of their own."""
+class CandidateView(CatalogClient):
+    """A catalog with candidates in place of published images: manifests and contents, which have paths of their own."""
 
-    def __init__(self, of: CatalogClient, connection: Connection) -> None:
-        self._connection, self.url, self._image_id = connection, of.url, ""
+    def __init__(self, of: CatalogClient) -> None:
+        self._connection, self.url, self._image_id = of._connection, of.url, ""  # noqa: SLF001 - of the same class
 
     def manifest_bytes(self, image_id: str) -> bytes:
         """A candidate's manifest, as `CatalogClient.manifest_bytes`; its contents can be read afterwards."""

@@ -56,10 +56,6 @@ class FailoverClient(Closable):
         for client in self._clients:
             client.close()
 
-    def record_answer(self, client: CatalogClient) -> None:
-        """Note that a source answered: it is no longer asked last."""
-        self._failed.pop(client.url, None)
-
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """As CatalogClient's; where one source stops, the next continues."""
         return self.content_ranges(address, [(start, end)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catalog.client.client import CatalogClient
+from catalog.client.client import CandidateView, CatalogClient
 from catalog.content import indexing
 from catalog.errors import ContentMismatch, Misused, Unavailable
 from catalog.image.address import LEAF, Address
@@ -147,7 +147,7 @@ def fetch_image(
 
 def fetch_candidate(client: CatalogClient, image_id: str, target: Path, advance: Advance = ignore_progress) -> Bundle:
     """Fetch an image that has no endorsement yet into a directory, for review; errors as in `fetch_image`."""
-    return fetch_image(client.candidate_view(), Reference(image_id=image_id), target, advance)
+    return fetch_image(CandidateView(client), Reference(image_id=image_id), target, advance)
 
 
 def _fetch_content(

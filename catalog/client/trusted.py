@@ -239,7 +239,7 @@ class TrustedCatalog(FailoverClient):
             except CatalogError as exc:
                 problem = self.record_failure(client, exc, problem)
                 continue
-            self.record_answer(client)
+            self._failed.pop(client.url, None)
             self._current = self._clock(), client.url, current
             first = first or client.url
             yield current

@@ -35,7 +35,11 @@ def publish_cluster(publishing: PublicationService, wanted: ClusterPublication, 
         Conflict: the name and version stands for another document, or the document has another name.
     """
     data = wanted.document.encode()
-    _check(data)
+    value = read_json(data, "cluster document", limit=MAX_CLUSTER)
+    if not isinstance(value, dict):
+        raise Malformed("the cluster document is not a JSON object")
+    if canonical(value) != data:
+        raise Malformed("the cluster document is not in canonical form (RFC 8785)")
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     title = _statement(wanted.endorsements[0]).title
     reference = Reference.parse(title)
@@ -78,14 +82,6 @@ def accept_endorsements(
 def cluster_entry(row: ClusterRow) -> ClusterEntry:
     """The entry of a document in a list."""
     return ClusterEntry(vo=row.vo, name=row.name, version=row.version, digest=row.digest, published=row.published)
-
-
-def _check(data: bytes) -> None:
-    value = read_json(data, "cluster document", limit=MAX_CLUSTER)
-    if not isinstance(value, dict):
-        raise Malformed("the cluster document is not a JSON object")
-    if canonical(value) != data:
-        raise Malformed("the cluster document is not in canonical form (RFC 8785)")
 
 
 def _accepted(

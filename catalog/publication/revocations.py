@@ -10,7 +10,7 @@ from catalog.errors import NotEntitled, TooLarge
 from catalog.publication.history import REVOKE
 from catalog.publication.images import PublicationService
 from catalog.schema.images import SignedStatement
-from signer.statements.revocation import RevocationStatement, parse_revocation
+from signer.statements.revocation import parse_revocation
 from signer.verification.revocations import MAX_REVOCATIONS, verify_revocations
 
 
@@ -24,12 +24,12 @@ def accept_revocation(publishing: PublicationService, offered: SignedStatement, 
     """
     pair = offered.pair()
     statement = parse_revocation(pair[0])
-    vo = statement.predicate.vo
+    revoked = statement.predicate
     with publishing.database.reading() as connection:
-        anchors = images.list_anchors(connection, vo)
+        anchors = images.list_anchors(connection, revoked.vo)
     (check,) = verify_revocations([pair], anchors, now, x509=publishing.x509)
     if not check.counts:
-        raise NotEntitled(f"the revocation of {statement.target} is not accepted for {vo}: {check.reason}")
+        raise NotEntitled(f"the revocation of {statement.target} is not accepted for {revoked.vo}: {check.reason}")
     with publishing.database.writing() as connection:
         if not images.add_revocation(connection, *pair, now):
             return
@@ -37,11 +37,7 @@ def accept_revocation(publishing: PublicationService, offered: SignedStatement, 
         if len(stored) > MAX_REVOCATIONS:
             raise TooLarge(f"this catalog has {MAX_REVOCATIONS} revocations, as many as nodes read")
         publishing.repository.list_revocations(connection, [each for _, each in stored], now)
-        publishing.history.record(REVOKE, _facts(statement), now)
-
-
-def _facts(statement: RevocationStatement) -> dict[str, str]:
-    revoked = statement.predicate
-    facts = {"title": statement.target, "endorser": revoked.revoker, "role": revoked.role, "vo": revoked.vo}
-    facts |= {"what": revoked.kind, "reason": revoked.reason}
-    return facts | ({} if revoked.kind == "key" else {"revoked": statement.digest})
+        facts = {"title": statement.target, "endorser": revoked.revoker, "role": revoked.role, "vo": revoked.vo}
+        facts |= {"what": revoked.kind, "reason": revoked.reason}
+        facts |= {} if revoked.kind == "key" else {"revoked": statement.digest}
+        publishing.history.record(REVOKE, facts, now)

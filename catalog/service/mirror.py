@@ -101,7 +101,8 @@ class Mirror:
         with self._database.reading() as connection:
             before = store.latest_metadata(connection, TIMESTAMP)
             if before is not None and wanted.version <= before.version:
-                return MirrorStep(changed=False, version=_version(connection, SNAPSHOT))
+                served = store.latest_metadata(connection, SNAPSHOT)
+                return MirrorStep(changed=False, version=0 if served is None else served.version)
             known = store.bin_versions(connection)
             newest = store.latest_metadata(connection, ROOT)
         number, digest = named_snapshot(timestamp)
@@ -241,11 +242,6 @@ class Mirror:
 
 def _manifests(bodies: Mapping[ListedTarget, bytes]) -> dict[ListedTarget, Manifest]:
     return {one: Manifest.parse(data) for one, data in bodies.items() if one.path.endswith(MANIFEST)}
-
-
-def _version(connection: Transaction, role: str) -> int:
-    newest = store.latest_metadata(connection, role)
-    return 0 if newest is None else newest.version
 
 
 def _keep(connection: Transaction, role: str, data: bytes, now: datetime) -> None:

@@ -148,7 +148,9 @@ def parse_announce_response(body: bytes) -> AnnounceResponse:
         packed = value.get(name, b"")
         if not isinstance(packed, bytes) or len(packed) % each:
             raise Malformed(f"the tracker's response: {name.decode()} is not in compact form")
-        peers += (_endpoint(packed[at : at + each]) for at in range(0, len(packed), each))
+        for at in range(0, len(packed), each):
+            ip, port = packed[at : at + each - 2], packed[at + each - 2 : at + each]
+            peers.append(Endpoint(str(ipaddress.ip_address(ip)), int.from_bytes(port, "big")))
     return AnnounceResponse(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
 
 
@@ -199,10 +201,6 @@ class IncomingPeers(Document):
     model_config = example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
 
     callers: tuple[IncomingPeer, ...]
-
-
-def _endpoint(packed: bytes) -> Endpoint:
-    return Endpoint(str(ipaddress.ip_address(packed[:-2])), int.from_bytes(packed[-2:], "big"))
 
 
 def _fields(query: bytes) -> dict[str, list[bytes]]:

@@ -4,7 +4,7 @@ An empty bin is not stored: it is made on request, and is the same each time (Ed
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -91,7 +91,8 @@ class OnlineSigner:
 
     def signer_of(self, connection: Transaction, role: str) -> MetadataSigner:
         """The key that signs for an online role now; Unavailable if its file is missing."""
-        wanted = self._keys(connection)[role]
+        root, targets = (SignedMetadata.of(self.latest(connection, name).data) for name in (ROOT, TARGETS))
+        wanted = {**root.keys, **targets.keys}[role]
         if not any(key in self._signers for key in wanted):
             for path in key_files(self.online):
                 signer = MetadataSigner(load_key(path))
@@ -103,10 +104,6 @@ class OnlineSigner:
             f"{self.online}: the key that signs {role} ({wanted[0][:12]}) is missing; put it back, or rotate it with "
             f"`partita catalog tuf rotate {role}`"
         )
-
-    def _keys(self, connection: Transaction) -> Mapping[str, Sequence[str]]:
-        root, targets = self.latest(connection, ROOT).data, self.latest(connection, TARGETS).data
-        return {**SignedMetadata.of(root).keys, **SignedMetadata.of(targets).keys}
 
     def epoch(self, connection: Transaction) -> BinEpoch:
         """The present epoch of the repository; Unavailable if there is no repository."""

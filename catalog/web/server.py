@@ -2,7 +2,6 @@
 
 import signal
 import socket
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -33,13 +32,9 @@ def server_config(app: Any, *, ending: int, **more: Any) -> uvicorn.Config:
 def run_server(server: uvicorn.Server, listening: socket.socket) -> None:
     """Serve on a socket until SIGTERM or SIGINT, in the main thread; the socket is left open."""
     # uvicorn raises the signal that ended it again, for the previous handler: here one that does nothing.
-    before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
+    before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[listening])
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-def _nothing(_signal: int, _frame: FrameType | None) -> None:
-    """The handler of a signal that was already handled."""

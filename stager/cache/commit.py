@@ -4,7 +4,8 @@ Seal, fsync, verify by re-reading, rename, fsync the directory, commit the row. 
 accepts nothing more (docs/adr/0003-cache-write-protocol.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from catalog.errors import CatalogError
@@ -49,7 +50,9 @@ class Committer:
             CacheDegraded: the disk failed to make it durable; it has been removed.
         """
         self.check_usable()
-        self._durably(incoming.path, lambda: self._seal(incoming))
+        with self._durable(incoming.path):
+            self._disk.seal(incoming.descriptor)
+            self._disk.sync(incoming.descriptor)
         digest, what, proved, data_bytes = b"", incoming.key, None, 0
         if isinstance(item, Address):
             try:
@@ -66,24 +69,23 @@ class Committer:
         entry = make_entry(incoming.descriptor, incoming.key, what, data_bytes=data_bytes, digest=digest, now=now)
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
-            self._durably(incoming.path, lambda: self._disk.sync_directory(target.parent.parent))
+            with self._durable(incoming.path):
+                self._disk.sync_directory(target.parent.parent)
         self._disk.rename(incoming.path, target)
-        self._durably(target, lambda: self._disk.sync_directory(target.parent))
+        with self._durable(target):
+            self._disk.sync_directory(target.parent)
         with self._index.transaction():
             self._index.put_entry(entry)
         if proved is not None:
             sidecars.write_sidecars(self._disk, self._root, incoming.key, proved.layer, proved.hints)
         return entry
 
-    def _seal(self, incoming: PartialFile) -> None:
-        self._disk.seal(incoming.descriptor)
-        self._disk.sync(incoming.descriptor)
-
-    def _durably(self, path: Path, step: Callable[[], None]) -> None:
-        """Run a step that makes bytes or names durable. After a failed fsync the kernel may consider lost pages clean, so
-        it is never tried again: the file is removed, and the cache accepts nothing more."""
+    @contextmanager
+    def _durable(self, path: Path) -> Iterator[None]:
+        """Make bytes or names durable in the block. After a failed fsync the kernel may consider lost pages clean, so it is
+        never tried again: the file is removed, and the cache accepts nothing more."""
         try:
-            step()
+            yield
         except OSError as exc:
             self._degraded = f"{path}: could not be made durable ({exc.strerror})"
             with self._index.transaction():

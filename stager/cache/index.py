@@ -112,14 +112,11 @@ class CacheIndex:
         try:
             yield
         except sqlite3.Error as exc:
-            raise self._error(exc) from exc
-
-    def _error(self, exc: sqlite3.Error) -> StagerError:
-        if "full" in str(exc):
-            return DiskFull(f"{self._path}: the disk is full; free some space and try again")
-        return CacheUnusable(
-            f"{self._path}: {exc}; if the error persists, move the file aside: the cache then re-hashes its contents"
-        )
+            if "full" in str(exc):
+                raise DiskFull(f"{self._path}: the disk is full; free some space and try again") from exc
+            raise CacheUnusable(
+                f"{self._path}: {exc}; if the error persists, move the file aside: the cache then re-hashes its contents"
+            ) from exc
 
     def entry(self, key: CacheKey) -> CacheEntry | None:
         """Return the entry of a key."""

@@ -47,10 +47,6 @@ class PieceMap:
             data_map = None
         return cls(address, layer, data_map)
 
-    def without_map(self) -> "PieceMap":
-        """Return the same without the data map."""
-        return PieceMap(self.address, self.layer, None)
-
     @cached_property
     def piece(self) -> int:
         """Bytes in a piece; the last may be shorter."""

@@ -14,7 +14,7 @@ from catalog.image.address import Address
 from catalog.image.ranges import ByteRange, remaining_ranges
 from signer.runtime.retry import RetryPolicy
 from stager.content.piece_map import PieceMap
-from stager.errors import SourceLacks, SourceUnavailable, StagerError
+from stager.errors import SourceLacks, SourceUnavailable
 
 if TYPE_CHECKING:
     from catalog.client.trusted import TrustedCatalog
@@ -152,11 +152,7 @@ class HttpSource(ContentSource):
 def _translated(address: Address) -> Iterator[None]:
     try:
         yield
+    except NotFound as exc:
+        raise SourceLacks(f"the catalog does not have the content {address}: {exc}; ask its publisher") from exc
     except CatalogError as exc:
-        raise _error(address, exc) from exc
-
-
-def _error(address: Address, exc: CatalogError) -> StagerError:
-    if isinstance(exc, NotFound):
-        return SourceLacks(f"the catalog does not have the content {address}: {exc}; ask its publisher")
-    return SourceUnavailable(str(exc))
+        raise SourceUnavailable(str(exc)) from exc

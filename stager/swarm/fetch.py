@@ -174,8 +174,10 @@ class SwarmFetch:
             raise
         finally:
             os.close(descriptor)
-            self._count(torrent)
-            self.result.seconds = self._clock() - began
+            result = self.result
+            result.from_peers, result.wasted, result.feeders = torrent.from_peers, torrent.wasted, torrent.feeders
+            result.poisoners, result.suspects = tuple(sorted(torrent.poisoners)), tuple(sorted(torrent.suspects))
+            result.seconds = self._clock() - began
         if self._file.journal is not None:
             self._file.journal.unlink(missing_ok=True)
         return self.result
@@ -346,11 +348,6 @@ class SwarmFetch:
         for place, data in runs if whole else ((low, content[low - start : high - start]) for low, high in ranges):
             os.pwrite(descriptor, data, place)
         return True
-
-    def _count(self, torrent: SwarmTorrent) -> None:
-        result = self.result
-        result.from_peers, result.wasted, result.feeders = torrent.from_peers, torrent.wasted, torrent.feeders
-        result.poisoners, result.suspects = tuple(sorted(torrent.poisoners)), tuple(sorted(torrent.suspects))
 
 
 def _requests(pieces: list[tuple[int, list[tuple[int, int]]]]) -> Iterator[list[tuple[int, list[tuple[int, int]]]]]:

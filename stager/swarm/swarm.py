@@ -358,7 +358,11 @@ class Swarm:
         self._renew(torrent)
         with self._changed:
             self.add_peers(torrent, peers)
-            self._choose_profile()
+            # Queues are shallow as soon as one content has a crowd.
+            profile = choose_common_profile(torrent.crowd for torrent in self._torrents.values())
+            if profile is not self._profile:
+                self._profile = profile
+                self.set_limits(self._options.upload_limit, self._options.download_limit)
 
     def _renew(self, torrent: SwarmTorrent) -> None:
         """Replace a certificate that is about to expire; announcing does the same for announce keys."""
@@ -369,10 +373,3 @@ class Swarm:
             if fresh != torrent.credentials:
                 torrent.credentials = fresh
                 self.rejoin(torrent)
-
-    def _choose_profile(self) -> None:
-        """Use shallow queues as soon as one content has a crowd."""
-        profile = choose_common_profile(torrent.crowd for torrent in self._torrents.values())
-        if profile is not self._profile:
-            self._profile = profile
-            self.set_limits(self._options.upload_limit, self._options.download_limit)

@@ -16,7 +16,7 @@ def check_invariants(cache: Cache) -> None:
         assert path.stat().st_mode & 0o777 == 0o444, path
         if not entry.digest:
             verify_content(path, Address.parse(entry.key))
-        cache.check_key(entry.key, full=True)
+        cache.check(entry.key, full=True)
     on_disk = set(_files(cache.root / "partitions") + _files(cache.root / "blanks"))
     assert on_disk == {entry_path(cache.root, entry.key) for entry in entries}
     trash = {one.name: one.entry for one in cache.trash()}
