@@ -95,7 +95,7 @@ def _send(
             parts = list(_parts(subtract_ranges(list(measured.extents()), received), part))
             wanted = sum(end - start for start, end in parts)
             advance(address.size - wanted)
-            with files.opened(path) as descriptor:
+            with files.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
 
                 def send(bounds: tuple[int, int], address: Address = address, descriptor: int = descriptor) -> None:
                     start, end = bounds
@@ -175,7 +175,7 @@ def _fetch_extents(
     pool: ThreadPoolExecutor,
     advance: Advance,
 ) -> None:
-    with files.opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+    with files.opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644) as descriptor:
         os.ftruncate(descriptor, address.size)
 
         def get(bounds: tuple[int, int]) -> None:

@@ -26,9 +26,9 @@ def fsync(descriptor: int) -> None:
 
 
 @contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Yield a descriptor of a file or directory, which is closed at the end of the block; a new file has the mode 0600."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[int]:
+    """Yield a descriptor of a file or directory, which is closed at the end of the block; `mode` is that of a new file."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
     try:
         yield descriptor
     finally:

@@ -182,7 +182,7 @@ class CacheQuota:
             return False
         self._index.drop_trash(key)
         try:
-            with files.opened(path) as descriptor:
+            with files.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
                 right = find_difference(descriptor, one.entry) is None
             if right:
                 self._disk.rename(path, entry_path(self._root, key))

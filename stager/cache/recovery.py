@@ -130,7 +130,7 @@ def _adopt(root: Path, index: CacheIndex, disk: DiskOperations, path: Path, now:
         if path != entry_path(root, path.name) or not _is_file(path, address.size):
             return False
         measured = verify_content(path, address)
-        with files.opened(path) as descriptor:
+        with files.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
             disk.seal(descriptor)
             disk.sync(descriptor)
             disk.sync_directory(path.parent)

@@ -4,6 +4,7 @@ Copied blocks are not verified yet: every piece is hashed when it is complete. B
 filesystem can, else copied inside the kernel.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -90,5 +91,5 @@ def reuse_blocks(
 
 def _open(path: Path, files: ExitStack) -> int:
     with suppress(OSError):
-        return files.enter_context(opened(path))
+        return files.enter_context(opened(path, os.O_RDONLY | os.O_NOFOLLOW))
     return -1

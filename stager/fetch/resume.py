@@ -59,7 +59,7 @@ def find_leaves(piece_map: PieceMap, path: Path, journal: Path | None, boot: str
         boot: this boot's identifier.
     """
     here = LeafSet(piece_map.address)
-    with files.opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+    with files.opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644) as descriptor:
         if os.fstat(descriptor).st_size != piece_map.address.size:
             os.ftruncate(descriptor, piece_map.address.size)
         needed = set(piece_map.needed)
