@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from deployer.machine.spec import MachineSpec
 from deployer.policy.decision import Decision
 from deployer.policy.evaluation import Evaluation, EvaluationInput
 from deployer.policy.store import RuleSet
@@ -101,12 +100,6 @@ class Recorder:
                 )
             )
 
-    def deploying(
-        self, spec: MachineSpec, case: EvaluationInput, judged: Evaluation, origin: PreviousReceipt | None = None
-    ) -> None:
-        """A machine is about to boot: its receipt is signed, and both are on record."""
-        self.booting(BootedMachine.of(spec), case, judged, origin=origin)
-
     def booting(
         self,
         spec: BootedMachine,
@@ -116,7 +109,11 @@ class Recorder:
         *,
         origin: PreviousReceipt | None = None,
     ) -> str:
-        """The same for one that may run elsewhere; returns the SHA-256 of the receipt."""
+        """A machine is about to boot, here or elsewhere: its receipt is signed, and both are on record.
+
+        Returns:
+            The SHA-256 of the receipt.
+        """
         now = self._clock()
         statement = build_receipt(
             ReceiptIssuer(self._node, self.receipts.key, self.audit.head),

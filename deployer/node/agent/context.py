@@ -12,10 +12,8 @@ from deployer.node.machines.construction import SiteAssignment
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep
-from deployer.protocol.deployment_request import NodeLabel
-from deployer.protocol.desired_state import Capacity
+from deployer.protocol.desired_state import NodeStatus
 from deployer.protocol.machine_order import MachineOrder
-from deployer.protocol.swarm_report import SwarmReport
 
 MachineMaker = Callable[
     [MachineOrder, Callable[[DeploymentStep], None], threading.Event, SiteAssignment | None], DeploymentResult
@@ -23,17 +21,10 @@ MachineMaker = Callable[
 """Makes machines as `Deployer.deploy` does."""
 
 
-@dataclass(frozen=True)
-class NodeFacts:
-    """How a node is, apart from its machines: the members of NodeReport."""
+class NodeFacts(NodeStatus):
+    """A node's status as far as it is known without its agent, and the contents that are whole in its cache."""
 
-    architecture: str
-    accelerator: str
-    capacity: Capacity
-    labels: dict[NodeLabel, NodeLabel] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
-    problem: str = ""
-    swarm: SwarmReport | None = None
 
 
 @dataclass(frozen=True)

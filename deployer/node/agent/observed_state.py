@@ -33,24 +33,24 @@ class LiveFacts:
 
 
 def observe_machines(
-    desired: DesiredState, here: Sequence[MachineRecord], beside: LiveFacts, now: datetime
+    desired: DesiredState, here: Sequence[MachineRecord], live: LiveFacts, now: datetime
 ) -> tuple[ObservedMachine, ...]:
     """All machines of a site on a node: those that have a record, and those that it has not begun to make yet.
 
     Args:
         desired: what is acted on.
         here: the records of the site's machines.
-        beside: facts that no record has.
+        live: facts that no record has.
         now: aware, UTC, whole seconds.
     """
-    found = [_recorded(record, beside) for record in here]
+    found = [_recorded(record, live) for record in here]
     known = {record.uuid for record in here}
     found += [
         ObservedMachine(
             uuid=machine.uuid,
             state=MachineState.PENDING,
-            reason=beside.trouble.get(machine.uuid, "")[:MAX_REASON],
-            changed=beside.begun.get(machine.uuid, now),
+            reason=live.trouble.get(machine.uuid, "")[:MAX_REASON],
+            changed=live.begun.get(machine.uuid, now),
         )
         for machine in desired.machines
         if machine.uuid not in known and machine.desired is not DesiredStatus.ENDED
@@ -58,22 +58,15 @@ def observe_machines(
     return tuple(found)
 
 
-def _recorded(record: MachineRecord, beside: LiveFacts) -> ObservedMachine:
-    fetched, total = beside.progress.get(record.uuid, (0, 0))
-    reason = record.reason if record.state.final else beside.trouble.get(record.uuid) or record.reason
+def _recorded(record: MachineRecord, live: LiveFacts) -> ObservedMachine:
+    fetched, total = live.progress.get(record.uuid, (0, 0))
+    reason = record.reason if record.state.final else live.trouble.get(record.uuid) or record.reason
+    same = ("uuid", "state", "changed", "memory", "cores", "reboots", "from_network", "from_cache", "virt")
     return ObservedMachine(
-        uuid=record.uuid,
-        state=record.state,
+        **{name: getattr(record, name) for name in same},
         reason=reason[:MAX_REASON],
-        changed=record.changed,
-        addresses=beside.addresses.get(record.uuid, ()) if record.state is MachineState.RUNNING else (),
-        memory=record.memory,
-        cores=record.cores,
-        reboots=record.reboots,
+        addresses=live.addresses.get(record.uuid, ()) if record.state is MachineState.RUNNING else (),
         fetched=fetched,
         total=total,
-        from_network=record.from_network,
-        from_cache=record.from_cache,
-        virt=record.virt,
-        saved=beside.saving.get(record.uuid) or record.saved,
+        saved=live.saving.get(record.uuid) or record.saved,
     )

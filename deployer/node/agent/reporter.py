@@ -107,13 +107,12 @@ class Reporter:
         trouble, progress = self._doing.trouble(), self._doing.progress()
         records = self._records()
         saving = self._offers.progress() if self._offers is not None else {}
-        beside = LiveFacts(self._begun, trouble, progress, self._addresses, saving)
+        live = LiveFacts(self._begun, trouble, progress, self._addresses, saving)
+        support = self._moving.movable if self._moving else None
         return NodeReport(
+            **dict(facts) | {"lease": self._fence.said, "migration_support": support},
             revision=desired.revision,
-            **vars(facts),
-            machines=observe_machines(desired, records, beside, self._keeper.now()),
-            lease=self._fence.said,
-            migration_support=self._moving.movable if self._moving else None,
+            machines=observe_machines(desired, records, live, self._keeper.now()),
             incoming=self._moving.arrivals(desired, records) if self._moving else None,
         )
 

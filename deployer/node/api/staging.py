@@ -65,22 +65,7 @@ def staging_status(stager: Stager) -> StagingStatus:
 
 
 def _content(one: TransferProgress) -> ContentStatus:
-    return ContentStatus(
-        address=one.address,
-        image=one.image,
-        stage=one.stage.value,
-        size=one.size,
-        have=one.have,
-        from_cache=one.from_cache,
-        from_peers=one.from_peers,
-        from_origin=one.from_origin,
-        rate=int(one.rate),
-        left=None if one.left is None else int(one.left),
-        peers=one.peers,
-        feeders=one.feeders,
-        origin_rate=int(one.origin_rate),
-        ended=None if one.ended is None else int(one.ended),
-    )
+    return ContentStatus.model_validate(one, from_attributes=True)
 
 
 def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:

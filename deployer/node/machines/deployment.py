@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from catalog.image.manifest import Manifest
 from deployer.errors import Cancelled
@@ -30,12 +31,13 @@ from deployer.node.machines.construction import SEED, SiteAssignment, machine_sp
 from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.exposure import BootFacts
 from deployer.node.machines.supervisor import LEASE_MARGIN
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, StepName
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
 from deployer.policy.resolution import resolve_order
 from deployer.protocol.machine_order import MachineOrder, RequestDefaults, numbered
 from deployer.records.machine_store import MachineRecord, holder_of
+from deployer.records.receipt_builder import BootedMachine
 from signer.errors import PartitaError
 from signer.runtime.progress import Advance
 from signer.verification.signature_cache import SignatureCache
@@ -111,18 +113,18 @@ class Deployer:
         """
         began = time.monotonic()
 
-        def report(step: DeploymentStep) -> None:
-            tell(step.model_copy(update={"milliseconds": round((time.monotonic() - began) * 1000)}))
+        def report(step: StepName, **values: Any) -> None:
+            tell(DeploymentStep(step=step, milliseconds=round((time.monotonic() - began) * 1000), **values))
             if cancelled.is_set():
                 raise Cancelled("client disconnected; deployment rolled back")
 
         job = self._look_up(order, assigned)
-        report(DeploymentStep(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
+        report("resolved", text=f"{job.manifest.title} is {job.image_id}")
         accelerator = self._accelerator(job.manifest.architecture)
         case, judged, records = self._admit(job, accelerator)
         made = list(records)
         try:
-            report(DeploymentStep(step="decided", text=_verdict(judged.decision), decision=judged.decision.as_json()))
+            report("decided", text=_verdict(judged.decision), decision=judged.decision.as_json())
             for index, record in enumerate(records):
                 case, judged = self._make(job, record, (case, judged), report)
                 made[index] = self._keeper.store.get(record.uuid)
@@ -193,7 +195,7 @@ class Deployer:
         job: _Job,
         record: MachineRecord,
         admitted: tuple[EvaluationInput, Evaluation],
-        report: Callable[[DeploymentStep], None],
+        report: Callable[..., None],
     ) -> tuple[EvaluationInput, Evaluation]:
         """Steps 3 to 5 for one machine; returns the case and the decision that it was booted by."""
         keeper, manifest, name, blanks = self._keeper, job.manifest, record.name, record.blanks
@@ -202,20 +204,12 @@ class Deployer:
         advance = _staging(report, name, total)
         staged = self._stages.stage(manifest, holder_of(record.uuid), ttl, advance, extra=blanks)
         moved, here = staged.from_network, staged.from_cache
-        report(
-            DeploymentStep(
-                step="staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here"
-            )
-        )
+        report("staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here")
         keeper.happened(record.uuid, MachineEvent.STAGED, "", from_network=moved, from_cache=here)
         case, judged = self._again(job, *admitted)
         for entry in required_items(manifest, blanks):
             self._stages.cache.check(entry, full=job.order.verify == "full")
-        report(
-            DeploymentStep(
-                step="verified", machine=name, text="endorsements, policy and contents verified right before boot"
-            )
-        )
+        report("verified", machine=name, text="endorsements, policy and contents verified right before boot")
         directory = keeper.store.directory(record.uuid)
         assembled = assemble_disks(manifest, staged, directory, blanks)
         self._write_seed(job, record, directory)
@@ -223,18 +217,14 @@ class Deployer:
         keeper.store.change(
             record.uuid, keeper.now(), spec=spec, written=assembled.written, policy=judged.decision.policy
         )
-        report(
-            DeploymentStep(
-                step="assembled", machine=name, text=f"{assembled.written} bytes written; no image content was copied"
-            )
-        )
+        report("assembled", machine=name, text=f"{assembled.written} bytes written; no image content was copied")
         BootFacts(manifest, judged.checks).write(directory)
-        self._records.deploying(spec, case, judged)
+        self._records.booting(BootedMachine.of(spec), case, judged)
         keeper.hypervisor.start(spec)
         # A site's machine ends when the site says, which may have been changed since the record was begun.
         expires = keeper.now() + timedelta(seconds=job.request.lifetime)
         keeper.started(record.uuid, keeper.store.get(record.uuid).expires if job.assigned else expires)
-        report(DeploymentStep(step="running", machine=name, text=f"host name {record.hostname}"))
+        report("running", machine=name, text=f"host name {record.hostname}")
         return case, judged
 
     def _again(self, job: _Job, case: EvaluationInput, judged: Evaluation) -> tuple[EvaluationInput, Evaluation]:
@@ -263,7 +253,7 @@ class Deployer:
         write_seed(directory / SEED, seed)
 
 
-def _staging(report: Callable[[DeploymentStep], None], machine: str, total: int) -> Advance:
+def _staging(report: Callable[..., None], machine: str, total: int) -> Advance:
     """Reports staging, not too often; safe to call from several threads."""
     lock = threading.Lock()
     done, told = 0, 0.0
@@ -277,7 +267,7 @@ def _staging(report: Callable[[DeploymentStep], None], machine: str, total: int)
                 return
             told = now
             so_far = done
-        report(DeploymentStep(step="staging", machine=machine, done=so_far, total=total))
+        report("staging", machine=machine, done=so_far, total=total)
 
     return advance
 

@@ -18,6 +18,7 @@ from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.records.machine_store import MachineRecord
 from deployer.records.receipt import PreviousReceipt
+from deployer.records.receipt_builder import BootedMachine
 from signer.runtime.progress import ignore_progress
 from signer.verification.signature_cache import SignatureCache
 from stager.errors import EntryChanged
@@ -68,7 +69,7 @@ class RestartAdmission:
         try:
             if boots and record.spec is not None:
                 BootFacts(manifest, judged.checks).write(self._keeper.store.directory(record.uuid))
-                self._records.deploying(record.spec, case, judged, _came_from(record))
+                self._records.booting(BootedMachine.of(record.spec), case, judged, origin=_came_from(record))
             yield
         finally:
             entering.__exit__(None, None, None)

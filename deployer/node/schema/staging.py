@@ -2,12 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from catalog.image.address import Address
 from catalog.image.manifest import ImageId
 from signer.documents import Document
 from stager.content.peer_stats import PeerStats
+from stager.content.transfer_stats import TransferStage
+
+Whole = Annotated[int, BeforeValidator(lambda value: int(value) if isinstance(value, float) else value)]
+"""A number without its fraction."""
 
 
 class ContentStatus(Document):
@@ -28,18 +32,18 @@ class ContentStatus(Document):
 
     address: Address
     image: str
-    stage: str
+    stage: TransferStage
     size: int
     have: int
     from_cache: int
     from_peers: int
     from_origin: int
-    rate: int
-    left: int | None = None
+    rate: Whole
+    left: Whole | None = None
     peers: int = 0
     feeders: tuple[PeerStats, ...] = ()
-    origin_rate: int = 0
-    ended: int | None = None
+    origin_rate: Whole = 0
+    ended: Whole | None = None
 
 
 class PinStatus(Document):

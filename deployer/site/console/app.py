@@ -16,7 +16,6 @@ from deployer.pki.tls_peer import peer_of
 from deployer.site.api.parameters import BEARER, SiteRouter, action, answer
 from deployer.site.auth.tokens import peek_token
 from deployer.site.console.clusters import cluster_pages
-from deployer.site.console.console_output import console_output_pages
 from deployer.site.console.events import event_pages
 from deployer.site.console.images import image_pages
 from deployer.site.console.machines import machine_pages
@@ -43,7 +42,6 @@ def console_routes(site: Site) -> APIRouter:
     for part in (
         _login_pages,
         machine_pages,
-        console_output_pages,
         cluster_pages,
         node_pages,
         image_pages,

@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
 from deployer.machine.state import MachineState
+from deployer.protocol.console import sanitize_output
 from deployer.site.api.clusters import cluster_summary
+from deployer.site.api.console_output import DEFAULT, console_node, decode_output, request_console_output
 from deployer.site.api.deployments import permitted_deployment
 from deployer.site.api.machines import ACTIONS, permitted_machine
 from deployer.site.api.parameters import AfterQuery, ClusterQuery, DeploymentQuery, ImageQuery, NodeQuery, StatesQuery
@@ -45,7 +48,7 @@ FEW = 8
 def machine_pages(console: Console) -> APIRouter:
     """The routes of the overview, machines and deployments."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
-    for add in (_add_lists, _add_machine, _add_deployments):
+    for add in (_add_lists, _add_machine, _add_console_output, _add_deployments):
         add(routes, console)
     return routes
 
@@ -135,6 +138,19 @@ def _add_machine(routes: APIRouter, console: Console) -> None:
         found = permitted_machine(site, form.who, machine, ACTIONS[verb])
         site.changing.act(found.uuid, verb, form.who, form.reason)
         return show_changed("machines", found.uuid)
+
+
+def _add_console_output(routes: APIRouter, console: Console) -> None:
+    site = console.site
+
+    @routes.get("/machines/{machine}/console")
+    async def serial(visit: Annotated[PageRequest, Depends(console.visit)], machine: str) -> Response:
+        """A machine's serial output: fetched from its node for this page, shown as text, stored nowhere."""
+        found = await run_in_threadpool(permitted_machine, site, visit.who, machine, SiteAction.CONSOLE)
+        node = await run_in_threadpool(console_node, site, found)
+        data = decode_output(await request_console_output(site, node, found.uuid, DEFAULT))
+        values = {"machine": MachineView.of(found), "text": sanitize_output(data), "size": len(data)}
+        return await run_in_threadpool(lambda: console.show(visit, "serial.html", **values))
 
 
 def _add_deployments(routes: APIRouter, console: Console) -> None:

@@ -210,7 +210,9 @@ class LightNode:
 
     def agent(self, site: "LightSite") -> Agent:
         """An agent for a site, not started."""
-        facts = NodeFacts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
+        facts = NodeFacts(
+            architecture="x86_64", accelerator="qemu", capacity=Capacity(cores=4, memory=1 << 30, disk=1 << 30)
+        )
         return Agent(site, AgentContext(SITE, self.keeper, self.verbs, self.make, lambda: facts))
 
 

@@ -171,7 +171,9 @@ class World:
     def start(self) -> None:
         """The agent begins."""
         fence = NodeLease(self.file, self.clock, "boot")
-        facts = NodeFacts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
+        facts = NodeFacts(
+            architecture="x86_64", accelerator="qemu", capacity=Capacity(cores=4, memory=1 << 30, disk=1 << 30)
+        )
         node = self.node
         self.agent = Agent(
             self.site, AgentContext(SITE, node.keeper, node.verbs, node.make, lambda: facts, fence=fence)
