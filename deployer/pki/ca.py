@@ -109,18 +109,13 @@ def fingerprint(certificates: bytes) -> str:
     return hashlib.sha256(b"".join(one.public_bytes(serialization.Encoding.DER) for one in found)).hexdigest()
 
 
-def last_certificate(chain: bytes) -> bytes:
-    """The last certificate of a server's chain (PEM), which vouches for the others; Misused if there is none."""
-    try:
-        return x509.load_pem_x509_certificates(chain)[-1].public_bytes(serialization.Encoding.PEM)
-    except ValueError as exc:
-        raise Misused("the site's certificate is not a PEM certificate") from exc
+def certificate_of(chain: bytes, index: int) -> bytes:
+    """A certificate of a server's chain (PEM): 0 is its own, -1 the last, which vouches for the others.
 
-
-def first_certificate(chain: bytes) -> bytes:
-    """The first certificate of a chain (PEM): a server's own. Misused if there is none."""
+    Misused if there is none.
+    """
     try:
-        return x509.load_pem_x509_certificates(chain)[0].public_bytes(serialization.Encoding.PEM)
+        return x509.load_pem_x509_certificates(chain)[index].public_bytes(serialization.Encoding.PEM)
     except ValueError as exc:
         raise Misused("the site's certificate is not a PEM certificate") from exc
 

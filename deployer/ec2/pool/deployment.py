@@ -193,7 +193,7 @@ class Ec2Deployer:
         image_id = self._images.resolve(reference)
         manifest = self._images.manifest(image_id)
         request = Request.supposed(manifest.needs, memory=whole_units(manifest.needs.memory), lifetime=1)
-        self._decide(manifest, self._images.endorsements(image_id), request, 0, "request")
+        self._decide(EvaluationInput(manifest, self._images.endorsements(image_id), request), "request")
         return manifest
 
     def _look_up(self, machine: DesiredMachine) -> _Job:
@@ -221,18 +221,11 @@ class Ec2Deployer:
         return choose_type(types, account.prices, cores, memory, found.architecture, found.boot_mode)
 
     def _judge(self, job: _Job, running: int, stage: DecisionStage) -> tuple[EvaluationInput, Evaluation]:
-        return self._decide(job.manifest, job.pairs, job.request, running, stage)
+        return self._decide(EvaluationInput(job.manifest, job.pairs, job.request, running), stage)
 
-    def _decide(
-        self,
-        manifest: Manifest,
-        pairs: Sequence[tuple[bytes, bytes]],
-        request: Request,
-        running: int,
-        stage: DecisionStage,
-    ) -> tuple[EvaluationInput, Evaluation]:
-        owner, rules = self._machines.owner.pool, self._rules()
-        case = EvaluationInput(manifest, pairs, request, running, node=owner, withdrawn=self._withdrawn())
+    def _decide(self, case: EvaluationInput, stage: DecisionStage) -> tuple[EvaluationInput, Evaluation]:
+        rules = self._rules()
+        case = replace(case, node=self._machines.owner.pool, withdrawn=self._withdrawn())
         judged = evaluate(_for_a_pool(rules), case, self._clock(), self._memory)
         digest = rules.digest or rules.policy.digest
         judged = replace(judged, decision=judged.decision.model_copy(update={"policy": digest}))
@@ -278,16 +271,11 @@ class Ec2Deployer:
     def _cloud(self, job: _Job, entry: AmiEntry, snapshots: Mapping[str, Snapshot]) -> CloudPlacement:
         volumes = []
         for volume in job.volumes:
-            begins = snapshots.get(volume.device)
-            volumes.append(
-                CloudVolume(
-                    device=volume.device,
-                    gib=volume.size,
-                    snapshot=begins.snapshot_id if begins else None,
-                    content=begins.content if begins else None,
-                    checksum=begins.checksum if begins else None,
-                )
-            )
+            cloud_volume = CloudVolume(device=volume.device, gib=volume.size)
+            if begins := snapshots.get(volume.device):
+                known = {"snapshot": begins.snapshot_id, "content": begins.content, "checksum": begins.checksum}
+                cloud_volume = cloud_volume.model_copy(update=known)
+            volumes.append(cloud_volume)
         return CloudPlacement(
             account=self.account.name,
             region=self.account.region,

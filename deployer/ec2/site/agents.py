@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, Self
+from typing import Final
 
+from catalog.errors import Conflict
 from catalog.image.manifest import Manifest
 from deployer.ec2.account.open_account import OpenAccount, open_account, staging_settings
 from deployer.ec2.images.image_upload import ImageUploader
@@ -20,19 +21,19 @@ from deployer.ec2.model.pricing import Charge, check_within, committed_cost, lis
 from deployer.ec2.pool.deployment import Ec2Deployer, charge_of
 from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.connection import LocalSiteConnection
 from deployer.ec2.site.placement import CachedAccountInfo, Ec2Offer, Placer, burst_placer, find_offer, promised_charges
 from deployer.ec2.snapshots.buffer_pool import BufferPool
 from deployer.errors import NoAccount
-from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport
 from deployer.records.recorder import Recorder
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import SiteMachine
+from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.operations.revocations import RevocationService
-from deployer.site.scheduling.placement import MachineReservation
+from deployer.site.scheduling.placement import EC2, MachineReservation
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.settings import SiteSettings
+from deployer.site.service.site import Site
+from deployer.site.store.changes import add_node
 from signer.errors import PartitaError
 from stager.factory import open_stager
 
@@ -48,16 +49,16 @@ log = logging.getLogger("partita.ec2")
 
 
 class PoolAgent:
-    """Runs one pool for its site, in a separate thread.
+    """Runs one pool, a node of its site, in a separate thread.
 
     Attributes:
         account: with its settings as last read.
     """
 
     def __init__(
-        self, pool: Ec2Pool, site: LocalSiteConnection, account: Account, every: float = EVERY, busy: float = BUSY
+        self, pool: Ec2Pool, site: Site, node: str, account: Account, every: float = EVERY, busy: float = BUSY
     ) -> None:
-        self._pool, self._site, self.account = pool, site, account
+        self._pool, self._site, self._node, self.account = pool, site, node, account
         self._every, self._busy = every, busy
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"ec2-{account.name}", daemon=True)
@@ -85,14 +86,15 @@ class PoolAgent:
         while not self._ended.is_set():
             wait = self._busy if self._pool.busy(0) or _moving(last) else self._every
             try:
-                found = self._site.desired(desired.revision if desired is not None else -1, wait)
-                if found is not None and (desired is None or found.revision >= desired.revision):
-                    desired = found
+                if self._site.store.wait(None, self._node, desired.revision if desired is not None else -1, wait):
+                    found = self._site.desired(self._node)
+                    if desired is None or found.revision > desired.revision:
+                        desired = found
                 if desired is None:
                     self._ended.wait(wait)
                     continue
                 last = self._pool.look(desired)
-                self._site.report(last)
+                self._site.absorb(self._node, last)
             except PartitaError as exc:
                 log.warning("account %s: %s", self.account.name, exc)
                 self._complain(desired, str(exc))
@@ -105,7 +107,8 @@ class PoolAgent:
         """Report to the site that the state of the account is unknown now, and why."""
         account = self.account
         try:
-            self._site.report(
+            self._site.absorb(
+                self._node,
                 NodeReport(
                     revision=desired.revision if desired is not None else 0,
                     architecture="",
@@ -113,7 +116,7 @@ class PoolAgent:
                     capacity=Capacity(cores=account.cores, memory=account.memory, disk=account.disk),
                     problem=problem,
                     complete=False,
-                )
+                ),
             )
         except PartitaError as exc:
             log.info("reporting account %s to the site failed: %s", account.name, exc)
@@ -125,19 +128,29 @@ def _moving(last: NodeReport | None) -> bool:
 
 
 class AccountAgents:
-    """The agents of all accounts of a site: open with `AccountAgents.open`, close when done. Machines go on without it.
+    """The agents of all accounts of a site: `follow` opens the accounts, `close` ends the agents. Machines go on without it.
 
     `follow` is called by one thread; the other methods by any.
+
+    Args:
+        settings, site: of the site.
+        clock: the present, UTC.
+
+    Raises:
+        Ec2RecordsUnusable, StagerError: the site's directory for EC2 cannot be used.
     """
 
-    def __init__(
-        self,
-        open_pool: Callable[[Account, ExitStack], tuple[str, OpenAccount, PoolAgent]],
-        clock: Callable[[], datetime],
-        closing: ExitStack,
-    ) -> None:
-        """See `open`. Args: opens one account, to be closed with the stack; the present, UTC; closed by `close`."""
-        self._open_pool, self._clock, self._closing = open_pool, clock, closing
+    def __init__(self, settings: Ec2Settings, site: Site, clock: Callable[[], datetime]) -> None:
+        self._settings, self._site, self._clock = settings, site, clock
+        with ExitStack() as undo:
+            self._stager, self._catalog = undo.enter_context(
+                open_stager(staging_settings(settings, site.settings), lambda: clock().timestamp())
+            )
+            self._revocations = RevocationService(
+                self._catalog, settings.directory, site.settings.blocked, site.policies.current, clock
+            )
+            self._closing = undo.pop_all()
+        self._buffers = BufferPool()
         self._agents: dict[str, PoolAgent] = {}
         self._there: dict[str, OpenAccount] = {}
         self._names: dict[str, str] = {}
@@ -146,45 +159,6 @@ class AccountAgents:
         )
         self.problems: tuple[str, ...] = ()
         """The problems of the accounts as last followed."""
-
-    @classmethod
-    def open(
-        cls,
-        settings: Ec2Settings,
-        site: SiteSettings,
-        rules: Callable[[], RuleSet],
-        connect: Callable[[Account], tuple[str, LocalSiteConnection]],
-        clock: Callable[[], datetime],
-    ) -> Self:
-        """Open what all accounts share; `follow` opens the accounts.
-
-        Args:
-            settings, site: of the site.
-            rules: the policy in force; raises PolicyUnusable.
-            connect: registers an account as a node of the site; returns the node's UUID and its connection to the site.
-            clock: the present, UTC.
-
-        Raises:
-            Ec2RecordsUnusable, StagerError: the site's directory for EC2 cannot be used.
-        """
-        with ExitStack() as undo:
-            stager, catalog = undo.enter_context(
-                open_stager(staging_settings(settings, site), lambda: clock().timestamp())
-            )
-            withdrawing = RevocationService(catalog, settings.directory, site.blocked, rules, clock)
-            buffers = BufferPool()
-
-            def open_pool(account: Account, closing: ExitStack) -> tuple[str, OpenAccount, PoolAgent]:
-                found = closing.enter_context(open_account(settings, account, clock, buffers=buffers))
-                node, link = connect(account)
-                records = Recorder(found.directory, node, clock)
-                closing.callback(records.close)
-                imaging = ImageUploader(found, stager)
-                makes = Ec2Deployer(found, catalog, imaging, records, rules, withdrawing.current, clock)
-                pool = Ec2Pool(account, found.machines, found.books, makes, clock)
-                return node, found, PoolAgent(pool, link, account)
-
-            return cls(open_pool, clock, undo.pop_all())
 
     def follow(self, accounts: Accounts) -> None:
         """Run these accounts from now on, each with its present settings.
@@ -245,12 +219,30 @@ class AccountAgents:
         self._closing.close()
 
     def _begin(self, account: Account) -> None:
+        rules = self._site.policies.current
         with ExitStack() as undo:
-            node, found, agent = self._open_pool(account, undo)
+            found = undo.enter_context(open_account(self._settings, account, self._clock, buffers=self._buffers))
+            node = self._register(account)
+            records = Recorder(found.directory, node, self._clock)
+            undo.callback(records.close)
+            imaging, withdrawn = ImageUploader(found, self._stager), self._revocations.current
+            makes = Ec2Deployer(found, self._catalog, imaging, records, rules, withdrawn, self._clock)
+            agent = PoolAgent(
+                Ec2Pool(account, found.machines, found.books, makes, self._clock), self._site, node, account
+            )
             self._closing.push(undo.pop_all())
         self._there[account.name], self._names[node] = found, account.name
         self._agents[account.name] = agent
         agent.start()
+
+    def _register(self, account: Account) -> str:
+        """The UUID of an account's node at the site: the one of its name, or a new one."""
+        for node in self._site.store.read(list_nodes, contents=False):
+            if node.name == account.name and node.state is not NodeState.LEFT:
+                if node.kind != EC2:
+                    raise Conflict(f"account name {account.name} is already a node's name; choose another name")
+                return node.uuid
+        return self._site.store.write(add_node, account.name, {}, EC2).uuid
 
     def _opened(self, name: str) -> OpenAccount:
         try:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from catalog.image.manifest import Manifest
 from deployer.ec2.model.accounts import Accounts
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.connection import connect_account
 from deployer.ec2.site.placement import placer_without_accounts
 from deployer.errors import NoAccount, PolicyUnusable
 from deployer.policy.policy_files import reloaded_policy_file
@@ -76,13 +75,7 @@ class AccountSupervisor(SiteExtension):
         if self._pools is None:
             from deployer.ec2.site.agents import AccountAgents  # loads AWS's library: only where there is an account
 
-            self._pools = AccountAgents.open(
-                self._settings,
-                site.settings,
-                site.policies.current,
-                connect_account(site),
-                self._clock,
-            )
+            self._pools = AccountAgents(self._settings, site, self._clock)
         self._pools.follow(accounts)
 
     def problems(self) -> Sequence[str]:

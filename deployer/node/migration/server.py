@@ -21,7 +21,7 @@ from catalog.web.problems import ProblemApi, problem_response
 from deployer.errors import DeployerError, MigrationFailed, NotAuthenticated, SiteUnavailable
 from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.node.migration.source import MigrationSource
-from deployer.pki.ca import CertificateAuthority, first_certificate
+from deployer.pki.ca import CertificateAuthority, certificate_of
 from deployer.pki.tls_peer import PeerProtocol, peer_of
 from deployer.web.server_thread import serve_in_thread
 from signer.documents import canonical
@@ -76,7 +76,7 @@ def tls_context(membership: SiteMembership) -> tuple[ssl.SSLContext, Certificate
     """What a node shakes hands with, and by whose CA it knows others; SiteUnavailable where its files cannot be used."""
     place = membership.directory
     try:
-        authority = CertificateAuthority(first_certificate((place / CA_FILE).read_bytes()), b"")
+        authority = CertificateAuthority(certificate_of((place / CA_FILE).read_bytes(), 0), b"")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED

@@ -12,9 +12,8 @@ from pathlib import Path
 from catalog.errors import Misused
 from deployer.pki.ca import (
     CertificateAuthority,
+    certificate_of,
     fingerprint,
-    first_certificate,
-    last_certificate,
     needs_renewal,
 )
 from deployer.site.settings import SiteSettings
@@ -69,14 +68,14 @@ class ServerTls:
     @property
     def shown(self) -> str:
         """SHA-256 of the present certificate, 64 hex digits."""
-        return fingerprint(first_certificate(self._shown))
+        return fingerprint(certificate_of(self._shown, 0))
 
     @property
     def anchors(self) -> bytes:
         """The certificates (PEM) that nodes verify the service with: the site's CA and the last of another CA's chain."""
         if self._settings.certificate is None:
             return self._authority.certificate
-        return self._authority.certificate + last_certificate(self._shown)
+        return self._authority.certificate + certificate_of(self._shown, -1)
 
 
 def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> bytes:

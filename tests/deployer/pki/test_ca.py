@@ -1,6 +1,7 @@
 """The site's own CA: for whom it signs, what it puts in, and what it refuses."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -11,11 +12,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from catalog.errors import Misused
 from deployer.pki.ca import (
     CertificateAuthority,
+    certificate_of,
     create_request,
     fingerprint,
-    first_certificate,
     is_server_certificate,
-    last_certificate,
     needs_renewal,
     request_for,
     validity_period,
@@ -158,8 +158,8 @@ def test_what_a_site_is_believed_by(authority: CertificateAuthority) -> None:
     both = authority.certificate + other.certificate
     assert fingerprint(authority.certificate) == authority.fingerprint
     assert len({fingerprint(both), authority.fingerprint, other.fingerprint}) == 3
-    assert (first_certificate(both), last_certificate(both)) == (authority.certificate, other.certificate)
-    for read in (fingerprint, last_certificate, first_certificate, validity_period):
+    assert (certificate_of(both, 0), certificate_of(both, -1)) == (authority.certificate, other.certificate)
+    for read in (fingerprint, partial(certificate_of, index=-1), partial(certificate_of, index=0), validity_period):
         with pytest.raises(Misused):
             read(b"no certificate")
 
