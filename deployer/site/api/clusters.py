@@ -221,7 +221,7 @@ def cluster_view(
 
 def _role(cluster: Cluster, name: str, status: Mapping[str, ClusterRoleStatus]) -> RoleView:
     return RoleView(
-        **status[name].model_dump(exclude={"over"}),
+        **status[name].model_dump(exclude={"expired"}),
         image_id=cluster.state.images.get(name),
         waits_for=unmet_roles(cluster, name, status),
     )
