@@ -10,7 +10,7 @@ from signer.errors import KeyUnusable
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import ALGORITHMS, Keyring
 from signer.openpgp.keys import Key, SignerSettings, normalize_fingerprint, sole_signing_key
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.clock import utc_now
 from signer.runtime.units import parse_duration
 from signer.statements.endorsement import write_instant
@@ -94,15 +94,8 @@ def choose_signer(
     if key is not None:
         raise KeyUnusable("give either --key or --certificate, not both")
     private = certificate_key or certificate.with_name("userkey.pem")
-    return CertificateSigner(Credential.read(_bytes(certificate), _bytes(private), passphrase))
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_CERTIFICATE + 1)
-    except OSError as exc:
-        raise KeyUnusable(f"{file}: cannot be read: {exc.strerror}") from exc
+    held, key_pem = (files.read_bounded(each, MAX_CERTIFICATE, KeyUnusable) for each in (certificate, private))
+    return CertificateSigner(Credential.read(held, key_pem, passphrase))
 
 
 @key_app.command("new")
@@ -157,12 +150,7 @@ def import_keys(
     context: typer.Context, file: Annotated[Path, typer.Argument(help="A public key, armoured or binary.")]
 ) -> None:
     """Import another person's public key into your keyring."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_KEY + 1)
-    except OSError as exc:
-        raise KeyUnusable(f"{file}: the key cannot be read: {exc.strerror}") from exc
-    found = open_keyring(context).import_keys(data)
+    found = open_keyring(context).import_keys(files.read_bounded(file, MAX_KEY, KeyUnusable))
     terminal.show({"fingerprints": found}, "\n".join(found))
 
 

@@ -159,11 +159,7 @@ def import_hepix(
 
 
 def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as exc:
-        raise Misused(f"{path}: cannot be read ({exc.strerror})") from exc
+    data = files.read_bounded(path, limit, Misused)
     if len(data) > limit:
         raise Misused(f"{path}: larger than the limit of {limit} bytes")
     return data

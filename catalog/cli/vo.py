@@ -11,7 +11,7 @@ from catalog.errors import Misused, NotFound
 from catalog.image.manifest import VO_PATTERN
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.verifier import read_keys
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.clock import current_second
 from signer.verification.endorsements import DEFAULT_ROLE
 from signer.verification.trust import Anchor, scheme_of
@@ -97,11 +97,7 @@ def _record(
 
 
 def _read_anchors(vo: str, role: str, file: Path) -> list[Anchor]:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_KEY + 1)
-    except OSError as exc:
-        raise Misused(f"{file}: the key cannot be read ({exc.strerror})") from exc
+    data = files.read_bounded(file, MAX_KEY, Misused)
     if b"-----BEGIN CERTIFICATE-----" in data:
         return [Anchor(vo, role, read_certificate(data).subject, data, "x509")]
     return [Anchor(vo, role, key.fingerprint, data) for key in read_keys(data)]

@@ -74,8 +74,7 @@ class Bundle:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
+    data = files.read_file(path, limit)
     if len(data) > limit:
         raise Malformed(f"{path}: larger than the {limit} bytes allowed")
     return data

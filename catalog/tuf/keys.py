@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from catalog.errors import Misused, NotFound, Unavailable
-from signer.runtime.files import create
+from signer.runtime import files
 
 PrivateKey = Ed25519PrivateKey
 
@@ -34,7 +34,7 @@ def save_key(path: Path, key: PrivateKey, passphrase: str | None = None) -> None
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        create(path, data)
+        files.create(path, data)
     except FileExistsError as exc:
         raise Misused(f"{path}: is there already; a key is never overwritten") from exc
     except OSError as exc:
@@ -44,8 +44,7 @@ def save_key(path: Path, key: PrivateKey, passphrase: str | None = None) -> None
 def load_key(path: Path, passphrase: str | None = None) -> PrivateKey:
     """Read a key; NotFound if the file is missing, Misused if it is not an Ed25519 key or the passphrase is wrong."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_KEY_FILE + 1)
+        data = files.read_file(path, MAX_KEY_FILE)
     except FileNotFoundError as exc:
         raise NotFound(f"{path}: key file not found") from exc
     except OSError as exc:

@@ -31,6 +31,7 @@ from catalog.tuf.metadata import (
 )
 from catalog.tuf_repository.repository import TufRepository, write_file
 from catalog.tuf_repository.status import list_role_statuses
+from signer.runtime import files
 
 MAX_PROPOSAL = 512_000
 """Bytes; clients accept no larger root."""
@@ -168,8 +169,7 @@ class KeyCeremony:
 def read_proposal(path: Path) -> bytes:
     """A proposal's bytes; NotFound if there is none, Malformed if it is too large."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PROPOSAL + 1)
+        data = files.read_file(path, MAX_PROPOSAL)
     except FileNotFoundError as exc:
         raise NotFound(f"{path}: proposal not found") from exc
     if len(data) > MAX_PROPOSAL:

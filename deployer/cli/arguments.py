@@ -16,7 +16,7 @@ from catalog.image.manifest import Blank
 from deployer.machine.user_data import MAX_USER_DATA
 from deployer.protocol.console import sanitize_output
 from signer.documents import Document, validate
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.units import parse_duration, parse_size
 
 T = TypeVar("T")
@@ -140,18 +140,9 @@ def read_text_file(path: Path) -> str:
         raise Misused(f"{path}: cannot be read: {exc}") from exc
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """A file's first `limit` + 1 bytes, so that a larger file is noticed; Misused if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
-    except OSError as exc:
-        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
-
-
 def encode_user_data(path: Path | None) -> str | None:
     """User-data as orders carry it, in base64, with one byte more than allowed at most; Misused if it cannot be read."""
-    return None if path is None else base64.b64encode(read_bounded(path, MAX_USER_DATA)).decode()
+    return None if path is None else base64.b64encode(files.read_bounded(path, MAX_USER_DATA, Misused)).decode()
 
 
 def print_console(chunks: Iterable[bytes], *, raw: bool) -> None:

@@ -16,7 +16,6 @@ from deployer.cli.arguments import (
     UserDataOption,
     optional_amount,
     parse_amount,
-    read_bounded,
 )
 from deployer.cli.policy_trials import PolicyFile, RequestFile, requests_file, trials_app
 from deployer.errors import PolicyUnusable
@@ -32,7 +31,7 @@ from deployer.trials.replay import replay_input
 from deployer.trials.request_log import find_request
 from signer.errors import EXIT_REFUSED, KeyUnusable
 from signer.openpgp.verifier import read_keys
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.clock import utc_now
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.verification.endorsements import DEFAULT_ROLE
@@ -126,7 +125,7 @@ def policy_explain(
             memory=optional_amount(memory, parse_size, "--memory"),
             cores=cores,
             lifetime=parse_amount(lifetime, parse_duration, "--lifetime"),
-            user_data=check_user_data(read_bounded(user_data, MAX_USER_DATA)) if user_data else None,
+            user_data=check_user_data(files.read_bounded(user_data, MAX_USER_DATA, Misused)) if user_data else None,
             network=optional_amount(network, Network.parse, "--network") or NO_NETWORK,
         )
         case = EvaluationInput(image.manifest, image.endorsements(), asked, running)
@@ -148,7 +147,7 @@ def policy_anchor(
     role: Annotated[str, typer.Option(help="The role of the endorser.")] = DEFAULT_ROLE,
 ) -> None:
     """Print an [[anchor]] for a key, to append to a policy once its owner has confirmed the fingerprint."""
-    data = read_bounded(key, MAX_KEY)
+    data = files.read_bounded(key, MAX_KEY, Misused)
     if len(data) > MAX_KEY:
         raise PolicyUnusable(f"{key}: is larger than {MAX_KEY} bytes; export a minimal key")
     if b"-----BEGIN CERTIFICATE-----" in data:

@@ -8,7 +8,8 @@ from typing import ClassVar, Self, TypeVar
 from deployer.errors import PolicyUnusable
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
-from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
+from signer.runtime.files import read_file
+from signer.runtime.reloaded_files import FileReader, ReloadedFiles
 
 T = TypeVar("T")
 

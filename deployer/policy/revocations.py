@@ -20,7 +20,8 @@ from deployer.policy.patterns import ImagePattern, VoPattern, matches_image, mat
 from deployer.policy.policy_files import PolicyFile
 from signer.documents import Document, canonical, parse
 from signer.runtime import files
-from signer.runtime.reloaded_files import FileReader, read_file
+from signer.runtime.files import read_file
+from signer.runtime.reloaded_files import FileReader
 from signer.verification.revocations import MAX_REVOCATIONS
 from signer.verification.trust import EndorsementCheck
 

@@ -22,7 +22,8 @@ from deployer.policy.rules.endorsements import counted_endorsements
 from deployer.policy.rules.registry import decide
 from deployer.policy.rules.rule import PolicyCase
 from signer.documents import canonical
-from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
+from signer.runtime.files import read_file
+from signer.runtime.reloaded_files import FileReader, ReloadedFiles
 
 if TYPE_CHECKING:
     from deployer.policy.cedar import CedarRules

@@ -23,6 +23,7 @@ from deployer.policy.rules.rule import PolicyCase
 from deployer.policy.store import RuleSet
 from signer.documents import Document, parse, parse_toml, validate
 from signer.errors import DocumentError
+from signer.runtime.files import read_file
 from signer.runtime.units import Duration, Size
 from signer.statements.endorsement import Instant, Role, Title
 from signer.verification.endorsements import DEFAULT_ROLE
@@ -148,8 +149,7 @@ class CaseResult:
 def read_cases(path: Path) -> CaseFile:
     """Read a file of cases, TOML or (by its name) JSON; PolicyUnusable with the place."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+        data = read_file(path, MAX_FILE)
         read = parse if path.suffix == ".json" else parse_toml
         found = read(CaseFile, data, f"cases {path}", limit=MAX_FILE)
         for case in found.case:

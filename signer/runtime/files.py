@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from signer.errors import PartitaError
+
 Sync = Callable[[int], None]
 """Makes what was written to a descriptor durable."""
 
@@ -23,6 +25,20 @@ Sync = Callable[[int], None]
 def fsync(descriptor: int) -> None:
     """The usual Sync."""
     os.fsync(descriptor)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a file, or one byte more than the limit of it, so that a larger file is noticed."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def read_bounded(path: Path, limit: int, error: type[PartitaError]) -> bytes:
+    """As :func:`read_file`; the given error if the file cannot be read."""
+    try:
+        return read_file(path, limit)
+    except OSError as exc:
+        raise error(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from signer.runtime.files import read_file
+
 SETTLED = 0.02
 """Seconds between two readings of changed files. A partly written file may be valid, and more permissive: both readings
 must be the same, or the file is still being written."""
@@ -20,13 +22,7 @@ TRIES = 50
 
 T = TypeVar("T")
 FileReader = Callable[[Path, int], bytes]
-"""Reads a file, or one byte more than the limit of it; OSError if it cannot be read."""
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """The FileReader that only reads."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
+"""Reads a file, or one byte more than the limit of it; OSError if it cannot be read. `files.read_file` is one."""
 
 
 class ReloadedFiles(Generic[T]):

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from signer.errors import KeyUnusable, SignatureError
+from signer.runtime.files import read_file
 from signer.x509.certificates import (
     MAX_CERTIFICATE,
     Certificate,
@@ -140,8 +141,7 @@ def _authorities(files: list[Path]) -> list[TrustedCa]:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
+    data = read_file(path, limit)
     if len(data) > limit:
         raise KeyUnusable(f"larger than the {limit} bytes allowed")
     return data

@@ -90,7 +90,7 @@ def test_nothing_is_listed_where_nothing_is(keys: Keys) -> None:
     [
         (("export", FORGED), "no keys yet; make one with `partita key new`"),
         (("export", "Ada"), "is not a valid fingerprint"),
-        (("import", "/nonexistent/key.asc"), "the key cannot be read: No such file"),
+        (("import", "/nonexistent/key.asc"), "key.asc: cannot be read: No such file"),
         (("new", "Ada", "--passphrase-file", "/nonexistent/pass"), "the passphrase cannot be read: No such file"),
         (("new", "Ada", "--algorithm", "rot13"), "is not a supported algorithm"),
         (("new", "Ada\x07"), "a user id is plain text"),

@@ -16,7 +16,8 @@ from deployer.errors import NoAccount, PolicyUnusable
 from deployer.policy.policy_files import PolicyFile
 from deployer.site.model.principal import Group, Principal
 from signer.documents import Document
-from signer.runtime.reloaded_files import FileReader, read_file
+from signer.runtime.files import read_file
+from signer.runtime.reloaded_files import FileReader
 from signer.runtime.units import Size
 
 MAX_ACCOUNTS_FILE = 1 << 20

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from deployer.errors import NotAuthenticated
 from signer.errors import KeyUnusable, SignatureError
+from signer.runtime.files import read_file
 from signer.x509.ca_directory import TrustStore
 from signer.x509.certificates import Certificate, read_certificate
 from signer.x509.der import Element, read_der
@@ -119,8 +120,7 @@ class VomsDirectory:
         """
         path = self.path / vo / f"{host}.lsc"
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_LSC + 1)
+            data = read_file(path, MAX_LSC)
         except OSError:
             return ()
         return parse_lsc(data.decode("utf-8", "replace")) if len(data) <= MAX_LSC else ()

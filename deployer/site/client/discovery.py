@@ -13,6 +13,7 @@ from deployer.site.client.client import SiteClient
 from deployer.site.client.endpoint import SiteEndpoint
 from deployer.site.settings import SiteSettings
 from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
+from signer.runtime.files import read_file
 
 MAX_TOKEN_FILE = 64 << 10
 """Bytes of a token's file."""
@@ -72,8 +73,7 @@ def discover_token(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp
 
 def _text(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_TOKEN_FILE + 1)
+        data = read_file(file, MAX_TOKEN_FILE)
         if len(data) > MAX_TOKEN_FILE:
             raise Misused(f"{file}: has more than {MAX_TOKEN_FILE} bytes")
         return data.decode("ascii")

@@ -30,6 +30,7 @@ from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.principal import Principal
 from signer.documents import Document, canonical, parse, parse_toml
 from signer.errors import DocumentError, PartitaError
+from signer.runtime.files import read_bounded
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.statements.endorsement import Instant
 
@@ -243,11 +244,7 @@ def read_cluster(path: Path) -> ClusterDocument:
     Raises:
         Misused: it cannot be read, or says something that no cluster can mean; names the file and the place.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CLUSTER + 1)
-    except OSError as exc:
-        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
+    data = read_bounded(path, MAX_CLUSTER, Misused)
     read = parse if path.suffix == ".json" else parse_toml
     try:
         return read(ClusterDocument, data, str(path), limit=MAX_CLUSTER)
