@@ -26,9 +26,8 @@ from stager.fetch.resume import read_boot_id
 from stager.fetch.sources import HttpSource
 from stager.scrubber import Scrubber
 from stager.staging import Stager
-from stager.swarm.options import SwarmOptions
 from stager.swarm.sharing import CacheSharing
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from tests.support import factories
 from tests.support.stager.catalog_process import catalog
 

@@ -24,8 +24,7 @@ from catalog.swarm.tracker import Endpoint
 from stager.content.piece_map import PieceMap
 from stager.fetch.resume import find_leaves, read_boot_id
 from stager.peer.engine_profiles import COMMON_SETTINGS, PROFILES, EngineProfile
-from stager.swarm.options import SwarmOptions
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from tests.support.network_namespaces import Host, Network, unavailable
 
 MBIT = 100

@@ -20,9 +20,8 @@ from stager.scrubber import Scrubber
 from stager.settings import NodeSettings
 from stager.staging import Stager
 from stager.swarm.grants import CatalogCredentialsProvider, CredentialsProvider, node_label, public_credentials
-from stager.swarm.options import SwarmOptions
 from stager.swarm.sharing import CacheSharing
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from stager.swarm.tracker_client import TrackerClient
 
 if TYPE_CHECKING:  # it loads the TUF library, which is slow and only needed to ask a catalog

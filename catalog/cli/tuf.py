@@ -71,10 +71,8 @@ def tuf_status(context: typer.Context, directory: Directory = None) -> None:
     from catalog.tuf_repository.status import list_role_statuses, list_warnings
 
     with _repository(context, directory) as (repository, connection):
-        found, todo = (
-            list_role_statuses(repository, connection),
-            list_warnings(repository, connection, current_second()),
-        )
+        found = list_role_statuses(repository, connection)
+        todo = list_warnings(repository, connection, current_second())
     rows = [
         [
             one.role,

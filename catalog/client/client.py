@@ -97,7 +97,7 @@ class CatalogClient(Closable):
         return self._manifest(f"/v1/images/{image_id}", image_id)
 
     def _manifest(self, path: str, image_id: str) -> bytes:
-        data = self._connection.get(path, MAX_MANIFEST)
+        data = self._connection.attempt("GET", path, MAX_MANIFEST)
         if image_id != "sha256:" + hashlib.sha256(data).hexdigest():
             raise ContentMismatch(f"{self.url}: sent another manifest for {image_id}; do not use this catalog")
         return data
@@ -113,7 +113,7 @@ class CatalogClient(Closable):
 
     def tuf_file(self, path: str, limit: int) -> bytes:
         """A file of the TUF metadata or targets, such as metadata/timestamp.json, unverified."""
-        return self._connection.get(f"/tuf/{path}", limit)
+        return self._connection.attempt("GET", f"/tuf/{path}", limit)
 
     def flat(self, manifest: Manifest) -> FlatImage:
         """Size and SHA-512 of an image's disk as one file. The first request waits while the catalog reads all of it."""
@@ -124,7 +124,7 @@ class CatalogClient(Closable):
     def accelerator(self, address: Address, kind: AcceleratorKind) -> bytes:
         """An accelerator of a content, of the right length, unverified."""
         length = accelerator_sizes(address)[kind]
-        data = self._connection.get(f"/v1/contents/{address}/{kind}", length)
+        data = self._connection.attempt("GET", f"/v1/contents/{address}/{kind}", length)
         if len(data) != length:
             raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
         return data

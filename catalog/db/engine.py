@@ -32,8 +32,9 @@ BUSY_MILLISECONDS = 20_000
 READERS = 64
 """Concurrent connections; below the 100 that PostgreSQL allows all clients by default."""
 
-POOL_SECONDS = 60.0
-"""How long a thread waits for a connection, so that a service with more threads is slow, but works."""
+POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": READERS - 8, "pool_timeout": 60.0}
+"""The options of the pool: a thread waits so many seconds for a connection, so that a service with more threads is slow,
+but works."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _sqlite(url: URL, kind: DatabaseKind) -> Engine:
         raise kind.unavailable(
             f"{path}: the {kind.name}'s database cannot be created, or made private ({exc.strerror})"
         ) from exc
-    engine = create_engine(url, pool_size=8, max_overflow=READERS - 8, pool_timeout=POOL_SECONDS)
+    engine = create_engine(url, **POOL)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _record: Any) -> None:
@@ -213,15 +214,8 @@ def _sqlite(url: URL, kind: DatabaseKind) -> Engine:
 
 
 def _postgresql(url: URL, kind: DatabaseKind) -> Engine:
-    engine = create_engine(
-        url,
-        pool_size=8,
-        max_overflow=READERS - 8,
-        pool_timeout=POOL_SECONDS,
-        pool_pre_ping=True,
-        # Plan each query for its parameters: a generic plan reads far more of a large table.
-        connect_args={"prepare_threshold": None},
-    )
+    # Plan each query for its parameters: a generic plan reads far more of a large table.
+    engine = create_engine(url, **POOL, pool_pre_ping=True, connect_args={"prepare_threshold": None})
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

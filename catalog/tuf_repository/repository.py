@@ -143,7 +143,7 @@ class TufRepository(OnlineSigner):
 
         count = store.put_new_targets(connection, numbered())
         fresh = {(row.vo, row.name) for row in new}
-        names = (_binding(newest[name], name_path(*name)) for name in sorted(fresh))
+        names = (_binding(NameBinding, newest[name], name_path(*name)) for name in sorted(fresh))
         others: list[TargetContent] = []
         for row in clusters.all_clusters(connection):
             if cluster_path(row.digest) not in listed:
@@ -158,7 +158,10 @@ class TufRepository(OnlineSigner):
         for row in store.list_image_rows(connection, image_id):
             entry = images.find_image(connection, row.vo, row.name, None)
             newest = row if entry is None else ImageRow(entry.image_id, row.vo, row.name, entry.version, 0)
-            contents = [*self._image_targets(connection, row), _binding(newest, name_path(row.vo, row.name))]
+            contents = [
+                *self._image_targets(connection, row),
+                _binding(NameBinding, newest, name_path(row.vo, row.name)),
+            ]
             self._revise(connection, contents, now)
 
     def list_cluster(self, connection: Transaction, row: ClusterRow, now: datetime) -> None:
@@ -244,7 +247,7 @@ class TufRepository(OnlineSigner):
         return [
             TargetContent(ListedTarget(manifest_path(row.image_id), row.length, digest), None),
             _content(endorsements_path(row.image_id), encode_statements(pairs)),
-            _binding(row, name_path(row.vo, row.name, row.version)),
+            _binding(NameBinding, row, name_path(row.vo, row.name, row.version)),
         ]
 
     def _cluster_targets(self, connection: Transaction, row: ClusterRow) -> list[TargetContent]:
@@ -254,8 +257,8 @@ class TufRepository(OnlineSigner):
         return [
             _content(cluster_path(row.digest), row.data),
             _content(endorsements_path(row.digest, "clusters"), encode_statements(pairs)),
-            _cluster_binding(row, name_path(row.vo, row.name, row.version, "cluster-names")),
-            _cluster_binding(newest, name_path(row.vo, row.name, folder="cluster-names")),
+            _binding(ClusterBinding, row, name_path(row.vo, row.name, row.version, "cluster-names")),
+            _binding(ClusterBinding, newest, name_path(row.vo, row.name, folder="cluster-names")),
         ]
 
     def _revise(
@@ -296,13 +299,8 @@ def _content(path: str, data: bytes) -> TargetContent:
     return TargetContent(describe_target(path, data), data)
 
 
-def _binding(row: ImageRow, path: str) -> TargetContent:
-    return _content(path, canonical(NameBinding(vo=row.vo, name=row.name, version=row.version, image_id=row.image_id)))
-
-
-def _cluster_binding(row: ClusterRow, path: str) -> TargetContent:
-    bound = ClusterBinding(vo=row.vo, name=row.name, version=row.version, digest=row.digest)
-    return _content(path, canonical(bound))
+def _binding(kind: type[NameBinding | ClusterBinding], row: ImageRow | ClusterRow, path: str) -> TargetContent:
+    return _content(path, canonical(kind.model_validate(row, from_attributes=True)))
 
 
 def _number(role: str, bits: int) -> int:

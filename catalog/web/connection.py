@@ -85,10 +85,6 @@ class Connection:
         """Wait before another attempt."""
         self._sleep(seconds)
 
-    def get(self, path: str, limit: int) -> bytes:
-        """The response body of a GET, at most `limit` bytes."""
-        return self.attempt("GET", path, limit)
-
     def ask(self, model: type[A], method: str, path: str, **options: Unpack[RequestOptions]) -> A:
         """The response as a document of its type; arguments and errors as for :meth:`attempt`."""
         data = self.attempt(method, path, MAX_RESPONSE, **options)

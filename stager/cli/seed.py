@@ -29,7 +29,7 @@ def seed(
 ) -> None:
     """Share all published contents of the catalog with BitTorrent peers, beside its service, until interrupted."""
     from stager.swarm.catalog_seeder import seed_catalog
-    from stager.swarm.options import SwarmOptions
+    from stager.swarm.swarm import SwarmOptions
 
     settings = terminal.section(context, CatalogSettings)
     host, _, port = listen.rpartition(":")

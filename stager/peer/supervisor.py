@@ -33,7 +33,7 @@ class PeerProcess:
 
     Args:
         on_event: called with each event, from a thread of its own, one at a time.
-        clock: seconds; for `silence`.
+        clock: seconds; for the time since its last event.
         log: file for the process's standard error; None for that of this process.
     """
 
@@ -76,11 +76,6 @@ class PeerProcess:
         return self._process.poll() is None
 
     @property
-    def silence(self) -> float:
-        """Seconds since its last event."""
-        return self._clock() - self._beaten
-
-    @property
     def resident(self) -> int:
         """Bytes of resident memory; 0 after it has ended."""
         try:
@@ -92,7 +87,7 @@ class PeerProcess:
         """Say why it must be replaced: it ended, hangs, or uses more than so many bytes of memory; None if it is fine."""
         if not self.alive:
             return "ended"
-        if self.silence > SILENCE:
+        if self._clock() - self._beaten > SILENCE:
             return f"has been silent for {SILENCE:.0f} s"
         if self.resident > memory:
             return f"uses more than {memory >> 20} MiB"

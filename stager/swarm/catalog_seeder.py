@@ -20,8 +20,7 @@ from catalog.swarm.announce_keys import ORIGIN, KeyHolder
 from stager.content.piece_map import PieceMap
 from stager.fetch.resume import read_boot_id
 from stager.swarm.grants import CatalogCredentialsProvider
-from stager.swarm.options import SwarmOptions
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from stager.swarm.tracker_client import TrackerClient
 
 LOOK = 2.0

@@ -130,13 +130,8 @@ class SwarmFetch:
         advance: Advance = ignore_progress,
         patience: float = PATIENCE,
     ) -> None:
-        self._swarm, self._tracker, self._source, self._file, self._piece_map = (
-            swarm,
-            tracker,
-            source,
-            file,
-            file.piece_map,
-        )
+        self._swarm, self._tracker, self._source = swarm, tracker, source
+        self._file, self._piece_map = file, file.piece_map
         self._rng, self._clock, self._advance, self._patience = rng, clock, advance, patience
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._http, self._before_http, self._tracker_paused_until = False, 0, 0.0
@@ -247,10 +242,8 @@ class SwarmFetch:
         if self._tracker is None or self._clock() < self._tracker_paused_until:
             return []
         with self._lock:
-            reported, self._unreported = (
-                (self._unreported if self._unreported is not None else list(torrent.leaves.ranges())),
-                [],
-            )
+            reported = self._unreported if self._unreported is not None else list(torrent.leaves.ranges())
+            self._unreported = []
         try:
             assigned = self._tracker.parts(torrent.address, self._swarm.port_for(torrent), reported, self._request_size)
         except (TrackerUnavailable, TrackerRefuses) as exc:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +23,6 @@ from stager.peer.engine_profiles import EngineProfile, choose_common_profile
 from stager.peer.supervisor import PeerProcess
 from stager.swarm.announcer import Announcer
 from stager.swarm.grants import PUBLIC_CREDENTIALS, CredentialsProvider, public_credentials
-from stager.swarm.options import SwarmOptions
 from stager.swarm.torrent_state import SwarmTorrent
 from stager.swarm.tracker_client import TrackerClient
 
@@ -40,6 +39,30 @@ NEVER = float("inf")
 RESTARTS = 5
 RESTART_WINDOW = 30.0
 """After more than so many restarts within so many seconds the swarm is given up for HTTP, since the fault persists."""
+
+MEMORY = 1 << 30
+"""Bytes of memory that the peer process may use. It uses 40 MB, and 100 MB for blocks that wait for the disk."""
+
+
+@dataclass(frozen=True)
+class SwarmOptions:
+    """A node's part in swarms.
+
+    Attributes:
+        listen: `ADDRESS:PORT` for peers; port 0 takes a free one. All addresses by default: peers are on other hosts, and
+            only those that the tracker named may connect.
+        upload_limit, download_limit: bytes per second over all contents; 0 is no limit.
+        memory: bytes of memory that the peer process may use.
+        log: file for the peer process's standard error; None for that of this process.
+        name: our peer ID, 20 printable characters; empty for a new one at each connection.
+    """
+
+    listen: str = "0.0.0.0:0"
+    upload_limit: int = 0
+    download_limit: int = 0
+    memory: int = MEMORY
+    log: Path | None = None
+    name: str = ""
 
 
 class Swarm:

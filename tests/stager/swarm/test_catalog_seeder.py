@@ -25,8 +25,7 @@ from stager.fetch.resume import find_leaves, read_boot_id
 from stager.fetch.sources import ContentSource, HttpSource
 from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.grants import CatalogCredentialsProvider
-from stager.swarm.options import SwarmOptions
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from stager.swarm.tracker_client import TrackerClient
 from tests.support import factories
 from tests.support.catalog.service_process import Service, Vo

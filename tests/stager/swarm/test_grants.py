@@ -25,8 +25,7 @@ from stager.swarm.grants import (
     SwarmCredentials,
     public_credentials,
 )
-from stager.swarm.options import SwarmOptions
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 
 PATIENCE = 60.0
 NOW = datetime.now(UTC).replace(microsecond=0)

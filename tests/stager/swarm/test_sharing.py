@@ -17,9 +17,8 @@ from stager.cache.cache import Cache
 from stager.errors import SourceUnavailable
 from stager.fetch.resume import read_boot_id
 from stager.staging import Stager
-from stager.swarm.options import SwarmOptions
 from stager.swarm.sharing import CacheSharing
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import PACE
 from tests.support.stager.fakes import MIB, Clock, Hinting

@@ -15,8 +15,7 @@ from stager.content.leaf_set import LeafSet
 from stager.content.piece_map import PieceMap
 from stager.errors import PeerFailed
 from stager.fetch.resume import find_leaves, read_boot_id
-from stager.swarm.options import SwarmOptions
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 
 PATIENCE = 40.0
 

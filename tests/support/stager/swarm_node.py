@@ -26,8 +26,7 @@ from stager.fetch.resume import find_leaves, read_boot_id
 from stager.fetch.sources import ContentSource, HttpSource
 from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.grants import SwarmCredentials
-from stager.swarm.options import SwarmOptions
-from stager.swarm.swarm import Swarm
+from stager.swarm.swarm import Swarm, SwarmOptions
 from stager.swarm.tracker_client import TrackerClient
 
 
