@@ -59,14 +59,11 @@ def open_catalog(
     """Make the client of the node's catalog and mirrors, which trusts them by the pinned root, and without one not at all."""
     from catalog.client.trusted import TrustedCatalog, read_pin
 
-    def now() -> datetime:
-        return datetime.fromtimestamp(clock(), UTC)
-
     return TrustedCatalog(
         settings.freshness,
         lambda: read_pin(settings.pinned_root),
         [settings.catalog, *settings.mirrors],
-        now,
+        lambda: datetime.fromtimestamp(clock(), UTC),
         credential=read_credential(settings.credential),
         alarm=alarm,
     )

@@ -52,6 +52,7 @@ def flat_routes(publishing: PublicationService, now: Callable[[], datetime]) -> 
     @routes.head("/{image_id}/disk.raw", include_in_schema=False)
     def disk(request: Request, image_id: IMAGE_ID) -> Response:
         """Partition tables, contents, blanks and the zeros between them, assembled while they are sent."""
-        return RangeResponse(request, store.open(read_manifest(image_id)))
+        source = store.open(read_manifest(image_id))
+        return RangeResponse(request, source.size, source.tag, source.read, source.close)
 
     return routes

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from catalog.content import multipart_ranges
 from catalog.content.content_store import AcceleratorKind, accelerator_sizes
@@ -262,9 +262,12 @@ class CatalogClient(Closable):
         offered = canonical(SignedStatement.of(statement, signature))
         self._connection.attempt("POST", "/v1/revocations", MAX_PROBLEM, content=offered)
 
-    def endorse(self, image_id: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
-        """Add endorsements to a published image."""
-        self._endorse(f"/v1/images/{image_id}/endorsements", endorsements)
+    def endorse(
+        self, digest: str, endorsements: Sequence[tuple[bytes, bytes]], kind: Literal["images", "clusters"] = "images"
+    ) -> None:
+        """Add endorsements to a published image or cluster document."""
+        request = canonical(EndorsementsRequest(endorsements=_statements(endorsements)))
+        self._connection.attempt("POST", f"/v1/{kind}/{digest}/endorsements", MAX_PROBLEM, content=request)
 
     def publish_cluster(self, document: bytes, endorsements: Sequence[tuple[bytes, bytes]]) -> ClusterEntry:
         """Publish a cluster document (canonical JSON) under the name that its endorsements give it."""
@@ -273,14 +276,6 @@ class CatalogClient(Closable):
         except UnicodeDecodeError as exc:
             raise Malformed(f"a cluster document is not UTF-8 at byte {exc.start}") from exc
         return self._connection.ask(ClusterEntry, "POST", "/v1/clusters", content=canonical(request))
-
-    def endorse_cluster(self, digest: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
-        """Add endorsements to a published cluster document."""
-        self._endorse(f"/v1/clusters/{digest}/endorsements", endorsements)
-
-    def _endorse(self, path: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
-        request = canonical(EndorsementsRequest(endorsements=_statements(endorsements)))
-        self._connection.attempt("POST", path, MAX_PROBLEM, content=request)
 
 
 def _statements(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[SignedStatement, ...]:

@@ -84,7 +84,11 @@ class KeyCeremony:
         """
         if role not in ROLES:
             raise Misused(f"no role {role!r}; rotate one of {', '.join(ROLES)}")
-        self._check_idle()
+        if waiting := self._proposed():
+            raise Misused(
+                f"{self.file(next(iter(waiting)))}: waits for signatures; sign it with `partita catalog tuf sign`, or "
+                "delete it with `partita catalog tuf drop`"
+            )
         number = next(len(one.keys) for one in list_role_statuses(self._repository, connection) if one.role == role)
         directory = self._repository.online if role in ONLINE else self._repository.offline
         keys = [PrivateKey.generate() for _ in range(number)]
@@ -157,13 +161,6 @@ class KeyCeremony:
             except NotFound:
                 continue
         return found
-
-    def _check_idle(self) -> None:
-        if waiting := self._proposed():
-            raise Misused(
-                f"{self.file(next(iter(waiting)))}: waits for signatures; sign it with `partita catalog tuf sign`, or "
-                "delete it with `partita catalog tuf drop`"
-            )
 
 
 def read_proposal(path: Path) -> bytes:

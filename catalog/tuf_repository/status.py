@@ -64,8 +64,8 @@ def list_role_statuses(repository: TufRepository, connection: Transaction) -> Se
 
 def list_warnings(repository: TufRepository, connection: Transaction, now: datetime) -> Sequence[str]:
     """What an operator should act on, in sentences, well before sites stop starting machines."""
-    found = []
-    for one in list_role_statuses(repository, connection):
+    found, roles = [], list_role_statuses(repository, connection)
+    for one in roles:
         if one.expires <= now:
             found.append(f"{one.role} metadata expired on {one.expires:%Y-%m-%d %H:%M}: no site starts machines")
         elif one.due <= now and one.role in {ROOT, TARGETS}:
@@ -74,9 +74,7 @@ def list_warnings(repository: TufRepository, connection: Transaction, now: datet
             )
         if one.role in ONLINE and len(one.present) < one.threshold:
             found.append(f"the key that signs {one.role} is missing from {repository.online}: publishing is impossible")
-    if any(
-        one.role == ROOT and len(one.present) >= one.threshold for one in list_role_statuses(repository, connection)
-    ):
+    if any(one.role == ROOT and len(one.present) >= one.threshold for one in roles):
         found.append(f"the root keys are in {repository.offline}: move them to media that are kept offline")
     return found
 

@@ -6,7 +6,8 @@ The address of a content is its entity tag: the bytes never change, so clients m
 import asyncio
 import hashlib
 import os
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
 
 import anyio
 from fastapi import Request, Response
@@ -52,29 +53,25 @@ def document_response(
     )
 
 
-class RandomAccess(Protocol):
-    """Bytes with random access that never change under their tag."""
-
-    size: int
-    tag: str
-
-    def read(self, length: int, offset: int) -> bytes:
-        """Read bytes; empty at the end."""
-
-    def close(self) -> None:
-        """Close open files."""
-
-
 class RangeResponse(Response):
-    """Bytes, or ranges of them, read while they are sent. Owns its source, and closes it."""
+    """Bytes that never change under their tag, or ranges of them, read while they are sent.
 
-    def __init__(self, request: Request, source: RandomAccess) -> None:
+    Args:
+        size: number of bytes.
+        tag: the entity tag.
+        read: reads a number of bytes at an offset; fewer at the end.
+        close: called at the end, to close open files.
+    """
+
+    def __init__(
+        self, request: Request, size: int, tag: str, read: Callable[[int, int], bytes], close: Callable[[], None]
+    ) -> None:
         super().__init__()
-        self._source = source
+        self._read, self._close = read, close
         try:
-            self._choose(request, source.size, f'"{source.tag}"')
+            self._choose(request, size, f'"{tag}"')
         except RangeRefused:
-            source.close()
+            close()
             raise
 
     def _choose(self, request: Request, size: int, etag: str) -> None:
@@ -124,7 +121,7 @@ class RangeResponse(Response):
                 position = start
                 while position < end and not disconnected.done():
                     length = min(CHUNK_SIZE, end - position)
-                    data = await anyio.to_thread.run_sync(self._source.read, length, position)
+                    data = await anyio.to_thread.run_sync(self._read, length, position)
                     if not data:
                         return  # shorter than its address says: close the connection early, so that the client notices
                     position += len(data)
@@ -143,29 +140,15 @@ class RangeResponse(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             disconnected.cancel()
-            self._source.close()
-
-
-class _Opened:
-    """A content, read from its descriptor."""
-
-    def __init__(self, descriptor: int, address: Address) -> None:
-        self._descriptor, self.size, self.tag = descriptor, address.size, str(address)
-
-    def read(self, length: int, offset: int) -> bytes:
-        """Read bytes."""
-        return os.pread(self._descriptor, length, offset)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._descriptor)
+            self._close()
 
 
 class ContentResponse(RangeResponse):
     """A content, or ranges of it, read from its descriptor while it is sent. Owns the descriptor."""
 
     def __init__(self, request: Request, descriptor: int, address: Address) -> None:
-        super().__init__(request, _Opened(descriptor, address))
+        read, close = partial(os.pread, descriptor), partial(os.close, descriptor)
+        super().__init__(request, address.size, str(address), read, close)
 
 
 async def _disconnected(receive: Receive) -> None:

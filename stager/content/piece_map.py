@@ -162,13 +162,6 @@ class PieceMap:
 
 def piece_runs(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:
     """Yield (first, last) of each run of adjacent pieces, no run longer than `per_part` pieces."""
-    first = last = None
-    for piece in pieces:
-        if first is not None and last is not None and piece == last + 1 and piece - first < per_part:
-            last = piece
-            continue
-        if first is not None and last is not None:
-            yield first, last
-        first = last = piece
-    if first is not None and last is not None:
-        yield first, last
+    for start, end in join_ranges((piece, piece + 1) for piece in pieces):
+        for first in range(start, end, per_part):
+            yield first, min(first + per_part, end) - 1

@@ -50,7 +50,7 @@ def _add_vouching(verb: str, about: str, *, publishes: bool) -> None:
                 entry = client.publish_cluster(data, [pair])
                 terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}")
             else:
-                client.endorse_cluster(digest, [pair])
+                client.endorse(digest, [pair], "clusters")
                 value = {"title": title, "digest": digest, "role": role}
                 terminal.show(value, f"{title} is endorsed\n{digest}")
 

@@ -84,12 +84,12 @@ def test_endorsements_are_added(service: Service, star: Vo, tmp_path: Path) -> N
     with service.client() as client, trusted(tmp_path / "site", client.url) as site:
         client.publish_cluster(data, [vouched(star, data)])
         again = endorse(signer(star), digest(data), TITLE, now(), kind="cluster", comment="looked at twice")
-        client.endorse_cluster(digest(data), [again])
-        client.endorse_cluster(digest(data), [again])
+        client.endorse(digest(data), [again], "clusters")
+        client.endorse(digest(data), [again], "clusters")
         site.refresh()
         assert len(site.cluster_endorsements(digest(data))) == 2
         with pytest.raises(NotFound):
-            client.endorse_cluster(digest(b"{}"), [vouched(star, b"{}")])
+            client.endorse(digest(b"{}"), [vouched(star, b"{}")], "clusters")
 
 
 def _image_statement(vos: dict[str, Vo], data: bytes) -> tuple[bytes, bytes]:
@@ -142,7 +142,7 @@ def test_what_does_not_vouch_for_it_publishes_nothing(
         assert list(client.clusters()) == []
         client.publish_cluster(data, [vouched(vos["star"], data)])
         with pytest.raises((NotEntitled, DocumentError)):
-            client.endorse_cluster(digest(data), [make(vos, data)])
+            client.endorse(digest(data), [make(vos, data)], "clusters")
 
 
 def test_a_clusters_endorsement_vouches_for_no_image(star: Vo) -> None:
