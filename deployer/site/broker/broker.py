@@ -214,7 +214,7 @@ class Broker:
         log.warning("machine %s: its one-shot secret was presented a second time", uuid)
         machine = self._store.read(get_machine, uuid)
         self._store.write(
-            UnitOfWork.tell,
+            UnitOfWork.add_event,
             "machine",
             uuid,
             "alarm",
@@ -304,7 +304,7 @@ class Broker:
         """A certificate for exactly the name and addresses that the site gave; errors as `issue_guest_certificate`."""
         issued = issue_guest_certificate(self._authority, machine, request, self._now())
         self._store.write(
-            UnitOfWork.tell,
+            UnitOfWork.add_event,
             "machine",
             machine.uuid,
             "certified",

@@ -1,11 +1,11 @@
-"""The use case: clusters are admitted, looked after each second, scaled, mended and ended.
+"""The use case: clusters are admitted, checked each second, scaled, repaired and ended.
 
-What is to be done is `clustering`'s to say. Here it is carried out on what the site remembers: first the plan's state is
+`planner` decides what is to be done. Here it is carried out on the site's store: first the plan's state is
 written down, then its steps are taken. Every step may be taken twice, so a service that is killed at any instant, or a
 second one beside it, does no harm.
 
 Admission takes the room for all members (or each role's quorum) before any of them starts: they are held, and their nodes
-are told of them when those that they require are there. So a cluster that is accepted comes up whole as far as room goes,
+know of them when those that they require are there. So a cluster that is accepted comes up whole as far as room goes,
 and one that is refused leaves nothing.
 """
 
@@ -40,7 +40,7 @@ RETRY = timedelta(seconds=30)
 """How long after members could not be had they are asked for again: room comes with the end of other machines."""
 
 AT_LEAST_EVERY = timedelta(seconds=5)
-"""How often clusters are looked at when nothing happened: what only time changes bears that."""
+"""How often clusters are checked when nothing happened: what only time changes can wait that long."""
 
 PAGE = 1000
 """Machines or clusters that are read at a time."""
@@ -63,7 +63,7 @@ class ClusterController:
         store: what the site remembers.
         admit: see there.
         lifetime: seconds, of a cluster whose document sets none.
-        broker: whether the site has a context broker now, through which members can say that they are ready.
+        broker: whether the site has a context broker now, through which members can report that they are ready.
         now: the present, UTC, whole seconds.
     """
 
@@ -92,7 +92,7 @@ class ClusterController:
         """Admit a cluster and let its first members start.
 
         Args:
-            document: what is wanted.
+            document: of the cluster.
             who: as whom all its members are admitted, now and later.
             key: who asks again with the same key and document gets the same cluster.
             reference: what was published, if it was.
@@ -101,9 +101,9 @@ class ClusterController:
             The cluster, and whether it is new.
 
         Raises:
-            Misused: a role waits for reports that nobody can make here.
+            Misused: a role waits for reports that its members cannot make here.
             Conflict: there is another active cluster of that name.
-            Whatever `Admit` raises: nothing is left then but the story.
+            Errors of `Admit`: nothing is left then but the events.
         """
         self.check(document)
         with self._creating:
@@ -123,7 +123,7 @@ class ClusterController:
         return self._changed(cluster.uuid, lambda one: one.state.model_copy(update=started)), True
 
     def clash(self, document: ClusterDocument, who: Principal) -> str:
-        """Why somebody cannot have another cluster of that name now; empty if they can."""
+        """Why a requester cannot have another cluster of that name now; empty if they can."""
         try:
             self._known(document, who, "")
         except Conflict as exc:
@@ -131,7 +131,7 @@ class ClusterController:
         return ""
 
     def look(self, now: datetime) -> int:
-        """Look after all clusters; returns how many steps were taken. Called each second."""
+        """Check all clusters; returns how many steps were taken. Called each second."""
         newest = self.store.read(last_event)
         if newest == self._seen and self._looked is not None and now - self._looked < AT_LEAST_EVERY:
             return 0
@@ -139,7 +139,7 @@ class ClusterController:
         for uuid in self.store.read(active_clusters):
             try:
                 taken += self._look_at(uuid)
-            except ADMISSION_ERRORS as exc:  # one that cannot be looked after is no reason to neglect the others
+            except ADMISSION_ERRORS as exc:  # the other clusters are checked all the same
                 log.warning("cluster %s: %s", uuid, exc)
         self._seen, self._looked = (newest if taken == 0 else -1), now
         return taken
@@ -184,7 +184,7 @@ class ClusterController:
         return self._changed(uuid, lambda one: clustering.end_cluster(one, self.now(), reason), "ending", reason)
 
     def check(self, document: ClusterDocument) -> None:
-        """Raise Misused if a role waits for reports that nobody can make here."""
+        """Raise Misused if a role waits for reports that its members cannot make here."""
         for name, role in document.roles.items():
             if role.ready == "reported" and not self.broker():
                 raise Misused(
@@ -258,7 +258,7 @@ class ClusterController:
     def _changed(
         self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = ""
     ) -> Cluster:
-        """Change a cluster and look after it; returns what it has become."""
+        """Change a cluster and take the next steps; returns what it has become."""
         self._change(uuid, change, what, reason)
         self._look_at(uuid)
         return self.get(uuid)
@@ -275,7 +275,7 @@ class ClusterController:
             self.store.write(change_machines, step.deployment, lambda one: step.rule(one, now))
 
     def _order(self, cluster: Cluster, order: OrderMembers, now: datetime) -> None:
-        """Have members that are not there; where that cannot be now, say why and ask again later."""
+        """Order members that are not there; where that fails, record the reason and try again later."""
         role = cluster.document.roles[order.role]
         hostnames = tuple(cluster.document.hostname(order.role, slot) for slot in order.slots)
         request = role.request(
@@ -287,7 +287,7 @@ class ClusterController:
         try:
             self.admit(request, cluster.owner, order.key, ClusterMembership(cluster.uuid, order.role))
         except Conflict:
-            return  # somebody else met the same need at the same moment; the next look sees the members
+            return  # another service ordered the same members at the same moment; the next look sees them
         except ADMISSION_ERRORS as exc:
             why = str(exc)
             before = cluster.state.waits.get(order.role)

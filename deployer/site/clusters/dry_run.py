@@ -1,4 +1,4 @@
-"""What would come of a cluster: each role's decision, the place of all members together, and when the whole would be ready.
+"""A dry run of a cluster: each role's decision, the placement of all members together, and when the whole would be ready.
 
 Pure but for the values that it is given. Room and quotas are taken as admission takes them, role by role in the document's
 order, so what fits here would be admitted now; nothing is kept, and nothing reserved.
@@ -38,7 +38,7 @@ def dry_run_cluster(
     past: BootHistory,
     problems: Sequence[str] = (),
 ) -> ClusterDryRun:
-    """What would come of it.
+    """Dry-run a cluster.
 
     Args:
         document: the cluster.

@@ -29,7 +29,7 @@ class ClusterRoleStatus(RoleStatus):
 
     @property
     def left(self) -> int:
-        """How many are wanted now: those that have expired are wanted no more."""
+        """How many members there should be now: those that have expired do not count."""
         return self.count - self.expired
 
 
@@ -97,13 +97,13 @@ def role_statuses(cluster: Cluster, members: Sequence[SiteMachine], now: datetim
     return {role: role_status(cluster, role, slots_of(cluster, role, members, now)) for role in cluster.document.roles}
 
 
-def unmet_roles(cluster: Cluster, role: str, told: Mapping[str, ClusterRoleStatus]) -> tuple[str, ...]:
+def unmet_roles(cluster: Cluster, role: str, status: Mapping[str, ClusterRoleStatus]) -> tuple[str, ...]:
     """The roles that this one waits for: those that it requires and of which not enough are there."""
     booting = cluster.document.roles[role].starts == "booting"
     return tuple(
         name
         for name in cluster.document.before(role)
-        if (told[name].running if booting else told[name].ready) < told[name].quorum
+        if (status[name].running if booting else status[name].ready) < status[name].quorum
     )
 
 

@@ -1,7 +1,7 @@
 """What is to be done next about a cluster: its document and its members as they are now, to steps. Decides, does nothing.
 
 The plan is made anew each time from what is there, so nothing has to be remembered between two looks but what cannot be
-seen: which members failed, which are being drained, and who had no room. Whoever carries a plan out writes its `state`
+seen: which members failed, which are being drained, and which roles had no room. The controller writes a plan's `state`
 down first and takes the steps then; a plan that was carried out by half, or twice, does no harm.
 """
 
@@ -40,12 +40,12 @@ DRAINED_WITHIN = timedelta(seconds=90)
 
 @dataclass(frozen=True, slots=True)
 class OrderMembers:
-    """Members of a role are wanted that are not there.
+    """An order for members of a role that are missing.
 
     Attributes:
         slots: which.
         whole: all of them or none; else as many as there is room for.
-        key: the same for the same need: whoever orders with it twice gets one answer.
+        key: idempotency key, the same for the same need.
     """
 
     role: str
@@ -61,7 +61,7 @@ class MemberStep:
     Attributes:
         machine: its UUID.
         verb: `DESTROY`: it is to end now. `SHUTDOWN`: it is asked to power off, and ended when it has, or has not for too
-            long. None: it was held, and its node may be told of it, since what its role requires is there.
+            long. None: it was held, and its node may know of it, since what its role requires is there.
         reason: for the event.
     """
 
@@ -123,23 +123,23 @@ def plan_cluster(cluster: Cluster, members: Sequence[SiteMachine], now: datetime
     roles = {role: slots_of(cluster, role, members, now) for role in cluster.document.roles}
     if not cluster.state.was_ready and (why := _hopeless(cluster, roles, now)):
         return _give_up(cluster.state, living, now, why)
-    told = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
-    state = _phase(cluster, roles, told, now)
+    status = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
+    state = _phase(cluster, roles, status, now)
     cluster = cluster.model_copy(update={"state": state})
     steps = list[ClusterStep]()
     draining = dict[str, datetime]()
     for role, slots in roles.items():
         steps += _leave(cluster, role, slots, draining, now)
-        if not unmet_roles(cluster, role, told):
+        if not unmet_roles(cluster, role, status):
             steps += _come(cluster, role, slots, now)
     return ClusterPlan(state.model_copy(update={"draining": draining}), tuple(steps))
 
 
 def scale_role(cluster: Cluster, role: str, count: int) -> ClusterState:
-    """The state in which that role is wanted that many times.
+    """The state in which that role has that many members.
 
     Raises:
-        Misused: there is no such role, or the number is none that the document allows.
+        Misused: there is no such role, or the document does not allow the number.
         MachineConflict: the cluster ends, or has ended.
     """
     check_active(cluster)
@@ -160,7 +160,7 @@ def scale_role(cluster: Cluster, role: str, count: int) -> ClusterState:
 
 
 def forget_failures(cluster: Cluster, members: Sequence[SiteMachine], member: SiteMachine) -> ClusterState:
-    """The state in which the failures of a member are forgotten, because somebody has it replaced.
+    """The state in which the failures of a member are forgotten, because it is replaced on request.
 
     Raises:
         MachineConflict: the cluster ends, or has ended.
@@ -203,38 +203,38 @@ def _hopeless(cluster: Cluster, roles: Mapping[str, list[MemberSlot]], now: date
         if len(wanted) - len(lost) < cluster.need(role):
             return loss_reason(cluster, role, lost[0])
     if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
-        told = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
-        late = _missing(told) or "its members"
+        status = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
+        late = _missing(status) or "its members"
         return f"it was not ready within {cluster.document.start_within} s: {late}"
     return ""
 
 
-def _missing(told: Mapping[str, ClusterRoleStatus]) -> str:
+def _missing(status: Mapping[str, ClusterRoleStatus]) -> str:
     return ", ".join(
         f"{role} has {it.ready} of {it.count} ready{it.reason and f' ({it.reason})'}"
-        for role, it in told.items()
+        for role, it in status.items()
         if it.ready < it.left
     )
 
 
 def _phase(
-    cluster: Cluster, roles: Mapping[str, list[MemberSlot]], told: Mapping[str, ClusterRoleStatus], now: datetime
+    cluster: Cluster, roles: Mapping[str, list[MemberSlot]], status: Mapping[str, ClusterRoleStatus], now: datetime
 ) -> ClusterState:
     state = cluster.state
-    if all(not it.left for it in told.values()):
+    if all(not it.left for it in status.values()):
         return _moved(state, ClusterPhase.ENDED, "the time of all its members is over", now)
-    if all(it.ready >= it.left for it in told.values()):
+    if all(it.ready >= it.left for it in status.values()):
         return _moved(state, ClusterPhase.READY, "", now, was_ready=True)
-    if all(it.ready >= min(it.quorum, it.left) for it in told.values()):
-        return _moved(state, ClusterPhase.DEGRADED, _missing(told), now, was_ready=True)
+    if all(it.ready >= min(it.quorum, it.left) for it in status.values()):
+        return _moved(state, ClusterPhase.DEGRADED, _missing(status), now, was_ready=True)
     if not state.was_ready:
-        return _moved(state, ClusterPhase.STARTING, _missing(told), now)
+        return _moved(state, ClusterPhase.STARTING, _missing(status), now)
     for role, slots in roles.items():
         lost = [slot for slot in slots if slot.now is None and not slot.expired and is_given_up(cluster, role, slot)]
-        lost = [slot for slot in lost if slot.number <= told[role].count]
-        if lost and told[role].left - len(lost) < told[role].quorum:
+        lost = [slot for slot in lost if slot.number <= status[role].count]
+        if lost and status[role].left - len(lost) < status[role].quorum:
             return _moved(state, ClusterPhase.FAILED, loss_reason(cluster, role, lost[0]), now)
-    return _moved(state, ClusterPhase.DEGRADED, _missing(told), now)
+    return _moved(state, ClusterPhase.DEGRADED, _missing(status), now)
 
 
 def _leave(

@@ -81,8 +81,8 @@ def missing_endorsement(policy: Policy, vo: str, checks: Sequence[EndorsementChe
     others = dict.fromkeys(check.reason for check in checks if check not in counted)
     vouching = {check.fingerprint for check in counted}
     if len(vouching) < quorum.threshold:
-        told = f"; not counted: {' '.join(others)}" if others else ""
-        return f"{len(vouching)} of {quorum.threshold} endorsers of {vo} vouch for it{told}"
+        omitted = f"; not counted: {' '.join(others)}" if others else ""
+        return f"{len(vouching)} of {quorum.threshold} endorsers of {vo} vouch for it{omitted}"
     for role, least in sorted(quorum.roles.items()):
         found = {check.fingerprint for check in counted if check.role == role}
         if len(found) < least:

@@ -1,4 +1,4 @@
-"""The story as those read it who look at what was done: who did it, to whose things, the last first. Queries only."""
+"""The audit of events: each with its actor and the owner of its object, the newest first. Queries only."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from deployer.site.db.tables import clusters, deployments, events
 from deployer.site.model.records import AuditFilter, AuditRecord, SiteEvent
 
 NONE = 1 << 62
-"""A number that no event has, nor will have."""
+"""A number greater than that of any event."""
 
 
 def list_audit_entries(
     connection: Connection, wanted: AuditFilter, limit: int = 100, before: int | None = None
 ) -> tuple[tuple[AuditRecord, ...], int | None]:
-    """Up to `limit` entries with numbers below `before`, the last first; and, if there are more, what to go on from.
+    """Up to `limit` entries with numbers below `before`, the newest first; and, if there are more, the `before` of the next page.
 
-    Times are turned into numbers first, which grow with them: no more of the story is read than is told.
+    Times are translated to event numbers first, which grow with them, so that only the requested events are read.
     """
     owner = func.coalesce(deployments.c.owner, clusters.c.owner, "")
     vo = func.coalesce(deployments.c.vo, clusters.c.vo, "")

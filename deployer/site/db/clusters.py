@@ -61,7 +61,7 @@ def list_clusters(
 
 
 def active_clusters(connection: Connection) -> list[str]:
-    """The UUIDs of the clusters that have to be looked after, the last made first."""
+    """The UUIDs of the clusters that the controller has to look at, the newest first."""
     query = select(clusters.c.uuid).where(clusters.c.active.is_(True)).order_by(clusters.c.sequence.desc())
     return list(connection.execute(query).scalars())
 

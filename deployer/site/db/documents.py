@@ -64,7 +64,7 @@ class DocumentTable(Generic[D]):
     def page(
         self, connection: Connection, conditions: Conditions, limit: int, after: str | None
     ) -> tuple[tuple[D, ...], str | None]:
-        """Up to `limit` documents, last admitted first; and, if there are more, what to go on from."""
+        """Up to `limit` documents, the newest first; and, if there are more, the `after` of the next page."""
         number = self.table.c.sequence
         query = select(number, self.table.c.document).where(*conditions)
         if after is not None:
@@ -94,7 +94,7 @@ def prefix_condition(column: Any, text: str) -> Conditions:
 
 
 def parse_cursor(after: str) -> int:
-    """Where a list goes on, as an earlier page said; Misused if none did."""
+    """The row number of a pagination token; Misused if it is not one."""
     if not (after.isascii() and after.isdigit() and len(after) <= MAX_DIGITS):
         raise Misused(f"{after[:40]!r} is not a valid pagination token; use `next` from the previous page")
     return int(after)

@@ -1,4 +1,4 @@
-"""A site's story, its secrets and its join tokens, in the database. Queries only.
+"""A site's events, its secrets and its join tokens, in the database. Queries only.
 
 Each function takes the connection of an open transaction (`database`) and gives plain values.
 """
@@ -22,20 +22,21 @@ def last_event(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(events.c.number), 0))).scalar_one())
 
 
-def append_events(connection: Connection, told: Iterable[SiteEvent], by: str = "") -> tuple[SiteEvent, ...]:
-    """Add to the story, in a writing transaction, of which there is one at a time; returns the events with numbers.
+def append_events(connection: Connection, new: Iterable[SiteEvent], by: str = "") -> tuple[SiteEvent, ...]:
+    """Store events, in a writing transaction, of which there is one at a time; returns them with their numbers.
 
     Args:
-        connection, told: see there.
+        connection: of the transaction.
+        new: the events, in order.
         by: the identity of who did it; empty for the site itself.
     """
-    told = list(told)
-    if not told:
+    new = list(new)
+    if not new:
         return ()
     first = last_event(connection) + 1
     numbered = tuple(
         event.model_copy(update={"number": number, "reason": event.reason[:MAX_REASON]})
-        for number, event in enumerate(told, first)
+        for number, event in enumerate(new, first)
     )
     connection.execute(insert(events), [event.model_dump() | {"at": event.at, "by": by} for event in numbered])
     return numbered
@@ -89,7 +90,7 @@ def use_token(connection: Connection, digest: str, now: datetime) -> str:
     """Use a join token up; returns the name that it was made for.
 
     Raises:
-        JoinRefused: it is unknown, was used, or is too old; the same sentence, so that nobody learns which.
+        JoinRefused: it is unknown, was used, or is too old; the message is the same, so that it does not reveal which.
     """
     columns = join_tokens.c
     used = connection.execute(

@@ -55,7 +55,7 @@ def machine_columns(machine: SiteMachine) -> dict[str, Any]:
 def add_deployment(
     connection: Connection, deployment: Deployment, ask: PlacementRequest, most: int | None, made: Sequence[SiteMachine]
 ) -> None:
-    """A deployment and its machines. Of `ask` is kept what they do not say themselves, for when one has to be placed again."""
+    """A deployment and its machines. Of `ask`, what the machines do not contain is stored, to place one again later."""
     owner = deployment.owner
     whose = {"owner": owner.identity, "vo": owner.vo, "image_id": deployment.image_id, "cluster": deployment.cluster}
     connection.execute(
@@ -219,7 +219,7 @@ def incoming_machines(connection: Connection, node: str) -> tuple[IncomingMigrat
 
 
 def due_machines(connection: Connection, now: datetime, warn: datetime) -> tuple[SiteMachine, ...]:
-    """The machines whose time has come, or whose owners have to be told by now that it will."""
+    """The machines that have expired, or whose owners have to be warned by now."""
     expires = machines.c.expires
     wanted = or_(expires <= now, and_(expires <= warn, machines.c.warned.is_(False)))
     # The outer bound is what the index answers; without it planners are tempted to read all machines in order.
@@ -295,7 +295,7 @@ def _history(connection: Connection, condition: Any, limit: int) -> BootHistory:
 
 
 def _machines(connection: Connection, *conditions: Any) -> tuple[SiteMachine, ...]:
-    """Machines in the order of their admission, which is made here: a database that has to might take it for the way in."""
+    """Machines in the order of their admission, which is made here: a database that had to might choose a slower plan for it."""
     query = select(machines.c.sequence, machines.c.document).where(*conditions)
     rows = sorted(connection.execute(query).all(), key=lambda row: int(row.sequence))
     return tuple(SiteMachine.model_validate_json(row.document) for row in rows)

@@ -32,7 +32,7 @@ def insert_node(
 ) -> None:
     """Add a node that has not reported yet; Conflict if there is one of that name that has not left.
 
-    One of that name that has left gives the name up and keeps its UUID for whoever reads old stories.
+    One of that name that has left gives the name up and keeps its UUID, which old events contain.
     """
     held = connection.execute(select(nodes.c.uuid, nodes.c.state).where(nodes.c.name == name)).first()
     if held is not None and held.state != NodeState.LEFT:
@@ -122,7 +122,7 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
     if "migration_support" in changed:
         changed["migration_support"] = report.migration_support.model_dump_json() if report.migration_support else ""
     if known.revision < report.revision:
-        # A site that was restored from an older copy: what it says must be newer than what the node has heard.
+        # The site was restored from an older copy: its next revision must be newer than the one that the node knows.
         changed["revision"] = report.revision + 1
     digest = _digest(report.cached)
     both = select(nodes.c.contents, swarms.c.document).select_from(nodes.outerjoin(swarms))
@@ -140,8 +140,9 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
 
 def silent_nodes(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
     """The nodes that should report and have not since then; one that never did counts from when it joined."""
-    heard = func.coalesce(nodes.c.reported, nodes.c.joined)
-    return _nodes(connection, nodes.c.state.in_((NodeState.READY.value, NodeState.DRAINING.value)), heard < before)
+    last_contact = func.coalesce(nodes.c.reported, nodes.c.joined)
+    present = nodes.c.state.in_((NodeState.READY.value, NodeState.DRAINING.value))
+    return _nodes(connection, present, last_contact < before)
 
 
 def present_nodes(connection: Connection, held: Mapping[str, set[str]] | None = None) -> tuple[SiteNode, ...]:
@@ -163,7 +164,7 @@ def _nodes(
 def node_capacities(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeCapacity]:
     """Every node that has not left as placement sees it; of its contents, those addresses."""
     taken = _taken(connection, machines.c.node, machines.c.reserved.is_(True))
-    # What is kept for machines that are on their way to a node, or have not wholly gone from there.
+    # Capacity of nodes to or from which machines are being migrated.
     for uuid, more in _taken(connection, machines.c.other_node, machines.c.other_node.is_not(None)).items():
         taken[uuid] = taken.get(uuid, UsedCapacity()) + more
     return [
@@ -207,8 +208,8 @@ def migration_address(connection: Connection, uuid: str) -> str:
 def record_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
     """Remember which machines a node reports that it should not have; returns those that are new."""
     known = set(connection.execute(select(strays.c.machine).where(strays.c.node == uuid)).scalars())
-    if gone := known - set(found):
-        connection.execute(delete(strays).where(strays.c.node == uuid, strays.c.machine.in_(sorted(gone))))
+    if removed := known - set(found):
+        connection.execute(delete(strays).where(strays.c.node == uuid, strays.c.machine.in_(sorted(removed))))
     fresh = sorted(set(found) - known)
     if fresh:
         connection.execute(insert(strays), [{"node": uuid, "machine": one} for one in fresh])
@@ -234,8 +235,8 @@ def _swarms(connection: Connection, uuid: str | None = None) -> dict[str, SwarmR
 
 def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
     before = set(connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars())
-    if gone := sorted(before - now):
-        for some in chunks(gone):
+    if removed := sorted(before - now):
+        for some in chunks(removed):
             connection.execute(delete(cached).where(cached.c.node == uuid, cached.c.address.in_(some)))
     if fresh := sorted(now - before):
         connection.execute(insert(cached), [{"address": address, "node": uuid} for address in fresh])

@@ -1,8 +1,8 @@
 """What a site may forget: finding it, in the order of its age, and removing it. Queries only.
 
-Found by indexes, some at a time, from where the last look ended; so looking costs what is found. What something that lives
-refers to is not found: members of a cluster that is active, machines whose node still has something of them, a deployment
-of which one machine is left, what was told of all these.
+Objects are found by indexes, some at a time, from where the last search ended, so the cost follows what is found. Objects that
+live ones refer to are not found: members of an active cluster, machines whose node still has something of them, a deployment
+of which one machine is left, and the events of all these.
 """
 
 from collections.abc import Collection, Sequence
@@ -59,7 +59,7 @@ def machines_in(connection: Connection, found: Sequence[str]) -> list[str]:
 
 def forget_deployments(connection: Connection, found: Sequence[str], before: datetime) -> dict[str, int]:
     """Remove those of these deployments that are still removable (`removable_deployments`), their machines, keys and
-    stories, and what guests published; what people did is told longer."""
+    events, and what guests published; events with an actor are kept longer."""
     found = removable_deployments(connection, found, before)
     if not found:
         return {}
@@ -74,7 +74,7 @@ def forget_deployments(connection: Connection, found: Sequence[str], before: dat
 
 
 def ended_clusters(connection: Connection, after: int, limit: int) -> list[tuple[int, Cluster, bool]]:
-    """Clusters that nobody has to look after: the row's number, the cluster, and whether something of it is remembered."""
+    """Clusters that are not active: the row's number, the cluster, and whether a deployment of it is still stored."""
     kept = exists().where(deployments.c.cluster == clusters.c.uuid)
     query = select(clusters.c.sequence, clusters.c.document, kept.label("kept"))
     query = query.where(clusters.c.active.is_(False), clusters.c.sequence > after)
@@ -83,10 +83,10 @@ def ended_clusters(connection: Connection, after: int, limit: int) -> list[tuple
 
 
 def forget_clusters(connection: Connection, found: Sequence[str]) -> dict[str, int]:
-    """Remove clusters and their stories."""
-    told = and_(events.c.subject.in_(found), events.c.kind == "cluster", events.c.by == "")
+    """Remove clusters and their events."""
+    of_clusters = and_(events.c.subject.in_(found), events.c.kind == "cluster", events.c.by == "")
     return {
-        "events": _removed(connection, events, told),
+        "events": _removed(connection, events, of_clusters),
         "clusters": _removed(connection, clusters, and_(clusters.c.uuid.in_(found), clusters.c.active.is_(False))),
     }
 
@@ -94,7 +94,7 @@ def forget_clusters(connection: Connection, found: Sequence[str]) -> dict[str, i
 def old_events(
     connection: Connection, before: datetime, after: int, limit: int, *, deeds: bool
 ) -> tuple[list[int], int | None]:
-    """Events from before then that nobody needs.
+    """Events from before then that are not needed any more.
 
     Args:
         connection: open.

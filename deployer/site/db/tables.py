@@ -52,8 +52,8 @@ nodes = Table(
     Column("revision", BigInteger, nullable=False, default=0),
     Column("seen", BigInteger, nullable=False, default=0),
     Column("contents", String(64), nullable=False),  # SHA-256 of the list of addresses in `cached`
-    Column("lease", Integer, nullable=True),  # seconds that its machines run without the site; it said so
-    Column("migration_support", Text, nullable=False, default=""),  # what it says of migrating machines, or empty
+    Column("lease", Integer, nullable=True),  # seconds that its machines run without contact to the site
+    Column("migration_support", Text, nullable=False, default=""),  # as it reported, or empty
 )
 
 cached = Table(
@@ -90,7 +90,7 @@ deployments = Table(
     Column("image_id", String(71), nullable=False),
     Column("cluster", Uuid, nullable=True),
     Column("document", Text, nullable=False),
-    Column("placement_request", Text, nullable=False),  # what its machines do not say, for when one is placed again
+    Column("placement_request", Text, nullable=False),  # what its machines' documents lack, to place one again
     Index(None, "owner", "sequence"),
     Index(None, "vo", "sequence"),
     Index(None, "image_id", "sequence"),
@@ -125,7 +125,7 @@ machines = Table(
     Column("warned", Boolean, nullable=False),
     Column("counts_for_quota", Boolean, nullable=False),  # it counts against its owner's quotas
     Column("reserved", Boolean, nullable=False),  # its node has it, or should, or may: room is kept for it there
-    Column("finished", Boolean, nullable=False),  # nobody has to look at its time any more
+    Column("finished", Boolean, nullable=False),  # it needs no check of its expiry any more
     Column("max_cores", Integer, nullable=False),
     Column("max_memory", BigInteger, nullable=False),
     Column("disk", BigInteger, nullable=False),
@@ -148,7 +148,7 @@ machines = Table(
 )
 
 strays = Table(
-    "strays",  # machines that a node reports and that it should not have: said once, remembered until they are gone
+    "strays",  # machines that a node reports and should not have; kept until it reports them no more, so that each has one event
     metadata,
     Column("node", ForeignKey("nodes.uuid"), primary_key=True),
     Column("machine", Uuid, primary_key=True),
@@ -171,7 +171,7 @@ clusters = Table(
 )
 
 events = Table(
-    "events",  # the story: numbered without a gap, in the order in which it can be read
+    "events",  # numbered without a gap, in the order in which they become visible
     metadata,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("at", UtcDateTime, nullable=False),

@@ -75,8 +75,8 @@ def start_migration(machine: SiteMachine, target: str, then: DesiredStatus, reas
     assert machine.node is not None  # noqa: S101 - `check_at_rest`
     number = machine.migrations + 1
     move = Migration(number=number, source=machine.node, target=target, desired=then, reason=reason)
-    told = f"{why} ({reason})" if reason else why
-    return machine.transition(("migrating", told), migration=move, migrations=number)
+    detail = f"{why} ({reason})" if reason else why
+    return machine.transition(("migrating", detail), migration=move, migrations=number)
 
 
 def abandon_migration(machine: SiteMachine, reason: str) -> MachineTransition | None:
@@ -126,12 +126,12 @@ def apply_source_report(machine: SiteMachine, has: bool) -> MachineTransition | 
 def apply_migration_report(
     machine: SiteMachine, node: str, report: NodeReport, has: Container[str], now: datetime
 ) -> MachineTransition | None:
-    """What a report makes of a machine that the node has beside its own.
+    """The change of a machine that migrates to or from the node, by its report.
 
     Args:
         machine: on its way to the node, or come from it.
         node: who reports.
-        report: what it says.
+        report: of the node.
         has: the machines that it has and that have not ended.
         now: aware, UTC, whole seconds.
     """

@@ -1,7 +1,7 @@
 """What a machine becomes by what its node reports, by its time, and by the loss of its node. Pure: values in, changes out.
 
 A node is believed about its own machines, with three limits. What the site has ended stays ended, whatever a node that
-was away comes back with. A machine that was still being made when its node forgot it is made again; one that ran is gone.
+was away comes back with. A machine that was still being made when its node forgot it is made again; one that ran has failed.
 And a guest that powered itself off is not started again by the wish that it runs: the wish follows.
 """
 
@@ -29,7 +29,7 @@ EXPIRED = "it expired"
 def apply_report(
     machine: SiteMachine, observed: ObservedMachine | None, now: datetime, *, complete: bool
 ) -> MachineTransition | None:
-    """What a report of the node that a machine is on makes of it; None if it says nothing new.
+    """What a report of the node that a machine is on makes of it; None if it contains nothing new.
 
     Args:
         machine: as the site knows it; its node has not given it up yet.
@@ -39,7 +39,7 @@ def apply_report(
     """
     if observed is None:
         if machine.migration is not None and machine.migration.phase == "dropping" and not machine.migration.seen:
-            return None  # it has come from another node, and this was said before its new node knew that
+            return None  # it came from another node, and the report is older than that
         return _missing(machine, now) if complete else None
     if machine.state.final:
         return apply_node_removal(machine, now) if observed.state.final else None
@@ -61,12 +61,13 @@ def apply_report(
     changed, saved = apply_save_report(machine.model_copy(update=seen), observed.saved)
     if changed == machine:
         return None
-    told = list(saved)
+    events = list(saved)
     if observed.state is not machine.state:
-        told.append((observed.state.value, observed.reason or (machine.desired_reason if observed.state.final else "")))
+        reason = observed.reason or (machine.desired_reason if observed.state.final else "")
+        events.append((observed.state.value, reason))
     if observed.addresses and observed.addresses != machine.addresses:
-        told.append(("addresses", ", ".join(observed.addresses)))
-    return MachineTransition(changed, tuple(told))
+        events.append(("addresses", ", ".join(observed.addresses)))
+    return MachineTransition(changed, tuple(events))
 
 
 def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
@@ -81,9 +82,9 @@ def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
 
 
 def finish_machine(
-    machine: SiteMachine, state: MachineState, reason: str, now: datetime, *, gone: bool
+    machine: SiteMachine, state: MachineState, reason: str, now: datetime, *, removed: bool
 ) -> MachineTransition:
-    """A machine reaches a final state; `removed_from_node` says whether its node has nothing of it any more."""
+    """A machine reaches a final state; `removed`: whether its node has nothing of it any more."""
     return machine.transition(
         (state.value, reason),
         state=state,
@@ -91,7 +92,7 @@ def finish_machine(
         changed=now,
         desired=DesiredStatus.ENDED,
         desired_reason=machine.desired_reason or reason,
-        removed_from_node=gone,
+        removed_from_node=removed,
     )
 
 
@@ -100,12 +101,12 @@ def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | N
     if machine.ending or now < machine.expires:
         return None
     if machine.node is None:
-        return finish_machine(machine, MachineState.ENDED, EXPIRED, now, gone=True)
+        return finish_machine(machine, MachineState.ENDED, EXPIRED, now, removed=True)
     return machine.transition(("expired", EXPIRED), desired=DesiredStatus.ENDED, desired_reason=EXPIRED)
 
 
 def warn_of_expiry(machine: SiteMachine) -> MachineTransition | None:
-    """Its owner is told, once, when it expires; extending it lets them be told again (`lifecycle`)."""
+    """Warn the owner, once, when it expires; extending it lets them be warned again (`lifecycle`)."""
     if machine.warned or machine.ending:
         return None
     return machine.transition(("warned", f"it expires at {write_instant(machine.expires)}"), warned=True)
@@ -116,8 +117,8 @@ def apply_node_loss(
 ) -> MachineTransition | None:
     """What becomes of a machine whose node is lost; None while it waits.
 
-    It may be running there still: the site cannot know. So it is not `removed_from_node`, its node is told to end it should it come
-    back, and only a site whose operator says "replace" has another one run meanwhile.
+    It may be running there still: the site cannot know. So it is not `removed_from_node`, its node has to end it should it come
+    back, and only under the policy "replace" another one runs meanwhile.
 
     Args:
         machine: on a lost node.
@@ -125,7 +126,7 @@ def apply_node_loss(
         now: aware, UTC, whole seconds.
         fenced: whether it is sure that the node runs nothing any more. Until then nothing comes in the machine's place:
             neither the same machine elsewhere, nor, in a cluster, another one under its host name. When its own time is
-            over its node has ended it, heard or not.
+            over its node has ended it, with contact or without.
     """
     if machine.state.final:
         return None
@@ -137,10 +138,10 @@ def apply_node_loss(
             MachineState.ENDED,
             f"{machine.desired_reason or 'it was to end'}; its node is lost",
             now,
-            gone=False,
+            removed=False,
         )
     if policy == "fail":
-        return finish_machine(machine, MachineState.FAILED, "its node is lost", now, gone=False)
+        return finish_machine(machine, MachineState.FAILED, "its node is lost", now, removed=False)
     if (
         fenced
         and policy == "replace"
@@ -152,7 +153,7 @@ def apply_node_loss(
 
 
 def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
-    """A machine that has to be placed again: nothing that its last node said of it, or its guest, holds any more.
+    """A machine that has to be placed again: nothing that its last node or its guest reported is valid any more.
 
     A copy that an earlier node still has to drop is remembered: no machine that is made anew may find it there.
     """
@@ -177,5 +178,5 @@ def apply_node_removal(
     if machine.state.final:
         return None if machine.removed_from_node else machine.transition(removed_from_node=True)
     if machine.desired is DesiredStatus.ENDED:
-        return finish_machine(machine, MachineState.ENDED, machine.desired_reason, now, gone=True)
-    return finish_machine(machine, MachineState.FAILED, reason, now, gone=True)
+        return finish_machine(machine, MachineState.ENDED, machine.desired_reason, now, removed=True)
+    return finish_machine(machine, MachineState.FAILED, reason, now, removed=True)

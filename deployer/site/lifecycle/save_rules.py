@@ -1,8 +1,8 @@
 """The rules for saving a machine as a new version of its image: requests and reports. Pure.
 
 Disks are read while nothing writes to them, so a machine has to rest: paused, suspended or stopped. It may go on as soon as
-they have been read; that what was read is still being sent holds nobody up. Each save is kept with its machine, the last ones;
-who asks again for what was asked for before, by the same key or for the same version, gets the same answer again.
+they have been read; sending what was read does not delay it. The last saves are stored with their machine;
+a repeated request, by the same key or for the same version, gets the same answer again.
 """
 
 from datetime import datetime
@@ -28,7 +28,7 @@ EventTexts = tuple[tuple[str, str], ...]
 """(what, reason) of each event, in order."""
 
 _TOLD: Final = {"sending": "sending", "saved": "saved", "failed": "not-saved"}
-"""What events call the states of a save; that it began is told by whoever asked for it."""
+"""What events call the states of a save; its begin is an event of the request."""
 
 
 def request_save(machine: SiteMachine, version: str, key: str, reason: str, now: datetime) -> MachineTransition | None:
@@ -69,16 +69,16 @@ def request_save(machine: SiteMachine, version: str, key: str, reason: str, now:
         )
     number = machine.saves[-1].number + 1 if machine.saves else 1
     fresh = SaveProgress(number=number, version=version, key=key, asked=now)
-    told = f"as version {version}" + (f": {reason}" if reason else "")
-    return machine.transition(("saving", told), saves=(*machine.saves, fresh)[-KEPT:])
+    detail = f"as version {version}" + (f": {reason}" if reason else "")
+    return machine.transition(("saving", detail), saves=(*machine.saves, fresh)[-KEPT:])
 
 
-def apply_save_report(machine: SiteMachine, said: SaveStatus | None) -> tuple[SiteMachine, EventTexts]:
-    """What a node's word about a save makes of its machine, and what there is to tell. What is over stays as it was."""
+def apply_save_report(machine: SiteMachine, status: SaveStatus | None) -> tuple[SiteMachine, EventTexts]:
+    """The machine after a node's report on its save, and the events. A finished save stays as it was."""
     known = machine.saving
-    if known is None or said is None or said.number != known.number:
+    if known is None or status is None or status.number != known.number:
         return machine, ()
-    fresh = known.model_copy(update=dict(said))
+    fresh = known.model_copy(update=dict(status))
     if fresh.state == known.state or fresh.state not in _TOLD:
         return _with(machine, fresh), ()
     return _with(machine, fresh), ((_TOLD[fresh.state], fresh.reason or f"{fresh.title} ({fresh.image_id})"),)

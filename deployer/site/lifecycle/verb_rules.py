@@ -90,7 +90,7 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
         now: aware, UTC, whole seconds.
 
     Raises:
-        MachineConflict: the verb is not possible now; says why, and which ones are.
+        MachineConflict: the verb is not possible now; the message has the reason and the possible verbs.
     """
     if verb is Verb.DESTROY:
         return _destroy(machine, reason, now)
@@ -138,7 +138,7 @@ def _destroy(machine: SiteMachine, reason: str, now: datetime) -> MachineTransit
         return None
     why = reason or "destroyed on request"
     if machine.node is None or machine.withheld:
-        return finish_machine(machine, MachineState.ENDED, why, now, gone=True)  # nobody was told of it
+        return finish_machine(machine, MachineState.ENDED, why, now, removed=True)  # no node knows of it
     return machine.transition(("destroying", why), desired=DesiredStatus.ENDED, desired_reason=why)
 
 
@@ -155,8 +155,8 @@ def change_expiry(machine: SiteMachine, expires: datetime, now: datetime, reason
     if expires == machine.expires:
         return None
     what = "extended" if expires > machine.expires else "shortened"
-    told = f"it expires at {write_instant(expires)}" + (f": {reason}" if reason else "")
-    return machine.transition((what, told), expires=expires, warned=False)
+    detail = f"it expires at {write_instant(expires)}" + (f": {reason}" if reason else "")
+    return machine.transition((what, detail), expires=expires, warned=False)
 
 
 def resize_machine(
@@ -189,12 +189,13 @@ def resize_machine(
         raise MachineConflict(f"machine {machine.hostname} is suspended and cannot be resized; reactivate it first")
     if (memory, cores) == (machine.memory, machine.cores):
         return None
-    told = f"{size_text(memory)} of memory, {cores} core{'' if cores == 1 else 's'}" + (f": {reason}" if reason else "")
-    return machine.transition(("resized", told), memory=memory, cores=cores)
+    amounts = f"{size_text(memory)} of memory, {cores} core{'' if cores == 1 else 's'}"
+    detail = f"{amounts}: {reason}" if reason else amounts
+    return machine.transition(("resized", detail), memory=memory, cores=cores)
 
 
 def release_machine(machine: SiteMachine) -> MachineTransition | None:
-    """Let the node of a machine that was held hear of it."""
+    """Let the node of a machine that was held know of it."""
     if not machine.held or machine.state.final:
         return None
     return machine.transition(("released", ""), held=False)

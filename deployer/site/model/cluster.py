@@ -1,7 +1,7 @@
 """Clusters as people write them, and as a site remembers them: roles, what each needs of the others, and how far it is.
 
 A cluster document names roles. Each runs an image a number of times, provides names, and requires names that other roles
-provide; that decides who starts first and who is told of whom. Strict: a name that nobody provides, a circle of
+provide; that decides which role starts first and which members learn of which. Strict: a name that no role provides, a circle of
 requirements, or a word that is not known here refuses the whole document. Source of the idea: Keahey and Freeman,
 "Contextualization: Providing One-Click Virtual Clusters" (2008), and the paper of 2007 on virtual workspaces.
 """
@@ -35,13 +35,13 @@ from signer.runtime.units import duration_text, parse_duration, parse_size, size
 from signer.statements.endorsement import Instant
 
 MAX_ROLES = 32
-"""Roles of one cluster: more are written by programs, and nobody reads which waits for which."""
+"""Roles of one cluster: a program writes more, and people cannot follow which waits for which."""
 
 MAX_CLUSTER = 1 << 20
 """Bytes of a cluster document: user-data of 16 KiB for each role, and keys."""
 
 MAX_REPLACED = 100
-"""Times that one member may be replaced: whoever needs more has an image that does not work."""
+"""Times that one member may be replaced: an image that needs more does not work."""
 
 _SLOT = re.compile(r"[1-9][0-9]{0,3}")
 """A member's number."""
@@ -96,9 +96,9 @@ class ClusterRole(RequestedProperties):
         lifetime: of each member; that of the cluster if not given.
         user_data: the text itself, for people write these documents; else as a requester's.
         provides: names that other roles may require.
-        requires: names that must be there first, and whose providers' members this role's are told of. A name that only
+        requires: names that must be there first, and about whose providers' members this role's learn. A name that only
             the role itself provides lets its members find each other, and nothing waits for it.
-        watches: names of whose providers' members this role's are told as well, as they come and go, and for which nothing
+        watches: names about whose providers' members this role's learn as well, as they come and go, and for which nothing
             waits: a head watches the workers that require it.
         starts: when what it requires is "ready", or already when that is "booting".
         ready: how a member is known to be ready: it has "reported" so through the context broker, or it is "running".
@@ -197,16 +197,16 @@ class ClusterDocument(Document):
         return self
 
     def providers(self, role: str) -> tuple[str, ...]:
-        """The roles whose members that role's members are told of, by name; may hold the role itself."""
+        """The roles about whose members that role's members learn, by name; may hold the role itself."""
         wanted = set(self.roles[role].requires)
         return tuple(sorted(name for name, one in self.roles.items() if wanted & set(one.provides)))
 
     def watched(self, role: str) -> tuple[str, ...]:
-        """The roles whose members that role's members are told of beside those that it requires, by name."""
+        """The roles about whose members that role's members learn in addition to those that it requires, by name."""
         watches = set(self.roles[role].watches or ())
-        told = self.providers(role)
+        required = self.providers(role)
         return tuple(
-            sorted(name for name, one in self.roles.items() if watches & set(one.provides) and name not in told)
+            sorted(name for name, one in self.roles.items() if watches & set(one.provides) and name not in required)
         )
 
     def before(self, role: str) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def read_cluster(path: Path) -> ClusterDocument:
     """A cluster document from a file: JSON where its name ends in `.json`, else TOML.
 
     Raises:
-        Misused: it cannot be read, or says something that no cluster can mean; names the file and the place.
+        Misused: it cannot be read, or is not a valid cluster; names the file and the place.
     """
     data = read_bounded(path, MAX_CLUSTER, Misused)
     read = parse if path.suffix == ".json" else parse_toml
@@ -282,7 +282,7 @@ class ClusterState(Document):
     Attributes:
         phase, reason: where it is, and why (a sentence or empty).
         changed: when that began.
-        counts: members wanted in each role: as the document says, until somebody scales.
+        counts: members wanted in each role: as in the document, until the role is scaled.
         images: the very image that each role runs.
         was_ready: whether it has been of use once; before that a start of all or none is undone when it fails.
         expires: nothing is started any more after that.
@@ -292,7 +292,7 @@ class ClusterState(Document):
             is counted twice.
         draining: members that were asked to power off, and when.
         waits: roles whose members could not be had.
-        finished: nobody has to look after it any more: it has ended, or was given up, and so have all members.
+        finished: nothing has to be done for it any more: it has ended, or was given up, and so have all members.
     """
 
     phase: ClusterPhase
@@ -327,7 +327,7 @@ class Cluster(Document):
     Attributes:
         owner: who asked for it, as whom its members are admitted.
         name: from the document.
-        active: whether it has to be looked after: not `state.finished`.
+        active: whether the controller has to look at it: not `state.finished`.
     """
 
     uuid: Uuid

@@ -16,7 +16,7 @@ class BrokerContact:
         nonce: digest of the nonce that came with it.
         session: digest of the session, or empty.
         expires: when that ends.
-        alarmed: when the secret was used again, after which nothing is believed that the machine says.
+        alarmed: when the secret was used again; from then on nothing that the machine publishes is trusted.
     """
 
     machine: str

@@ -1,8 +1,8 @@
-"""Who acts: whoever was let through in the present request, for the story to say so.
+"""The actor of the present request: the principal that was authorized for it, named in its events.
 
-`Access` notes it where it lets somebody do something, and the store writes it beside each event of what they do. It holds for
+The authorizer sets it where it permits an action, and the store writes it with each event of that action. It holds for
 one request (a context variable: each request has a context of its own), so no route can forget it, and what the site does by
-itself is nobody's.
+itself has no actor.
 """
 
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ from signer.documents import Document
 Group = Annotated[
     str, Field(max_length=255, pattern=r"^(/[a-zA-Z0-9][a-zA-Z0-9_.-]*)+(/Role=[a-zA-Z0-9][a-zA-Z0-9_.-]*)?$")
 ]
-"""As in WLCG's profile and in VOMS: `/vo`, `/vo/group`, `/vo/group/Role=name`. Membership of a child is none of its parent."""
+"""As in WLCG's profile and in VOMS: `/vo`, `/vo/group`, `/vo/group/Role=name`. Membership of a child does not imply that of its parent."""
 
 
 class Capability(StrEnum):
@@ -28,8 +28,8 @@ class Principal(Document):
     Attributes:
         issuer: who vouches for the name: a token's issuer, a certificate's CA, or "local".
         subject: the name with that issuer; both together are the identity.
-        vo: the VO that the issuer speaks for, or the first group's; empty where there is none.
-        groups: what the issuer says, the primary one first.
+        vo: the VO that the issuer speaks for, or the first group's; empty without either.
+        groups: as the issuer lists them, the primary one first.
         capabilities: what the token allows by itself; where there are any, groups count for nothing.
         means: how it was proved.
     """

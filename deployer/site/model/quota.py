@@ -46,7 +46,7 @@ class QuotaLimits(Document):
     lifetime: Duration = 0
 
     def fault(self, whose: str, usage: ResourceUsage, ask: ResourceUsage) -> str:
-        """Why a request does not fit beside the present usage: the end of a sentence, or empty if it fits."""
+        """Why a request does not fit in addition to the present usage: the end of a sentence, or empty if it fits."""
         if ask.lifetime > self.lifetime:
             return (
                 f"allows {whose} machines for {duration_text(self.lifetime)} at most, "
@@ -86,7 +86,7 @@ class QuotaShare:
 
 @dataclass(frozen=True)
 class Quota:
-    """What somebody may have: one of the shares must fit the whole request. Without any share nothing fits.
+    """The quotas of a requester: one of the shares must fit the whole request. Without any share nothing fits.
 
     Attributes:
         shares: of the grants that let them deploy.
@@ -103,7 +103,7 @@ class Quota:
 
         Args:
             usage: what the owner has at the moment of asking.
-            ask: what is to come beside it. For an extension: the seconds from now until the new end, and no machines;
+            ask: what is to be added to it. For an extension: the seconds from now until the new end, and no machines;
                 for more memory: what is added.
             together: what all people of the owner's VO have, the owner included; nothing if not given.
 

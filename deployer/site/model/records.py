@@ -56,7 +56,7 @@ class SiteNode(NodeStatus):
 
 
 class Deployment(Document):
-    """What somebody was given for a request.
+    """The machines of one request.
 
     Attributes:
         owner: who asked; their VO's administrators and the site's security may manage it too.
@@ -191,7 +191,7 @@ class SiteMachine(DeployedMachine):
     """One machine of a deployment as the site keeps it; its state is `pending` until its node reports it.
 
     Attributes:
-        warned: whether its owner was told that it expires soon.
+        warned: whether its owner was warned that it expires soon.
         context: its access to the context broker.
         saves: the last ones, the oldest first.
         migration: its last migration; None where no other node has anything of it.
@@ -223,7 +223,7 @@ class SiteMachine(DeployedMachine):
 
     @property
     def withheld(self) -> bool:
-        """Whether its node is not to know of it yet, and so says nothing of it. One that is to end is held no more."""
+        """Whether its node is not to know of it yet, and so does not report it. One that is to end is held no more."""
         return self.held and self.desired is not DesiredStatus.ENDED
 
     @property
@@ -253,7 +253,7 @@ class SiteMachine(DeployedMachine):
 
 
 class SiteEvent(Document):
-    """Something that happened: one line of a story that is kept and streamed.
+    """An event: what happened to an object. Events are stored and streamed.
 
     Attributes:
         number: grows by one with each event of the site.
@@ -275,13 +275,13 @@ class SiteEvent(Document):
 
 
 class AuditRecord(Document):
-    """Something that happened, who did it, and whose the thing is.
+    """An event, its actor, and the owner of its object.
 
     Attributes:
         event: see there.
         by: the identity of who did it (issuer and subject); empty for what the site did by itself, and for what was done
             before that was written down.
-        owner, vo: whose it happened to; empty where it is nobody's.
+        owner, vo: of the object; empty where it has no owner.
     """
 
     event: SiteEvent
@@ -295,8 +295,8 @@ class AuditFilter(Document):
 
     Attributes:
         by: who did it.
-        owner, vo: whose it happened to.
-        subject: what it happened to, a UUID.
+        owner, vo: of the object.
+        subject: the UUID of the object.
         since, until: instants.
     """
 
@@ -322,7 +322,7 @@ class ListFilter(Document):
 
 @dataclass(frozen=True)
 class MachineTransition:
-    """A machine as it is now, and what there is to tell of it: (what, reason), in order."""
+    """A machine as it is now, and the events of its change: (what, reason), in order."""
 
     machine: SiteMachine
     events: tuple[tuple[str, str], ...] = ()

@@ -59,10 +59,10 @@ class SwarmDiagram:
 
 
 def site_feeds(nodes: Iterable[SiteNode]) -> tuple[Feed, ...]:
-    """Who feeds whom, by the last reports of the nodes that are heard of."""
-    heard = {one.uuid: one for one in nodes if one.state in (NodeState.READY, NodeState.DRAINING)}
-    reports = {uuid: one.swarm for uuid, one in heard.items() if one.swarm is not None}
-    return list_feeds(reports, {uuid: one.name for uuid, one in heard.items()})
+    """Who feeds whom, by the last reports of the nodes that are not lost."""
+    present = {one.uuid: one for one in nodes if one.state in (NodeState.READY, NodeState.DRAINING)}
+    reports = {uuid: one.swarm for uuid, one in present.items() if one.swarm is not None}
+    return list_feeds(reports, {uuid: one.name for uuid, one in present.items()})
 
 
 def draw_swarm(found: Sequence[Feed], nodes: Iterable[SiteNode]) -> SwarmDiagram | None:

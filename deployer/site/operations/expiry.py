@@ -25,7 +25,7 @@ class SiteTimeouts:
 
     Attributes:
         lost_after: how long a node may be silent.
-        warn_before: how long before their machines' end owners are told.
+        warn_before: how long before their machines' end owners are warned.
         lost_machines: what becomes of the machines of a node that is lost.
     """
 

@@ -54,41 +54,41 @@ class LeaseFencing:
     Args:
         margin: seconds beyond the lease that a node needs to stop its machines.
         clock: monotonic, in seconds.
-        tell: see `FencingReporter`.
+        report: see `FencingReporter`.
     """
 
-    def __init__(self, margin: float, clock: Callable[[], float], tell: FencingReporter) -> None:
-        self._margin, self._clock, self._tell = margin, clock, tell
+    def __init__(self, margin: float, clock: Callable[[], float], report: FencingReporter) -> None:
+        self._margin, self._clock, self._report = margin, clock, report
         self._heard: dict[str, tuple[datetime | None, float]] = {}
-        self._told: dict[str, datetime | None] = {}
+        self._reported: dict[str, datetime | None] = {}
 
     def __call__(self, nodes: Sequence[SiteNode], /) -> frozenset[str]:
         """See `FencingMethod`."""
         now = self._clock()
-        heard, self._heard = self._heard, {}
+        before, self._heard = self._heard, {}
         found = set[str]()
         for node in nodes:
-            known = heard.get(node.uuid)
+            known = before.get(node.uuid)
             since = known[1] if known is not None and known[0] == node.reported else now
             self._heard[node.uuid] = node.reported, since
             if node.state is not NodeState.LOST:
                 continue
             if node.lease is None or node.kind not in AGENT_KINDS:
-                self._say(
+                self._report_once(
                     node, "unfenced", "it never promised to stop its machines; remove it once they surely do not run"
                 )
             elif now - since > node.lease + self._margin:
                 found.add(node.uuid)
-                told = f"it has stopped its machines: it has not been heard for {duration_text(int(now - since))}"
-                self._say(node, "fenced", told)
-        self._told = {uuid: at for uuid, at in self._told.items() if uuid in self._heard}
+                reason = f"it has stopped its machines: it has not been heard for {duration_text(int(now - since))}"
+                self._report_once(node, "fenced", reason)
+        self._reported = {uuid: at for uuid, at in self._reported.items() if uuid in self._heard}
         return frozenset(found)
 
-    def _say(self, node: SiteNode, what: str, why: str) -> None:
+    def _report_once(self, node: SiteNode, what: str, why: str) -> None:
         """Report once for each time that a node is lost."""
-        if node.uuid not in self._told or self._told[node.uuid] != node.reported:
-            self._told[node.uuid] = node.reported
-            self._tell(node.uuid, what, why)
+        if node.uuid not in self._reported or self._reported[node.uuid] != node.reported:
+            self._reported[node.uuid] = node.reported
+            self._report(node.uuid, what, why)
 
 
 @dataclass
@@ -108,11 +108,11 @@ class CommandFencing:
     Args:
         run: runs it for a node; raises FencingFailed.
         clock: monotonic, in seconds.
-        tell: see `FencingReporter`.
+        report: see `FencingReporter`.
     """
 
-    def __init__(self, run: Callable[[SiteNode], None], clock: Callable[[], float], tell: FencingReporter) -> None:
-        self._run, self._clock, self._tell = run, clock, tell
+    def __init__(self, run: Callable[[SiteNode], None], clock: Callable[[], float], report: FencingReporter) -> None:
+        self._run, self._clock, self._report = run, clock, report
         self._tries: dict[str, _Try] = {}
         self._lock = threading.Lock()
         self._hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fencing")
@@ -144,7 +144,7 @@ class CommandFencing:
             what, why = "unfenced", f"the site failed ({type(exc).__name__}); its log has the reason"
         try:
             if why != known.why:
-                self._tell(node.uuid, what, why)
+                self._report(node.uuid, what, why)
         except PartitaError as exc:
             log.warning("node %s is %s (%s), and its event cannot be stored: %s", node.name, what, why, exc)
         with self._lock:
@@ -184,8 +184,8 @@ def fencing_command(arguments: Sequence[str], timeout: float) -> Callable[[SiteN
                 raise FencingFailed(f"the command {arguments[0]} did not end within {within} and was killed") from exc
             if code:
                 output.seek(max(0, output.tell() - MAX_COMMAND_OUTPUT))
-                said = " ".join(output.read(MAX_COMMAND_OUTPUT).decode("utf-8", "replace").split())
-                shown = "".join(char if char.isprintable() else "?" for char in said)
+                text = " ".join(output.read(MAX_COMMAND_OUTPUT).decode("utf-8", "replace").split())
+                shown = "".join(char if char.isprintable() else "?" for char in text)
                 raise FencingFailed(f"the command {arguments[0]} ended with {code}{f': {shown}' if shown else ''}")
 
     return run
@@ -222,12 +222,12 @@ def make_fencing(
     margin: float,
     command: Sequence[str],
     timeout: float,
-    tell: FencingReporter,
+    report: FencingReporter,
     clock: Callable[[], float] = time.monotonic,
 ) -> SiteFencing:
     """Fencing by a site's settings: none if the site waits for lost machines, else by a command or leases."""
     if lost_machines == "wait":
         return SiteFencing()
     if command:
-        return SiteFencing(None, CommandFencing(fencing_command(command, timeout), clock, tell))
-    return SiteFencing(lease, LeaseFencing(margin, clock, tell))
+        return SiteFencing(None, CommandFencing(fencing_command(command, timeout), clock, report))
+    return SiteFencing(lease, LeaseFencing(margin, clock, report))

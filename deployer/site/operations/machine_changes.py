@@ -57,9 +57,9 @@ class MachineService:
 
     def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
         """Save a machine as a new version of its image; MachineConflict if its state forbids it, Conflict by the key."""
-        now, said = self.store.now(), reason_with_actor(who, wanted.reason)
+        now, reason = self.store.now(), reason_with_actor(who, wanted.reason)
         return self.store.write(
-            change_machine, machine, lambda found: saving.request_save(found, wanted.version, key, said, now)
+            change_machine, machine, lambda found: saving.request_save(found, wanted.version, key, reason, now)
         )
 
     def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
@@ -127,15 +127,15 @@ class MachineService:
             raise Misused("nothing to change: give expires or lifetime, memory, or cores")
         now = self.store.now()
         expires = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.expires
-        said = reason_with_actor(who, "")
+        reason = reason_with_actor(who, "")
 
         def rule(found: SiteMachine) -> MachineTransition | None:
             changes = list[MachineTransition]()
-            if expires is not None and (moved := lifecycle.change_expiry(found, expires, now, said)) is not None:
+            if expires is not None and (moved := lifecycle.change_expiry(found, expires, now, reason)) is not None:
                 changes.append(moved)
                 found = moved.machine
             if wanted.memory is not None or wanted.cores is not None:
-                sized = lifecycle.resize_machine(found, wanted.memory, wanted.cores, said)
+                sized = lifecycle.resize_machine(found, wanted.memory, wanted.cores, reason)
                 changes += [] if sized is None else [sized]
             if not changes:
                 return None
@@ -158,8 +158,8 @@ class MachineService:
             raise OverQuota(f"the site's policy lets machines run for at most {duration_text(most)} from now")
         owner = self.owner(machine.deployment)
         allowed = self.quota(who if who.identity == owner.identity else owner)
-        if said := allowed.check(ResourceUsage(), ResourceUsage(lifetime=seconds)):
-            raise OverQuota(said)
+        if fault := allowed.check(ResourceUsage(), ResourceUsage(lifetime=seconds)):
+            raise OverQuota(fault)
 
 
 def reason_with_actor(who: Principal, reason: str) -> str:

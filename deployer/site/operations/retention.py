@@ -1,10 +1,10 @@
-"""The use case: a site forgets what has been over for long, some of it at a time.
+"""The use case: a site removes objects that ended long ago, some at a time.
 
-What has ended is kept for `keep` after the end of the time that it was given: deployments with their machines, idempotency keys and
-stories, clusters, what nodes told, join tokens, what guests published. What people did (events with somebody's name) is kept for
-`keep_audit`. What something that lives refers to is kept for as long as that lives.
+What has ended is kept for `keep` after it expires: deployments with their machines, idempotency keys and events, clusters,
+events of nodes, join tokens, what guests published. Events with an actor are kept for `keep_audit`. Objects that live ones
+refer to are kept for as long as these live.
 
-Each step is a short transaction, so that nobody waits for it, and finds what it removes by an index; killed at any instant,
+Each step is a short transaction, so that no request waits for it, and finds what it removes by an index; killed at any instant,
 the next one finds the rest.
 """
 
@@ -46,7 +46,7 @@ class RetentionPeriods:
 
 
 def retention_periods(settings: SiteSettings) -> RetentionPeriods:
-    """What a site's settings say."""
+    """The periods of a site's settings."""
     over, audit = (timedelta(seconds=parse_duration(text)) for text in (settings.keep, settings.keep_audit))
     return RetentionPeriods(over, audit)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 LITTLE = 1 << 20
-"""Bytes below which a fetch says nothing about a rate."""
+"""Bytes below which a fetch is no measure of a rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def estimate_boot(boots: Sequence[BootRecord], fetch: Mapping[str, int]) -> floa
         fetch: bytes that each node chosen has to fetch.
 
     Returns:
-        None where the past says nothing: no boots, or bytes to fetch and none ever fetched.
+        None where nothing is known: no boots, or bytes to fetch and none ever fetched.
     """
     by_node = defaultdict[str, list[BootRecord]](list)
     for boot in boots:

@@ -1,4 +1,4 @@
-"""The room on a node: what it said it has, times the site's overcommit, less what is promised. Pure."""
+"""The free capacity of a node: what it reported, times the site's overcommit, less what is allocated. Pure."""
 
 import operator
 from dataclasses import astuple, dataclass, replace
@@ -33,7 +33,7 @@ def capacity_of(
 ) -> NodeCapacity:
     """A node as placement sees it.
 
-    What the node runs beside the site's machines counts in full. Room may be negative where a node shrank.
+    What the node runs in addition to the site's machines counts in full. Capacity may be negative where a node shrank.
     """
     has = node.capacity
     problem = _problem(node)
@@ -72,6 +72,6 @@ def cap_machines(room: NodeCapacity, most: int | None, cores: int) -> NodeCapaci
         return room
     left = most - room.machines
     if left <= 0:
-        said = f"it has {room.machines} machines, and the policy allows {most} on one node"
-        return replace(room, ready=False, problem=room.problem or said)
+        full = f"it has {room.machines} machines, and the policy allows {most} on one node"
+        return replace(room, ready=False, problem=room.problem or full)
     return replace(room, cores=min(room.cores, left * cores))

@@ -26,13 +26,13 @@ from deployer.site.model.records import CostReservation
 from signer.runtime.terminal import format_size
 
 SITE = "site"
-"""The label whose equal values say that nodes are near each other."""
+"""The label whose equal values mean that nodes are near each other."""
 
 EC2 = "ec2"
 """The kind of a pool at EC2; every other kind is one of the site's own nodes."""
 
 MAX_NODES_EXPLAINED = 40
-"""Nodes that are told of one by one, chosen and left out; more are summed up, since a story of 1000 lines is not read."""
+"""Nodes that are explained one by one, chosen and left out; more are summed up, since an explanation of 1000 lines is not read."""
 
 MAX_NAMED = 3
 """Nodes that are named in such a sum."""
@@ -55,7 +55,7 @@ class NodeCapacity:
     Attributes:
         uuid, name: its identity, and what people call it.
         cores, memory, disk: free now, with overcommit applied and reservations taken off; memory and disk in bytes.
-        labels: what its operator says of it.
+        labels: as its operator set them.
         cached: addresses of contents that are whole there.
         machines: that it has now.
         kind: "libvirt", or "ec2" for a pool at EC2, whose room is what its cap leaves.
@@ -137,7 +137,7 @@ def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Plac
     """Choose a node for each machine.
 
     Raises:
-        NoCapacity: the machines do not fit; says how many would, what is lacking, and which node comes nearest.
+        NoCapacity: the machines do not fit; the message has how many would, what is lacking, and which node comes nearest.
     """
     near = _near(rooms, ask.addresses)
     fitting, left = list[_Fitting](), list[tuple[NodeCapacity, str, str]]()
@@ -159,7 +159,7 @@ def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Plac
     total = sum(ask.addresses.values())
     return Placement(
         tuple(one.room.uuid for one, number in chosen for _ in range(number)),
-        tuple(_story(chosen, fitting, left, at_home, found, ask)),
+        tuple(_explain(chosen, fitting, left, at_home, found, ask)),
         {one.room.uuid: total - one.held for one, _ in chosen},
     )
 
@@ -235,7 +235,7 @@ def _choose(fitting: list[_Fitting], ask: PlacementRequest, count: int) -> list[
     return [(fitting[index], number) for index, number in given.items()]
 
 
-def _story(
+def _explain(
     chosen: list[tuple[_Fitting, int]],
     fitting: list[_Fitting],
     left: list[tuple[NodeCapacity, str, str]],
@@ -295,21 +295,21 @@ def _why(one: _Fitting, total: int, ask: PlacementRequest) -> str:
 def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: PlacementRequest) -> str:
     """The sentence of a refusal: how many fit, what each machine takes, and the node that comes nearest."""
     where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.options.where]
-    said = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
+    message = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
     # Nearest: of those that lack room only, the one that has the largest share of what it lacks most.
     lacking = [room for room, kind, _ in left if kind.startswith("too little")]
     nearest = min(lacking, key=lambda room: (-_share(room, ask), room.name, room.uuid), default=None)
     if found:
-        said += "; ask for fewer, or let the request take what there is (whole = false)"
+        message += "; ask for fewer, or let the request take what there is (whole = false)"
     elif nearest is not None:
         had = _amounts(max(nearest.cores, 0), max(nearest.memory, 0), max(nearest.disk, 0))
-        said += f"; the nearest is {nearest.name} with {had} free; ask for smaller machines, or later"
+        message += f"; the nearest is {nearest.name} with {had} free; ask for smaller machines, or later"
     elif left:
         kinds = Counter(kind for _, kind, _ in left)
-        said += "; left out: " + _enumerate([f"{_nodes(count)} ({kind})" for kind, count in sorted(kinds.items())])
+        message += "; left out: " + _enumerate([f"{_nodes(count)} ({kind})" for kind, count in sorted(kinds.items())])
     else:
-        said += "; no node has joined"
-    return said
+        message += "; no node has joined"
+    return message
 
 
 def _share(room: NodeCapacity, ask: PlacementRequest) -> float:
@@ -342,7 +342,7 @@ Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 
 
 def place_without(place: Placer, excluded: Callable[[NodeCapacity], bool], why: str) -> Placer:
-    """A placer that leaves nodes out, and says why."""
+    """A placer that leaves nodes out, for a reason."""
 
     def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
         return place([replace(room, ready=False, problem=why) if excluded(room) else room for room in rooms], ask)
@@ -351,6 +351,6 @@ def place_without(place: Placer, excluded: Callable[[NodeCapacity], bool], why: 
 
 
 def place_on_site(place: Placer) -> Placer:
-    """The same for machines that lost their place: they stay on the site's own nodes, since nobody asks again whose
-    account at EC2 they might have."""
+    """The same for machines that lost their place: they stay on the site's own nodes, since no requester is there
+    whose account at EC2 they might use."""
     return place_without(place, lambda room: room.kind == EC2, "a machine that lost its place is not sent to EC2")

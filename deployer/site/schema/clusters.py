@@ -1,4 +1,4 @@
-"""What people ask a site about clusters, and what it answers: one type per message, for both sides."""
+"""Requests to a site about clusters, and its answers: one type per message, for both sides."""
 
 from typing import Annotated, Self
 
@@ -16,7 +16,7 @@ from signer.statements.endorsement import Instant
 
 
 class ClusterRequest(Document):
-    """A cluster that is wanted: one that is given, or one that was published.
+    """An order for a cluster: for the given document, or for a published one.
 
     Attributes:
         document: what.
@@ -136,7 +136,7 @@ class ClusterView(ClusterSummary):
 
 
 class RoleDryRun(DecisionView):
-    """What would come of a role.
+    """The result of a role's dry run.
 
     Attributes:
         accepted: whether the policy accepts it.
@@ -157,7 +157,7 @@ class RoleDryRun(DecisionView):
 
 
 class ClusterDryRun(Document):
-    """What would come of a cluster.
+    """The result of a cluster's dry run.
 
     Attributes:
         accepted: whether the policy accepts every role.

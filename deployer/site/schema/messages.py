@@ -1,4 +1,4 @@
-"""What requesters, operators and nodes say to a site's service, and what it answers: one type per message, for both sides.
+"""Requests of requesters, operators and nodes to a site's service, and its answers: one type per message, for both sides.
 
 Machines and deployments travel as views (`views`), apart from what the site stores.
 """
@@ -101,7 +101,7 @@ class LoginLink(Document):
 
 
 class ReasonRequest(Document):
-    """Why somebody wants something done; kept with the event."""
+    """The reason of a request; kept with the event."""
 
     model_config = example(reason="maintenance of the storage")
 
@@ -117,7 +117,7 @@ class SaveRequest(ReasonRequest):
 
 
 class VerbRequest(ReasonRequest):
-    """Why somebody wants something done to a machine, and where it should go on.
+    """The reason of a verb for a machine, and where the machine should go on.
 
     Attributes:
         node: where a machine that rests is to go on: a node's name or UUID. For `reactivate` alone.
@@ -131,7 +131,7 @@ class VerbRequest(ReasonRequest):
 
 
 class NodeVerbRequest(ReasonRequest):
-    """Why somebody wants something done to a node.
+    """The reason of a verb for a node.
 
     Attributes:
         migrate: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
@@ -175,7 +175,7 @@ class ConsoleChunk(Document):
 
 
 class DeploymentCreated(Document):
-    """What somebody was given for a request.
+    """The result of a request for machines.
 
     Attributes:
         deployment: see there.
@@ -204,10 +204,10 @@ class DecisionView(Document):
 
 
 class DryRunResult(DecisionView):
-    """What would come of a request.
+    """The result of a dry run.
 
     Attributes:
-        accepted: whether the policy accepts it; where it does not, `decision` says which rules refuse.
+        accepted: whether the policy accepts it; where it does not, `decision` has the rules that refuse.
         placed: whether there is room.
         fetch: for each node, the bytes of contents that it would have to fetch.
         seconds: until the machines run, by what earlier ones took; None where nothing is known.

@@ -1,7 +1,7 @@
 """Machines and deployments as the API shows them.
 
 A view has the fields that it shares with what the site stores (`DeployedMachine`), and none of those that the site alone
-keeps (`SiteMachine`). Secrets are not shown: a machine's for the context broker to nobody, and user-data, which may hold
+keeps (`SiteMachine`). Secrets are not shown: a machine's for the context broker never, and user-data, which may hold
 passwords, to the deployment's owner alone.
 """
 
@@ -29,7 +29,7 @@ class MachineView(DeployedMachine):
 
     @classmethod
     def of(cls, machine: SiteMachine) -> Self:
-        """A machine as everybody sees it who may see it at all."""
+        """A machine as every principal sees it who may see it at all."""
         return cls(
             **(_shared(DeployedMachine, machine) | {"held": machine.withheld}),
             saves=tuple(MachineSave(**_shared(MachineSave, one)) for one in machine.saves),
@@ -39,16 +39,16 @@ class MachineView(DeployedMachine):
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
+        """Its addresses for people: as its node sees them, else as its guest publishes them. No certificate names the latter."""
         return self.addresses or (self.guest_addresses if self.state is MachineState.RUNNING else ())
 
 
 class DeploymentView(Deployment):
-    """A deployment as somebody sees it: `request` without the user-data that is its owner's alone."""
+    """A deployment as a principal sees it: `request` without user-data unless the principal is the owner."""
 
     @classmethod
     def of(cls, deployment: Deployment, who: Principal) -> Self:
-        """A deployment as somebody sees it."""
+        """A deployment as a principal sees it."""
         request = deployment.request
         if who.identity != deployment.owner.identity:
             request = request.model_copy(update={"user_data": None})

@@ -340,7 +340,7 @@ class Site:
         )
 
     def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
-        self.store.write(UnitOfWork.tell, "node", uuid, what, why)
+        self.store.write(UnitOfWork.add_event, "node", uuid, what, why)
 
 
 def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:

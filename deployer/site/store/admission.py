@@ -27,7 +27,7 @@ from signer.documents import canonical
 
 
 class AdmittedDeployment(NamedTuple):
-    """What came of a request: `new` is false where its idempotency key had been used for the very same request."""
+    """The result of a request: `new` is false where its idempotency key had been used for the very same request."""
 
     deployment: Deployment
     machines: tuple[SiteMachine, ...]
@@ -56,7 +56,7 @@ def find_ordered(
 def admit_request(
     work: UnitOfWork, owner: Principal, key: str | None, proposal: Proposal, place: Placer
 ) -> AdmittedDeployment:
-    """Admit a request: idempotency, quotas, room, machines with their nodes and the story, in one transaction.
+    """Admit a request: idempotency, quotas, capacity, machines with their nodes and the events, in one transaction.
 
     Args:
         work: the transaction.
@@ -105,7 +105,7 @@ def admit_request(
     if key is not None:
         digest = _digest(proposal.request, proposal.part)
         store_machines.record_order(connection, owner.identity, key, digest, deployment.uuid)
-    work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
+    work.add_event("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
     work.made(made)
     return AdmittedDeployment(deployment, made, new=True)
 
@@ -119,7 +119,7 @@ def place_now(
 
 
 def quota_fault(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> str | None:
-    """Why an owner may not have so many of a proposal's machines beside the present ones, as a sentence; None if they may."""
+    """Why an owner may not have so many of a proposal's machines in addition to the present ones, as a sentence; None if they may."""
     if proposal.limit is None:
         return None
     mine = store_machines.usage_of(connection, owner=owner)

@@ -1,4 +1,4 @@
-"""Who waits for news of a site: woken by every commit of this process, and by a look each second for those of others."""
+"""Waiting for changes of a site: every commit of this process wakes the waiters, and a check each second finds those of others."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ LOOK_EVERY = 1.0
 
 @dataclass(frozen=True)
 class ChangePosition:
-    """How far the story has come: the last event's number, and each node's revision."""
+    """The position of a site's changes: the last event's number, and each node's revision."""
 
     event: int = 0
     revisions: Mapping[str, int] = field(default_factory=dict)
@@ -32,8 +32,8 @@ class ChangeNotifier:
         self._revisions: dict[str, int] = {}
         self._looked = float("-inf")
 
-    def told(self, newest: ChangePosition) -> None:
-        """This much is committed. Late and partial news never take anything back."""
+    def committed(self, newest: ChangePosition) -> None:
+        """Note what is committed. Late and partial positions never take anything back."""
         with self._changed:
             self._event = max(self._event, newest.event)
             for node, revision in newest.revisions.items():
@@ -63,7 +63,7 @@ class ChangeNotifier:
                 else:
                     self._changed.wait(max(0.0, min(ends - now, self._looked + LOOK_EVERY - now)))
             if mine:
-                self.told(self._look())
+                self.committed(self._look())
 
     def _is_new(self, after_event: int | None, node: str | None, after_revision: int) -> bool:
         if after_event is not None and self._event > after_event:

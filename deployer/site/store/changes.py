@@ -5,7 +5,7 @@ from datetime import datetime
 
 from deployer.errors import JoinRefused
 from deployer.site.db import clusters as store_clusters
-from deployer.site.db import events as store_story
+from deployer.site.db import events as store_events
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.lifecycle import report_rules as absorbing
@@ -20,18 +20,18 @@ def add_node(work: UnitOfWork, name: str, labels: Mapping[str, str], kind: str =
     """A new node, which has not reported yet; Conflict if there is one of that name that has not left."""
     uuid = work.new_uuid()
     store_nodes.insert_node(work.connection, uuid, name, labels, kind, work.now)
-    work.tell("node", uuid, "joined", f"{name} joined the site")
+    work.add_event("node", uuid, "joined", f"{name} joined the site")
     return store_nodes.get_node(work.connection, uuid)
 
 
 def set_node_state(work: UnitOfWork, uuid: str, state: NodeState, reason: str) -> None:
-    """Drain a node, let it work again, say that it is lost, or remove it.
+    """Drain a node, use it again, declare it lost, or remove it.
 
     A node that is lost stays so until it reports; draining and its end are remembered meanwhile. The machines of a node
-    that leaves are over. What was said already changes nothing and is not told again.
+    that leaves are over. A repeated request changes nothing and has no event.
 
     Raises:
-        NodeNotFound: there is none.
+        NodeNotFound: the node is unknown.
         JoinRefused: it has left.
     """
     node = store_nodes.get_node(work.connection, uuid, contents=False)
@@ -43,7 +43,7 @@ def set_node_state(work: UnitOfWork, uuid: str, state: NodeState, reason: str) -
     store_nodes.write_node_state(work.connection, uuid, NodeState.LOST if lost else state, draining=draining)
     if draining is not node.draining:
         work.touched.add(uuid)
-    work.tell("node", uuid, state.value, reason)
+    work.add_event("node", uuid, state.value, reason)
     if state is NodeState.LEFT:
         here = store_machines.machines_on_node(work.connection, uuid)
         work.change(here, lambda machine: absorbing.apply_node_removal(machine, work.now))
@@ -56,12 +56,12 @@ def demand_member(node: SiteNode) -> None:
 
 
 def change_machine(work: UnitOfWork, uuid: str, rule: TransitionRule, afford: CostCheck | None = None) -> SiteMachine:
-    """Change a machine by a rule and tell of it; its node hears of what concerns it. Returns what it has become.
+    """Change a machine by a rule, with its events; its node gets what concerns it. Returns what it has become.
 
     Args:
         work: the transaction.
         uuid: which; MachineNotFound.
-        rule: what it becomes, and what there is to tell. One that changes nothing is not told of.
+        rule: the machine that it becomes, and the events. Without a change there are no events.
         afford: raises where a machine at EC2, as it becomes, costs too much.
     """
     work.change([store_machines.get_machine(work.connection, uuid)], rule)
@@ -79,17 +79,17 @@ def change_machines(work: UnitOfWork, deployment: str, rule: TransitionRule) -> 
 
 def new_join_token(work: UnitOfWork, digest: str, expires: datetime, name: str = "") -> None:
     """Remember a join token by the SHA-256 of its text, for a node that will have that name (or may choose)."""
-    store_story.add_token(work.connection, digest, name, expires)
+    store_events.add_token(work.connection, digest, name, expires)
 
 
 def redeem_join_token(work: UnitOfWork, digest: str, now: datetime) -> str:
     """Use a join token up, once and for all; returns the name that it was made for. JoinRefused if it is not good."""
-    return store_story.use_token(work.connection, digest, now)
+    return store_events.use_token(work.connection, digest, now)
 
 
 def secret(work: UnitOfWork, name: str, make: Callable[[], bytes]) -> bytes:
     """One of the site's own secrets, made the first time and the same ever after."""
-    return store_story.get_or_make_secret(work.connection, name, make)
+    return store_events.get_or_make_secret(work.connection, name, make)
 
 
 def add_cluster(work: UnitOfWork, owner: Principal, document: ClusterDocument, state: ClusterState) -> Cluster:
@@ -98,14 +98,14 @@ def add_cluster(work: UnitOfWork, owner: Principal, document: ClusterDocument, s
         uuid=work.new_uuid(), owner=owner, name=document.name, document=document, state=state, created=work.now
     )
     store_clusters.insert_cluster(work.connection, cluster)
-    work.tell("cluster", cluster.uuid, "admitted", cluster.name)
+    work.add_event("cluster", cluster.uuid, "admitted", cluster.name)
     return cluster
 
 
 def change_cluster(
     work: UnitOfWork, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = ""
 ) -> Cluster:
-    """Change a cluster's state, and tell of it if `what` says something; ClusterNotFound. No change is not told of."""
+    """Change a cluster's state, with an event unless `what` is empty; ClusterNotFound. Without a change there is no event."""
     before = store_clusters.get_cluster(work.connection, uuid)
     state = change(before)
     if state == before.state:
@@ -113,5 +113,5 @@ def change_cluster(
     after = before.model_copy(update={"state": state, "active": not state.finished})
     store_clusters.write_cluster(work.connection, after)
     if what:
-        work.tell("cluster", uuid, what, reason)
+        work.add_event("cluster", uuid, what, reason)
     return after

@@ -26,7 +26,7 @@ class DueWork:
 
     Attributes:
         now: machines that end by then are over.
-        warn_until: owners of machines that end by then are told.
+        warn_until: owners of machines that end by then are warned.
         lost_before: nodes that have not reported since are lost.
         policy: what becomes of their machines.
         fenced: UUIDs of the nodes that surely run nothing any more, should they be lost; None: all of them.
@@ -63,7 +63,7 @@ def _meet(work: UnitOfWork, demands: DueWork) -> int:
     now = demands.now
     for node in store_nodes.silent_nodes(work.connection, demands.lost_before):
         store_nodes.write_node_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
-        work.tell("node", node.uuid, "lost", "it has not reported for too long")
+        work.add_event("node", node.uuid, "lost", "it has not reported for too long")
     work.change(
         store_machines.due_machines(work.connection, now, demands.warn_until),
         lambda machine: expire_machine(machine, now) or warn_of_expiry(machine),
@@ -73,7 +73,7 @@ def _meet(work: UnitOfWork, demands: DueWork) -> int:
 
 
 def place_waiting(store: SiteStore, place: Placer) -> int:
-    """Find nodes for machines that have none; returns how many found one. The others say, once, that they wait."""
+    """Find nodes for machines that have none; returns how many found one. The others get, once, the reason that they wait."""
     fits = store.read(_fitting, store.overcommit, place)
     return 0 if fits is None else store.write(_place_waiting, place, fits)
 

@@ -29,7 +29,7 @@ def migrate(work: UnitOfWork, uuid: str, to: str, then: DesiredStatus, reason: s
 
     Raises:
         MachineConflict: it does not rest, or its node gives nothing away.
-        NoCapacity: no node may take it; says why of each.
+        NoCapacity: no node may take it; gives the reason for each.
     """
     machine = store_machines.get_machine(work.connection, uuid)
     moving.check_at_rest(machine)
@@ -70,8 +70,8 @@ def _fitting(room: NodeCapacity, machine: SiteMachine, source: SiteNode, target:
 def _why(rooms: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
     """Why no node can take the machine, node by node; if one was requested, the reason of that one alone."""
     shown = [room for room in rooms if not to or room.uuid == to]
-    said = [f"{room.name}: {room.problem or omission(room, ask)[1]}" for room in shown[:MAX_NODES_SHOWN]]
-    return "; ".join(said) or "no other node exists"
+    reasons = [f"{room.name}: {room.problem or omission(room, ask)[1]}" for room in shown[:MAX_NODES_SHOWN]]
+    return "; ".join(reasons) or "no other node exists"
 
 
 MAX_NODES_SHOWN = 8

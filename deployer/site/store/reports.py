@@ -14,8 +14,8 @@ from deployer.site.store.unit_of_work import UnitOfWork
 def store_report(work: UnitOfWork, uuid: str, report: NodeReport) -> None:
     """Apply a report of a node.
 
-    A report in which nothing is new writes that it came, and nothing else. One that is older than what was heard already
-    (an answer that was lost, and sent again) says nothing of machines.
+    A report in which nothing is new writes that it came, and nothing else. In one that is older than the last one
+    (its answer was lost, and it was sent again) the machines are ignored.
 
     Raises:
         NodeNotFound: the node is unknown.
@@ -26,11 +26,11 @@ def store_report(work: UnitOfWork, uuid: str, report: NodeReport) -> None:
     state = node.state
     if state is NodeState.LOST:
         state = NodeState.DRAINING if node.draining else NodeState.READY
-        work.tell("node", uuid, state.value, "it reports again")
+        work.add_event("node", uuid, state.value, "it reports again")
     if report.problem != node.problem:
-        work.tell("node", uuid, "problem" if report.problem else "well", report.problem)
+        work.add_event("node", uuid, "problem" if report.problem else "well", report.problem)
     store_nodes.write_report(work.connection, node, report, state, work.now)
-    if report.migration_support != node.migration_support:  # who is to be brought from there hears where that is now
+    if report.migration_support != node.migration_support:  # the targets of its migrations get the new address
         there = [machine.migrating for machine in store_machines.migrating_machines(work.connection)]
         work.touched |= {move.target for move in there if move is not None and move.source == uuid}
     if report.revision >= node.seen:
@@ -44,15 +44,15 @@ def _absorb_machines(work: UnitOfWork, node: str, report: NodeReport) -> None:
         here,
         lambda machine: absorbing.apply_report(machine, seen.get(machine.uuid), work.now, complete=report.complete),
     )
-    known = {machine.uuid for machine in here} | _absorb_beside(work, node, report)
+    known = {machine.uuid for machine in here} | _absorb_migrating(work, node, report)
     strays = [uuid for uuid, machine in seen.items() if uuid not in known and not machine.state.final]
     for uuid in store_nodes.record_strays(work.connection, node, strays):
         work.touched.add(node)
-        work.tell("machine", uuid, "stray", "a node has it that should not; the node is to end it")
+        work.add_event("machine", uuid, "stray", "a node has it that should not; the node is to end it")
 
 
-def _absorb_beside(work: UnitOfWork, node: str, report: NodeReport) -> set[str]:
-    """The same for machines that come to the node, or have gone from it and are still there; returns which they were.
+def _absorb_migrating(work: UnitOfWork, node: str, report: NodeReport) -> set[str]:
+    """The same for machines that migrate to the node, or from it and are still there; returns which they were.
 
     One that changes hands keeps what its guest is known by: it does not begin anew there.
     """

@@ -1,7 +1,7 @@
-"""What a site remembers: queries and changes of the modules beside this one run here, each in a transaction of its own.
+"""A site's store: the queries and changes of the neighbouring modules run here, each in a transaction of its own.
 
 `store.read(get_machine, uuid)` runs a query of `deployer.site.db`; `store.write(change_machine, uuid, rule)` a change of
-`deployer.site.store`. Writers come one at a time (`deployer.site.db.engine`), and every commit wakes who waits for news.
+`deployer.site.store`. Writers come one at a time (`deployer.site.db.engine`), and every commit wakes the threads that wait for changes.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class SiteStore:
-    """A site's memory. Safe to use from many threads, and beside other processes on the same database.
+    """A site's store. Safe to use from many threads, and together with other processes on the same database.
 
     Args:
         database: open; the store does not close it.
@@ -39,7 +39,7 @@ class SiteStore:
     ) -> None:
         self.database, self.overcommit = database, overcommit
         self._clock, self._new_uuid = clock, new_uuid
-        self._news = ChangeNotifier(lambda: self.read(newest))
+        self._notifier = ChangeNotifier(lambda: self.read(newest))
 
     def now(self) -> datetime:
         """The present as records carry it: whole seconds."""
@@ -53,24 +53,24 @@ class SiteStore:
     def write(self, change: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change; once it returns, it is durable with its events. Any error rolls it back.
 
-        Nodes that have to act get their next revision in the same transaction: no order that nobody hears of.
+        Nodes that have to act get their next revision in the same transaction, so that they learn of every order.
         """
         with self.database.writing() as connection:
             work = UnitOfWork(connection, self.now(), self._new_uuid, self.overcommit, by=get_actor())
             result = change(work, *args, **kwargs)
             touched = work.finish()
         if work.events or touched:
-            self._news.told(ChangePosition(work.events[-1].number if work.events else 0, touched))
+            self._notifier.committed(ChangePosition(work.events[-1].number if work.events else 0, touched))
         return result
 
     def wait(self, after_event: int | None, node: str | None, after_revision: int, timeout: float) -> bool:
         """Until there is an event after that one, or the node's revision is another, or the time (seconds) is over.
 
-        Returns whether there is news. Commits of this process wake at once, those of others within a second.
+        Returns whether there is a change. Commits of this process wake at once, those of others within a second.
         """
-        return self._news.wait(after_event, node, after_revision, timeout)
+        return self._notifier.wait(after_event, node, after_revision, timeout)
 
 
 def newest(connection: Transaction) -> ChangePosition:
-    """How far the story has come, and the revision of each node."""
+    """The number of the last event, and the revision of each node."""
     return ChangePosition(last_event(connection), revisions(connection))

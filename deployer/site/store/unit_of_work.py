@@ -6,7 +6,7 @@ from datetime import datetime
 
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredMachine
-from deployer.site.db import events as store_story
+from deployer.site.db import events as store_events
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
@@ -21,7 +21,7 @@ _NOTHING_ASKED = DeploymentRequest(image="none")
 
 
 def visible_to_node(machine: SiteMachine) -> DesiredMachine | None:
-    """What its node hears of a machine: where two of these differ, the node has to act."""
+    """What its node gets of a machine: where two of these differ, the node has to act."""
     if machine.node is None or machine.removed_from_node or machine.withheld:
         return None
     return machine.desired_machine(_NOTHING_ASKED)
@@ -51,7 +51,7 @@ class UnitOfWork:
     moved: set[str] = field(default_factory=set)
     by: str = ""
 
-    def tell(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
+    def add_event(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
         """An event."""
         self.events.append(
             SiteEvent(
@@ -62,7 +62,7 @@ class UnitOfWork:
     def made(self, machines: Iterable[SiteMachine]) -> None:
         """Tell of machines that are new."""
         for machine in machines:
-            self.tell("machine", machine.uuid, machine.state.value, "", machine.deployment)
+            self.add_event("machine", machine.uuid, machine.state.value, "", machine.deployment)
             if machine.node is not None and visible_to_node(machine) is not None:
                 self.touched.add(machine.node)
 
@@ -73,12 +73,12 @@ class UnitOfWork:
             change = rule(before)
             if change is None or change.machine == before:
                 continue
-            after, said = change.machine, change.events
+            after, events = change.machine, change.events
             if after.saving is not None and (after.state.final or after.node is None):
                 after, more = abandon_save(after, "the machine has ended, or lost its node, before it was saved")
-                said = (*said, *more)
-            for what, reason in said:
-                self.tell("machine", after.uuid, what, reason, after.deployment)
+                events = (*events, *more)
+            for what, reason in events:
+                self.add_event("machine", after.uuid, what, reason, after.deployment)
             if visible_to_node(before) != visible_to_node(after):
                 self.touched |= {node for node in (before.node, after.node) if node is not None}
             if before.other_node != after.other_node or before.migrations != after.migrations:
@@ -92,5 +92,5 @@ class UnitOfWork:
         """Write what follows from all that, as the last thing of the transaction; returns the nodes' new revisions."""
         for deployment in self.moved:
             store_machines.update_deployment_end(self.connection, deployment)
-        self.events = list(store_story.append_events(self.connection, self.events, self.by))
+        self.events = list(store_events.append_events(self.connection, self.events, self.by))
         return store_nodes.bump_revisions(self.connection, self.touched)

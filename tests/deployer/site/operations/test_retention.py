@@ -152,14 +152,14 @@ def test_stories_go_but_for_what_people_did_and_the_newest(world: World) -> None
         # As if somebody had ordered it, and somebody else had drained the node.
         by = tables.events.update().where(tables.events.c.what.in_(["admitted", "joined"])).values(by="issuer alice")
         connection.execute(by)
-    world.store.write(UnitOfWork.tell, "node", node, "lost", "so it is")
+    world.store.write(UnitOfWork.add_event, "node", node, "lost", "so it is")
     last = world.store.read(last_event)
     pruner(world).everything(LATER)
     assert set(world.told()) == {"admitted", "joined", "lost"}
     assert world.store.read(last_event) == last
     pruner(world).everything(MUCH_LATER)
     assert world.told() == ["lost"]
-    world.store.write(UnitOfWork.tell, "node", node, "ready", "")
+    world.store.write(UnitOfWork.add_event, "node", node, "ready", "")
     assert [event.number for event in world.store.read(list_events, last)] == [last + 1]
 
 

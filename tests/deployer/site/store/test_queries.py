@@ -112,7 +112,7 @@ def test_events_are_told_in_order_and_to_whom_they_concern(world: World) -> None
     assert [event.number for event in store.read(list_events, owner=CAROL.identity)] == [4, 5]
     assert [event.number for event in store.read(list_events, vo="star")] == [2, 3]
     assert [event.what for event in store.read(list_events, subject=node)] == ["joined"]
-    store.write(UnitOfWork.tell, "machine", theirs[1][0].uuid, "spoke", "x" * 5000, theirs[0].uuid)
+    store.write(UnitOfWork.add_event, "machine", theirs[1][0].uuid, "spoke", "x" * 5000, theirs[0].uuid)
     (said,) = store.read(list_events, 5)
     assert said.number == 6
     assert (said.kind, said.subject, said.what, said.deployment) == (
