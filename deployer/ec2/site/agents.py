@@ -86,7 +86,9 @@ class PoolAgent:
         while not self._ended.is_set():
             wait = self._busy if self._pool.busy(0) or _moving(last) else self._every
             try:
-                if self._site.store.wait(None, self._node, desired.revision if desired is not None else -1, wait):
+                if self._site.store.notifier.wait(
+                    None, self._node, desired.revision if desired is not None else -1, wait
+                ):
                     found = self._site.desired(self._node)
                     if desired is None or found.revision > desired.revision:
                         desired = found

@@ -38,6 +38,7 @@ from deployer.site.schema.clusters import (
     ClusterSummary,
     ClusterView,
     ReplaceRequest,
+    RoleStatus,
     RoleView,
     ScaleRequest,
 )
@@ -221,7 +222,7 @@ def cluster_view(
 
 def _role(cluster: Cluster, name: str, status: Mapping[str, ClusterRoleStatus]) -> RoleView:
     return RoleView(
-        **status[name].model_dump(exclude={"expired"}),
+        **status[name].model_dump(include=set(RoleStatus.model_fields)),
         image_id=cluster.state.images.get(name),
         waits_for=unmet_roles(cluster, name, status),
     )

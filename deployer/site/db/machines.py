@@ -32,22 +32,18 @@ get_machine = MACHINES.get
 """The machine of a UUID; MachineNotFound."""
 
 
+SAME_COLUMNS = ("node", "hostname", "expires", "warned", "max_cores", "max_memory", "disk", "other_node")
+"""Columns of machines that have the value of the document's attribute of that name."""
+
+
 def machine_columns(machine: SiteMachine) -> dict[str, Any]:
     """What follows from a machine's document alone: its row but for what never changes."""
-    return {
-        "node": machine.node,
-        "hostname": machine.hostname,
+    return {name: getattr(machine, name) for name in SAME_COLUMNS} | {
         "state": machine.state.value,
         "desired": machine.desired.value,
-        "expires": machine.expires,
-        "warned": machine.warned,
         "counts_for_quota": not machine.state.final,
         "reserved": machine.node is not None and not machine.removed_from_node,
         "finished": machine.ending,
-        "max_cores": machine.max_cores,
-        "max_memory": machine.max_memory,
-        "disk": machine.disk,
-        "other_node": machine.other_node,
         "document": machine.model_dump_json(exclude_none=True),
     }
 

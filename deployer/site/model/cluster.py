@@ -104,7 +104,7 @@ class ClusterRole(RequestedProperties):
         ready: how a member is known to be ready: it has "reported" so through the context broker, or it is "running".
         ready_within: how long after it began to run a member may take to be ready; then it has failed.
         replace: how often a failed member is replaced; 0 leaves it as it is.
-        wishes: options of the members' placement; whether all are wanted or a quorum is the cluster's to say (`start`). The
+        wishes: options of the members' placement; the cluster's `start` decides whether all are needed or a quorum. The
             name is part of documents that are endorsed.
     """
 

@@ -24,8 +24,9 @@ from typing import Final
 from deployer.errors import FencingFailed
 from deployer.protocol.desired_state import LeaseTerms
 from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.settings import SiteSettings
 from signer.errors import PartitaError
-from signer.runtime.units import duration_text
+from signer.runtime.units import duration_text, parse_duration
 
 FENCING_RETRY: Final = 30.0
 """Seconds until a failed command is retried."""
@@ -217,17 +218,13 @@ class SiteFencing:
 
 
 def make_fencing(
-    lost_machines: str,
-    lease: LeaseTerms,
-    margin: float,
-    command: Sequence[str],
-    timeout: float,
-    report: FencingReporter,
-    clock: Callable[[], float] = time.monotonic,
+    settings: SiteSettings, report: FencingReporter, clock: Callable[[], float] = time.monotonic
 ) -> SiteFencing:
     """Fencing by a site's settings: none if the site waits for lost machines, else by a command or leases."""
-    if lost_machines == "wait":
+    if settings.lost_machines == "wait":
         return SiteFencing()
-    if command:
-        return SiteFencing(None, CommandFencing(fencing_command(command, timeout), clock, report))
-    return SiteFencing(lease, LeaseFencing(margin, clock, report))
+    if settings.fence_command:
+        command = fencing_command(settings.fence_command, parse_duration(settings.fence_timeout))
+        return SiteFencing(None, CommandFencing(command, clock, report))
+    lease = LeaseTerms(seconds=parse_duration(settings.fence_after), then=settings.fence_then)
+    return SiteFencing(lease, LeaseFencing(parse_duration(settings.fence_margin), clock, report))

@@ -94,7 +94,7 @@ class BackgroundThreads:
         last = 0
         while not self._ended.wait(GATHER_SECONDS):
             try:
-                self._store.wait(last, None, 0, TICK)
+                self._store.notifier.wait(last, None, 0, TICK)
                 now = self._store.read(newest)
             except PartitaError as exc:
                 log.warning("watching the site's database failed; retrying: %s", exc)

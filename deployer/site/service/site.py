@@ -27,7 +27,7 @@ from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.policy.policy_files import reloaded_policy_file
 from deployer.policy.store import PolicyStore
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.protocol.desired_state import DesiredState, LeaseTerms, NodeReport, ReportResponse
+from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
 from deployer.protocol.machine_order import RequestDefaults
 from deployer.site.auth.authenticator import make_authenticator
 from deployer.site.auth.authorizer import SiteAuthorizer
@@ -49,7 +49,7 @@ from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.operations.admission import AdmissionService
 from deployer.site.operations.console_requests import ConsoleRequestQueue
 from deployer.site.operations.expiry import SiteTimeouts, Sweeper
-from deployer.site.operations.fencing import SiteFencing, make_fencing
+from deployer.site.operations.fencing import make_fencing
 from deployer.site.operations.machine_changes import MachineService
 from deployer.site.operations.node_joining import NodeJoinService
 from deployer.site.operations.retention import LOOK_SECONDS, Pruner, retention_periods
@@ -178,7 +178,7 @@ class Site:
             lambda who: quota_of(self.rights.current(), who),
             extension.afford,
         )
-        self._fencing = self._fences()
+        self._fencing = make_fencing(settings, self._add_node_event)
         self.pruner = Pruner(store.database, retention_periods(settings))
         duties = [
             self._sweeper().look,
@@ -328,18 +328,7 @@ class Site:
         patience = SiteTimeouts(lost_after, warn_before, settings.lost_machines)
         return Sweeper(self.store, place_on_site(place_machines), patience, self.now(), self._fencing.look)
 
-    def _fences(self) -> SiteFencing:
-        settings = self.settings
-        return make_fencing(
-            settings.lost_machines,
-            LeaseTerms(seconds=parse_duration(settings.fence_after), then=settings.fence_then),
-            parse_duration(settings.fence_margin),
-            settings.fence_command,
-            parse_duration(settings.fence_timeout),
-            self._tell_of_node,
-        )
-
-    def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
+    def _add_node_event(self, uuid: str, what: str, why: str) -> None:
         self.store.write(UnitOfWork.add_event, "node", uuid, what, why)
 
 

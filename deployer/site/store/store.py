@@ -27,7 +27,10 @@ class SiteStore:
         database: open; the store does not close it.
         clock: the present, UTC.
         new_uuid: a fresh UUID's text.
-        overcommit: how much of nodes may be promised.
+        overcommit: how much of nodes may be allocated.
+
+    Attributes:
+        notifier: waits for the commits of this process and of others.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class SiteStore:
     ) -> None:
         self.database, self.overcommit = database, overcommit
         self._clock, self._new_uuid = clock, new_uuid
-        self._notifier = ChangeNotifier(lambda: self.read(newest))
+        self.notifier = ChangeNotifier(lambda: self.read(newest))
 
     def now(self) -> datetime:
         """The present as records carry it: whole seconds."""
@@ -60,15 +63,8 @@ class SiteStore:
             result = change(work, *args, **kwargs)
             touched = work.finish()
         if work.events or touched:
-            self._notifier.committed(ChangePosition(work.events[-1].number if work.events else 0, touched))
+            self.notifier.committed(ChangePosition(work.events[-1].number if work.events else 0, touched))
         return result
-
-    def wait(self, after_event: int | None, node: str | None, after_revision: int, timeout: float) -> bool:
-        """Until there is an event after that one, or the node's revision is another, or the time (seconds) is over.
-
-        Returns whether there is a change. Commits of this process wake at once, those of others within a second.
-        """
-        return self._notifier.wait(after_event, node, after_revision, timeout)
 
 
 def newest(connection: Transaction) -> ChangePosition:

@@ -22,6 +22,7 @@ from deployer.site.operations.fencing import (
     fencing_command,
     make_fencing,
 )
+from deployer.site.settings import SiteSettings
 from tests.support.node.service_process import wait_for
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -173,7 +174,8 @@ def test_settings_choose_a_way(clock: Clock) -> None:
         ("fail", (), (lease, LeaseFencing)),
         ("replace", ("/bin/true",), (None, CommandFencing)),
     ):
-        found = make_fencing(lost, lease, 30, command, 60, lambda *_: None, clock)
+        settings = SiteSettings(directory=Path("site"), lost_machines=lost, fence_command=command)  # type: ignore[arg-type]
+        found = make_fencing(settings, lambda *_: None, clock)
         assert found.lease == expected[0]
         assert found.look is fence_none if expected[1] is fence_none else isinstance(found.look, expected[1])  # type: ignore[arg-type]
 

@@ -143,14 +143,14 @@ def test_whoever_waits_is_woken(world: World) -> None:
     """By an event, by a revision; and by nothing else."""
     node, other = world.join("n1"), world.join("n2")
     last = world.store.read(last_event)
-    assert world.store.wait(last - 1, None, 0, 0)
-    assert not world.store.wait(last, None, 0, 0)
-    assert not world.store.wait(None, node, 0, 0.05)
+    assert world.store.notifier.wait(last - 1, None, 0, 0)
+    assert not world.store.notifier.wait(last, None, 0, 0)
+    assert not world.store.notifier.wait(None, node, 0, 0.05)
     woken = list[tuple[str, bool]]()
     waits = {
-        "event": lambda: world.store.wait(last, None, 0, 60),
-        "revision": lambda: world.store.wait(None, node, 0, 60),
-        "another's": lambda: world.store.wait(None, other, 0, 1.5),
+        "event": lambda: world.store.notifier.wait(last, None, 0, 60),
+        "revision": lambda: world.store.notifier.wait(None, node, 0, 60),
+        "another's": lambda: world.store.notifier.wait(None, other, 0, 1.5),
     }
     threads = [
         threading.Thread(target=lambda name=name, wait=wait: woken.append((name, wait())))  # type: ignore[misc]
@@ -171,10 +171,10 @@ def test_what_another_process_wrote_wakes_too(make_database: Callable[[], SiteDa
     """A moment later."""
     here, there = make_world(make_database()), make_world(make_database(), seed=1)
     node = here.join("n1")
-    assert not here.store.wait(here.store.read(last_event), None, 0, 0)
+    assert not here.store.notifier.wait(here.store.read(last_event), None, 0, 0)
     waiting = threading.Timer(0.1, there.machine)
     waiting.start()
-    assert here.store.wait(None, node, 0, 60)
+    assert here.store.notifier.wait(None, node, 0, 60)
     waiting.join(60)
 
 
