@@ -2,8 +2,8 @@
 
 Each document's ```sh blocks are run in order, as one script in a directory of its own.
 
-A line that ends in `&` starts a service; the script goes on when it has said that it is ready. What runs elsewhere in the
-suite, or cannot run twice, is named in RUN_ELSEWHERE with the place where it runs.
+A line that ends in `&` starts a service, by the installed program; the script goes on when it has said that it is ready.
+The other commands are run by forked processes, which need not import everything anew.
 """
 
 import os
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from partita import SECTIONS
+from tests.support.commands import partita_on_path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "policies" / "README.md"]
@@ -40,7 +41,7 @@ def script(document: Path) -> str:
         bare = line.split(" #")[0].rstrip()
         if bare.endswith("&"):
             lines.append(
-                f"{bare.removesuffix('&')} >service{number}.log 2>&1 & echo $! >>services; ready service{number}.log"
+                f"PATH=$INSTALLED {bare.removesuffix('&')} >service{number}.log 2>&1 & echo $! >>services; ready service{number}.log"
             )
         else:
             lines.append(line)
@@ -67,19 +68,21 @@ def test_commands_of_a_document(document: Path, tmp_path_factory: pytest.TempPat
     port = free_port()
     (place / "settings.toml").write_text(
         f"[signer]\nhome = '{place}/keys'\n"
-        f"[catalog]\ndirectory = '{place}/catalog'\nlisten = '127.0.0.1:{port}'\nurl = 'http://127.0.0.1:{port}'\n"
+        f"[catalog]\ndirectory = '{place}/catalog'\nlisten = '127.0.0.1:{port}'\ntuf_bits = 6\nurl = 'http://127.0.0.1:{port}'\n"
         f"[node]\ndirectory = '{place}/node'\ncatalog = 'http://127.0.0.1:{port}'\n"
         f"[site]\ndirectory = '{place}/site'\ncatalog = 'http://127.0.0.1:{port}'\nlisten = '127.0.0.1:0'\n"
     )
+    installed = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {
         "HOME": str(place),
         "LANG": "C.UTF-8",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "INSTALLED": installed,
         "PYTHONPATH": str(ROOT),
         "PARTITA_CONFIG": str(place / "settings.toml"),
     }
     log = place / "script.log"
-    with log.open("wb") as output:
+    with log.open("wb") as output, partita_on_path() as commands:
+        environment["PATH"] = f"{commands}:{installed}"
         process = subprocess.Popen(
             ["bash", "-c", script(document)],
             cwd=place,

@@ -68,7 +68,8 @@ def url(desk: Desk) -> Iterator[str]:
     """A service started by its command, and ended as an operator ends it."""
     ready = desk.root / "ready"
     command = [
-        sys.executable, "-m", "partita", "catalog", "serve", "--directory", str(desk.root / "catalog"),
+        sys.executable, "-m", "partita", "--set", "catalog.tuf_bits=6", "catalog", "serve",
+        "--directory", str(desk.root / "catalog"),
         "--listen", "127.0.0.1:0", "--ready-file", str(ready), "--json",
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -82,7 +82,7 @@ class Store:
 
     def __init__(self, root: Path, star: Vo) -> None:
         self.directory, self.star = root / "catalog", star
-        self.settings = CatalogSettings(directory=self.directory)
+        self.settings = CatalogSettings(directory=self.directory, tuf_bits=6)
         self.made = star.endorse(bundle(root / "image", partitions=1, size=2 * MIB))
         self.address = self.made.manifest.contents()[0]
         with self.opened() as (publishing, _), publishing.database.writing() as connection:

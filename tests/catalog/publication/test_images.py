@@ -303,7 +303,7 @@ def test_a_publication_that_nobody_continues_is_forgotten_with_its_content(tmp_p
     """Also the contents that were already verified for it, unless another image has them."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
     kernel, part = made.manifest.contents()
-    settings = CatalogSettings(directory=tmp_path / "catalog")
+    settings = CatalogSettings(directory=tmp_path / "catalog", tuf_bits=6)
     with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
@@ -342,7 +342,7 @@ def test_nobody_writes_while_a_content_is_verified(tmp_path: Path, star: Vo) -> 
     """A range that arrives during verification is put off; verification waits for ranges that are arriving."""
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
     address, image_id = made.manifest.contents()[0], made.manifest.image_id
-    settings = CatalogSettings(directory=tmp_path / "catalog")
+    settings = CatalogSettings(directory=tmp_path / "catalog", tuf_bits=6)
     with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
@@ -405,7 +405,7 @@ def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo
 def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path: Path, star: Vo) -> None:
     """The reserve is kept for the database."""
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
-    settings = CatalogSettings(directory=tmp_path / "catalog")
+    settings = CatalogSettings(directory=tmp_path / "catalog", tuf_bits=6)
     with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())

@@ -24,7 +24,7 @@ from pathlib import Path
 from catalog.service.daemon import serve
 from catalog.settings import CatalogSettings
 from signer.runtime import files
-settings = CatalogSettings(directory=Path(sys.argv[1]), listen="127.0.0.1:0")
+settings = CatalogSettings(directory=Path(sys.argv[1]), listen="127.0.0.1:0", tuf_bits=6)
 serve(settings, lambda url, _: files.write(Path(sys.argv[2]), f"{url}\\n", sync=None))
 """
 

@@ -32,6 +32,7 @@ def test_up_runs_catalog_and_node_and_ends_both(short: Path, community: Communit
     (short / "policy.toml").write_text(policy(community.star.anchor()))
     environment = os.environ | {
         "PARTITA_CATALOG_LISTEN": "127.0.0.1:0",
+        "PARTITA_CATALOG_TUF_BITS": "6",
         "PARTITA_DEPLOY_POLICY": str(short / "policy.toml"),
         "PARTITA_DEPLOY_ACCELERATOR": "tcg",
         "PARTITA_DEPLOY_NETWORK": "none",

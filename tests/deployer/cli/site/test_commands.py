@@ -224,6 +224,7 @@ def test_one_terminal_runs_all_three(community: Community, warm: Path) -> None:
         (place / "policy.toml").write_text(policy(community.star.anchor()))
         environment = os.environ | {
             "PARTITA_CATALOG_LISTEN": "127.0.0.1:0",
+            "PARTITA_CATALOG_TUF_BITS": "6",
             "PARTITA_SITE_LISTEN": "127.0.0.1:0",
             "PARTITA_DEPLOY_POLICY": str(place / "policy.toml"),
             "PARTITA_DEPLOY_ACCELERATOR": "tcg",
