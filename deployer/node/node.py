@@ -141,12 +141,7 @@ class Node:
         self._closing = ExitStack()
 
     @classmethod
-    def open(
-        cls,
-        settings: NodeSettings,
-        deploy: DeploySettings,
-        clock: Callable[[], datetime] = utc_now,
-    ) -> Self:
+    def open(cls, settings: NodeSettings, deploy: DeploySettings, clock: Callable[[], datetime] = utc_now) -> Self:
         """Take over a node's directory, which is made if absent, and everything that runs from it.
 
         Raises:
@@ -297,11 +292,7 @@ class Node:
             architecture=NATIVE,
             accelerator=self.accelerator(NATIVE).virt,
             capacity=measure_capacity(
-                self._deploy,
-                self.settings.directory / "machines",
-                self.keeper.store.all(),
-                site,
-                total_memory(),
+                self._deploy, self.settings.directory / "machines", self.keeper.store.all(), site, total_memory()
             ),
             labels=self.settings.labels,
             cached=tuple(entry.key for entry in self.stager.cache.entries() if not entry.digest),

@@ -17,12 +17,7 @@ FORMAT: Final = 3
 2: the ceiling is `max_memory` and `max_cores`, and always there; `expires`. 3: members have the names of docs/glossary.md.
 """
 
-_NAMES: Final = {
-    "held": "pause_reason",
-    "wanted": "desired",
-    "giving": "outgoing",
-    "arriving": "incoming",
-}
+_NAMES: Final = {"held": "pause_reason", "wanted": "desired", "giving": "outgoing", "arriving": "incoming"}
 """What format 2 called the members of a record."""
 
 

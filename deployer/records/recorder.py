@@ -18,13 +18,7 @@ from deployer.records.machine_store import MachineRecord
 from deployer.records.receipt import CloudPlacement, PreviousReceipt
 from deployer.records.receipt_builder import BootedMachine, ReceiptIssuer, build_receipt
 from deployer.records.receipt_store import ReceiptStore
-from deployer.trials.request_log import (
-    EncodedStatement,
-    PolicyOutcome,
-    RequestLog,
-    RequestRecord,
-    encode_revocations,
-)
+from deployer.trials.request_log import EncodedStatement, PolicyOutcome, RequestLog, RequestRecord, encode_revocations
 from signer.audit_log import AuditLog, read_entry
 from signer.errors import SignerError
 

@@ -39,9 +39,7 @@ MAX_HEADERS = 64 << 10
 
 
 def serve_site(
-    settings: SiteSettings,
-    ready: Callable[[str, Path, Site], None],
-    extension: SiteExtension = SiteExtension(),
+    settings: SiteSettings, ready: Callable[[str, Path, Site], None], extension: SiteExtension = SiteExtension()
 ) -> None:
     """Serve until SIGTERM or SIGINT. Machines keep running after that.
 

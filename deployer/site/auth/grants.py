@@ -89,9 +89,7 @@ GroupPattern = Annotated[
     pattern_validator(_GROUP, "a group such as /vo/group, in which * stands for anything within one name"),
 ]
 RolePattern = Annotated[
-    str,
-    Field(max_length=255),
-    pattern_validator(_ROLE, "a role's name, in which * stands for anything"),
+    str, Field(max_length=255), pattern_validator(_ROLE, "a role's name, in which * stands for anything")
 ]
 SubjectName = Annotated[str, Field(min_length=1, max_length=1024)]
 

@@ -204,11 +204,7 @@ class Broker:
         return self._change(machine, forgotten, "met", "the machine has presented its secret to the context broker")
 
     def _change(self, machine: SiteMachine, update: Mapping[str, Any], what: str, reason: str) -> SiteMachine:
-        return self._store.write(
-            change_machine,
-            machine.uuid,
-            lambda found: found.transition((what, reason), **update),
-        )
+        return self._store.write(change_machine, machine.uuid, lambda found: found.transition((what, reason), **update))
 
     def _alarm(self, uuid: str) -> None:
         log.warning("machine %s: its one-shot secret was presented a second time", uuid)

@@ -87,12 +87,7 @@ class SiteClient(AbstractContextManager["SiteClient"]):
         base = "http://site" if way.socket else self.place
         try:
             self._http = httpx2.Client(
-                transport=transport,
-                base_url=base,
-                timeout=TIMEOUT,
-                headers=headers,
-                verify=way.tls(),
-                trust_env=False,
+                transport=transport, base_url=base, timeout=TIMEOUT, headers=headers, verify=way.tls(), trust_env=False
             )
         except (httpx2.InvalidURL, ValueError) as exc:
             raise Misused(f"{way.url!r} is not a site's URL; give it as https://HOST:PORT") from exc

@@ -39,14 +39,7 @@ def console_routes(site: Site) -> APIRouter:
     """The routes below /console, and the redirect from /."""
     console = Console(site)
     routes = APIRouter()
-    for part in (
-        _login_pages,
-        machine_pages,
-        cluster_pages,
-        node_pages,
-        image_pages,
-        event_pages,
-    ):
+    for part in (_login_pages, machine_pages, cluster_pages, node_pages, image_pages, event_pages):
         routes.include_router(part(console), include_in_schema=False)
     routes.include_router(_link_routes(console), prefix=f"/{SITE_API_VERSION}", dependencies=[Security(BEARER)])
     return routes

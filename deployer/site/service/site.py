@@ -165,11 +165,7 @@ class Site:
             extension.burst,
         )
         self.clusters = ClusterController(
-            store,
-            self.admitting.admit,
-            parse_duration(settings.lifetime),
-            lambda: self.broker is not None,
-            self.now,
+            store, self.admitting.admit, parse_duration(settings.lifetime), lambda: self.broker is not None, self.now
         )
         self.changing = MachineService(
             store,
@@ -193,11 +189,7 @@ class Site:
 
     @classmethod
     def open(
-        cls,
-        settings: SiteSettings,
-        url: str,
-        clock: Clock = utc_now,
-        extension: SiteExtension = SiteExtension(),
+        cls, settings: SiteSettings, url: str, clock: Clock = utc_now, extension: SiteExtension = SiteExtension()
     ) -> Self:
         """Open a site's directory, which is made if absent, and its database.
 
