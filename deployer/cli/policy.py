@@ -66,8 +66,8 @@ def policy_show(file: PolicyFile) -> None:
     ]
     for vo, quorum in (("", policy.endorsements), *policy.endorsements.vo.items()):
         roles = "".join(f", {count} as {role}" for role, count in quorum.roles.items())
-        said = f"at least {quorum.threshold}{roles}, not older than {duration_text(quorum.max_age)}"
-        rows.append((f"endorsements{vo and ' of ' + vo}", said))
+        quorum_text = f"at least {quorum.threshold}{roles}, not older than {duration_text(quorum.max_age)}"
+        rows.append((f"endorsements{vo and ' of ' + vo}", quorum_text))
     limits = policy.limits
     rows += [
         ("vos", _lists(policy.vos.allow, policy.vos.deny)),
@@ -190,6 +190,6 @@ def _file_warnings(file: Path, rules: RuleSet) -> list[str]:
 
 
 def _lists(allow: Sequence[str], deny: Sequence[str]) -> str:
-    said = [f"allow {', '.join(allow)}"] if allow else []
-    said += [f"deny {', '.join(deny)}"] if deny else []
-    return "; ".join(said) or "nothing"
+    parts = [f"allow {', '.join(allow)}"] if allow else []
+    parts += [f"deny {', '.join(deny)}"] if deny else []
+    return "; ".join(parts) or "nothing"

@@ -66,7 +66,7 @@ def serve_site(
             expose_metrics(settings.metrics, lambda: site_metrics(site.status(), site.store), requests)
         )
         config = _config(site, requests)
-        run_server(ServiceServer(config, lambda: ready(site.url, place, site), site.bell.end, local), listening)
+        run_server(ServiceServer(config, lambda: ready(site.url, place, site), site.wakeup.end, local), listening)
 
 
 @contextmanager
@@ -75,9 +75,9 @@ def _broker(site: Site) -> Iterator[None]:
     listening = bind_address(site.settings.broker_listen, "site.broker_listen")
     listening.listen(CONNECTIONS)
     url = site.settings.broker_url or listener_url(listening, tls=False)
-    app = create_broker_app(site.invite(url), make_guest_limiter(), site.broker_bell)
+    app = create_broker_app(site.invite(url), make_guest_limiter(), site.broker_wakeup)
     tls = (lambda: site.tls.context) if url.startswith("https:") else None
-    with serve_broker(app, listening, site.broker_bell, tls):
+    with serve_broker(app, listening, site.broker_wakeup, tls):
         yield
 
 

@@ -114,20 +114,20 @@ def rights_explain(
 
 
 def _one(rights: SiteGrants, who: Principal, action: SiteAction) -> None:
-    said = authorize(rights, who, action, who)
+    answer = authorize(rights, who, action, who)
     rows = explain_denial(rights, who, action, who)
     value = {
-        "allowed": said.allowed,
-        "by": said.grant if said.allowed else None,
-        "reason": None if said.allowed else said.reason,
+        "allowed": answer.allowed,
+        "by": answer.grant if answer.allowed else None,
+        "reason": None if answer.allowed else answer.reason,
         "needs": CAPABILITIES.get(action) if who.capabilities is not None else None,
         "grants": [{"grant": name, "allows": not fault, "reason": fault} for name, fault in rows],
     }
-    text = f"allowed by {said.grant!r}" if said.allowed else said.reason
+    text = f"allowed by {answer.grant!r}" if answer.allowed else answer.reason
     cells = [(name, _yes(not fault), fault) for name, fault in rows]
     tables = [terminal.table(("GRANT", "ALLOWS IT", "WHY NOT"), cells)] if rows else []
     terminal.show(value, terminal.printable(text), *tables)
-    if not said.allowed:
+    if not answer.allowed:
         raise typer.Exit(EXIT_REFUSED)
 
 
@@ -215,5 +215,5 @@ def _most(allowance: QuotaLimits | None) -> str:
     )
 
 
-def _yes(said: object) -> str:
-    return "yes" if said else "no"
+def _yes(value: object) -> str:
+    return "yes" if value else "no"

@@ -47,9 +47,9 @@ class Agent:
         """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
         self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
-        self._doing = ActionExecutor(context, self._changed, self._news.set)
-        self._guard = LeaseGuard(self._fence, self._keeper, self.records, self._doing.cancel)
-        self._reporter = Reporter(context, site.report, self._doing, self.records, lambda: self._desired)
+        self._executor = ActionExecutor(context, self._changed, self._news.set)
+        self._guard = LeaseGuard(self._fence, self._keeper, self.records, self._executor.cancel)
+        self._reporter = Reporter(context, site.report, self._executor, self.records, lambda: self._desired)
         self._serial = ConsoleReader(site, self._identity, self._keeper, self._clock)
         self._threads = [
             threading.Thread(target=self._forever, args=(work, name), name=f"agent-{name}", daemon=True)
@@ -77,7 +77,7 @@ class Agent:
         self._keeper.off_change(self._changed)
         if self._moving is not None:
             self._moving.close()
-        self._doing.close()
+        self._executor.close()
         self._serial.close()
         if self._offers is not None:
             self._offers.close()
@@ -156,12 +156,12 @@ class Agent:
         desired = self._desired
         if desired is None or self._ended.is_set() or self._fence.frozen:
             return
-        busy = self._doing.busy()  # first: what is under way now may be settled in the records that are read next
+        busy = self._executor.busy()  # first: what is under way now may be settled in the records that are read next
         groups: dict[str, tuple[Action, ...]] = {}
         todo = plan_actions(desired, self.records())
         for action in self._moving.undone(todo) if self._moving is not None else todo:
             groups[action.machine] = (*groups.get(action.machine, ()), action)
-        self._doing.hand_out(groups, busy)
+        self._executor.hand_out(groups, busy)
         if self._offers is not None:
             self._offers.look(desired, self.records())
         if self._moving is not None:

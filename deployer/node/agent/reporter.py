@@ -47,7 +47,7 @@ class Reporter:
     Args:
         context: of the node.
         send: says it to the site; raises SiteUnavailable.
-        doing: what is under way.
+        executor: knows what is under way.
         records: of the site's machines.
         desired: what the site wants as far as it is acted on; None before it was heard.
     """
@@ -56,11 +56,11 @@ class Reporter:
         self,
         context: AgentContext,
         send: Callable[[NodeReport], ReportResponse | None],
-        doing: ActionExecutor,
+        executor: ActionExecutor,
         records: Callable[[], list[MachineRecord]],
         desired: Callable[[], DesiredState | None],
     ) -> None:
-        self._send, self._doing, self._records, self._desired = send, doing, records, desired
+        self._send, self._executor, self._records, self._desired = send, executor, records, desired
         self._keeper, self._facts, self._clock = context.keeper, context.facts, context.clock
         self._moving, self._offers, self._fence = context.moving, context.offers, context.fence
         self._addresses: dict[str, tuple[str, ...]] = {}
@@ -104,7 +104,7 @@ class Reporter:
         """The present report."""
         desired = self._desired() or DesiredState(revision=0)
         # First: what is under way now may be settled in the records that are read next.
-        trouble, progress = self._doing.trouble(), self._doing.progress()
+        trouble, progress = self._executor.trouble(), self._executor.progress()
         records = self._records()
         saving = self._offers.progress() if self._offers is not None else {}
         live = LiveFacts(self._begun, trouble, progress, self._addresses, saving)

@@ -115,24 +115,29 @@ class _Saving:
 
     def disk(self, disk: GptDisk | MbrDisk | BareDisk, source: RawFile | Overlay) -> dict[str, Any]:
         """A disk as the new manifest says it."""
-        said: dict[str, Any] = disk.model_dump(mode="json", exclude_none=True)
+        described: dict[str, Any] = disk.model_dump(mode="json", exclude_none=True)
         if isinstance(source, RawFile):
-            return said
+            return described
         written = _written(source)
         if isinstance(disk, BareDisk):
-            self._partition(said["partition"], disk.partition, source, 0, written)
-            return said
-        for part, placed in zip(said["partitions"], disk.partitions, strict=True):
+            self._partition(described["partition"], disk.partition, source, 0, written)
+            return described
+        for part, placed in zip(described["partitions"], disk.partitions, strict=True):
             self._partition(part, placed, source, placed.offset, written)
-        for gap, known in zip(said.get("gaps", ()), disk.gaps, strict=True):
+        for gap, known in zip(described.get("gaps", ()), disk.gaps, strict=True):
             if _touches(written, known.offset, known.content.size):
                 gap["content"] = str(self._content(source, known.offset, known.content.size))
         if isinstance(disk, GptDisk):
             self._demand_table(disk, source, written)
-        return said
+        return described
 
     def _partition(
-        self, said: dict[str, Any], part: Partition, source: Overlay, offset: int, written: Sequence[tuple[int, int]]
+        self,
+        described: dict[str, Any],
+        part: Partition,
+        source: Overlay,
+        offset: int,
+        written: Sequence[tuple[int, int]],
     ) -> None:
         if not _touches(written, offset, part.size):
             return
@@ -140,8 +145,8 @@ class _Saving:
             return
         address = self._content(source, offset, part.size)
         if address != part.content:
-            said.pop("blank", None)
-            said["content"] = str(address)
+            described.pop("blank", None)
+            described["content"] = str(address)
             self.changed.append(part.label)
             self.written += address.size
 

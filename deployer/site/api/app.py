@@ -39,7 +39,7 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        site.bell.bind()
+        site.wakeup.bind()
         await asyncio.to_thread(site.start)
         yield
 

@@ -99,7 +99,7 @@ def console_answer_routes(site: Site) -> APIRouter:
     @action(SiteAction.AGENT)
     async def answered(request: Request, node: node_asks) -> Response:
         """Output that no client waits for any more is dropped."""
-        site.serials.answered(node, await read_document(request, ConsoleResponse, "answer", MAX_ANSWER))
+        site.console_requests.answered(node, await read_document(request, ConsoleResponse, "answer", MAX_ANSWER))
         return no_content()
 
     return routes
@@ -129,7 +129,7 @@ async def request_console_output(
     site: Site, node: str, machine: str, most: int, after: int | None = None, wait: float = 0.0
 ) -> ConsoleResponse:
     """A node's output of a machine's console; MachineConflict where it has none, SiteUnavailable without an answer."""
-    answer = await site.serials.ask(node, machine, most, after, wait)
+    answer = await site.console_requests.ask(node, machine, most, after, wait)
     if answer.state is None:
         raise MachineConflict("the machine's node has no console of it, or cannot read it; see the node's log")
     return answer
@@ -142,7 +142,7 @@ def decode_output(answer: ConsoleResponse) -> bytes:
 
 async def _pieces(site: Site, node: str, machine: str, answer: ConsoleResponse) -> AsyncIterator[bytes]:
     """The console as it is written, until the machine or the service ends, or the stream has lasted MAX_STREAM."""
-    until = site.bell.time() + MAX_STREAM
+    until = site.wakeup.time() + MAX_STREAM
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     while True:
         end = answer.start + len(decode_output(answer))
@@ -154,7 +154,7 @@ async def _pieces(site: Site, node: str, machine: str, answer: ConsoleResponse) 
             if answer.state not in WRITING_STATES:
                 yield format_sse_event(event="end", data_str="{}")
                 return
-        if site.bell.ended or site.bell.time() >= until:
+        if site.wakeup.ended or site.wakeup.time() >= until:
             return
         try:
             answer = await request_console_output(site, node, machine, DEFAULT, end, HEARTBEAT)

@@ -111,7 +111,7 @@ def deployment_routes(site: Site) -> APIRouter:
         await run_in_threadpool(access.demand, who, SiteAction.DEPLOY)
         wanted = await read_document(request, DeploymentRequest, "order", MAX_REQUEST)
         if dry_run:
-            return answer(request, await run_in_threadpool(site.admitting.try_out, wanted, who))
+            return answer(request, await run_in_threadpool(site.admission.try_out, wanted, who))
         ordered = await run_in_threadpool(site.admit, wanted, who, key)
         made = answer(request, shown(who, ordered.deployment, ordered.machines, new=ordered.new))
         made.status_code = 201 if ordered.new else 200
@@ -170,7 +170,7 @@ def deployment_routes(site: Site) -> APIRouter:
     def destroy(request: Request, who: who_asks, deployment: DeploymentParameter) -> Response:
         """Idempotent: machines that have ended stay ended."""
         one = found(who, deployment, SiteAction.CANCEL)
-        site.changing.end_deployment(one.uuid, who)
+        site.machine_changes.end_deployment(one.uuid, who)
         return answer(request, whole(one, who))
 
     return routes

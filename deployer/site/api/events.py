@@ -99,20 +99,20 @@ async def event_stream(
     site: Site, who: Principal, position: int, deployment: str | None, seconds: float = MAX_STREAM
 ) -> AsyncIterator[bytes]:
     """The stream of the events after a number that a principal may see, for at most so many seconds."""
-    bell = site.bell
-    until = bell.time() + min(seconds, MAX_STREAM)
+    wakeup = site.wakeup
+    until = wakeup.time() + min(seconds, MAX_STREAM)
     yield format_sse_event(retry=RETRY_MILLISECONDS)
-    while not bell.ended and bell.time() < until:
-        count = bell.count
+    while not wakeup.ended and wakeup.time() < until:
+        count = wakeup.count
         found = await run_in_threadpool(read_event_page, site, who, position, MAX_PAGE, deployment)
         position = found.last
         for one in found.items:
             yield sse_event(one)
         if found.more:
             continue
-        before = bell.time()
-        await bell.wait(count, HEARTBEAT)
-        if bell.time() - before >= HEARTBEAT:
+        before = wakeup.time()
+        await wakeup.wait(count, HEARTBEAT)
+        if wakeup.time() - before >= HEARTBEAT:
             yield format_sse_event(comment="alive", id=str(position))
 
 

@@ -112,7 +112,7 @@ def machine_routes(site: Site) -> APIRouter:
             one = found(who, machine, SiteAction.SAVE)
             if one.node is not None and store.read(get_node, one.node, contents=False).kind == EC2:
                 raise MachineConflict(f"machine {one.hostname} runs at EC2, and its disks are not read from there")
-            return site.changing.save(one.uuid, wanted, key, who)
+            return site.machine_changes.save(one.uuid, wanted, key, who)
 
         wanted = await read_document(request, SaveRequest, "request to save")
         return answer(request, MachineView.of(await run_in_threadpool(work)))
@@ -139,8 +139,8 @@ def machine_routes(site: Site) -> APIRouter:
         def work() -> SiteMachine:
             one = found(who, machine, ACTIONS[verb])
             if asked.node or asked.elsewhere:
-                return site.changing.reactivate(one.uuid, asked.node, who, asked.reason)
-            return site.changing.act(one.uuid, verb, who, asked.reason)
+                return site.machine_changes.reactivate(one.uuid, asked.node, who, asked.reason)
+            return site.machine_changes.act(one.uuid, verb, who, asked.reason)
 
         asked = await read_optional_body(request, VerbRequest, "a reason")
         _check_verb(verb, asked)
@@ -155,7 +155,7 @@ def machine_routes(site: Site) -> APIRouter:
 
         def work() -> SiteMachine:
             one = found(who, machine, SiteAction.MODIFY)
-            return site.changing.change(one.uuid, wanted, who)
+            return site.machine_changes.change(one.uuid, wanted, who)
 
         wanted = await read_document(request, MachineChange, "change")
         return answer(request, MachineView.of(await run_in_threadpool(work)))

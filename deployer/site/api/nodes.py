@@ -88,7 +88,9 @@ def node_routes(site: Site) -> APIRouter:
         """Valid once. It contains the fingerprint of the site's CA, so that the node can verify the site."""
         await run_in_threadpool(access.demand, who, SiteAction.MANAGE_NODES)
         wanted = await read_document(request, JoinTokenRequest, "request for a token")
-        made = await run_in_threadpool(site.joining.token, wanted.name, timedelta(minutes=wanted.minutes), site.now())
+        made = await run_in_threadpool(
+            site.node_joins.token, wanted.name, timedelta(minutes=wanted.minutes), site.now()
+        )
         return answer(request, made)
 
     @routes.operation(
@@ -106,9 +108,9 @@ def node_routes(site: Site) -> APIRouter:
 
         def work() -> SiteNode:
             access.demand(who, SiteAction.MANAGE_NODES)
-            found = site.changing.set_node(store.read(find_node, node), VERB_STATES[verb], who, asked.reason)
+            found = site.machine_changes.set_node(store.read(find_node, node), VERB_STATES[verb], who, asked.reason)
             if asked.migrate:
-                site.changing.clear(found, who, asked.reason)
+                site.machine_changes.clear(found, who, asked.reason)
             return found
 
         asked = await read_optional_body(request, NodeVerbRequest, "a reason")
@@ -129,7 +131,7 @@ def node_routes(site: Site) -> APIRouter:
         rates.check_address(address)
         wanted = await read_document(request, JoinRequest, "request to join")
         try:
-            return answer(request, await run_in_threadpool(site.joining.join, wanted, site.now()))
+            return answer(request, await run_in_threadpool(site.node_joins.join, wanted, site.now()))
         except JoinRefused:
             rates.count_failure(address)
             log.warning("request to join from %s refused: the token is not valid", address or "an unknown address")
@@ -163,37 +165,37 @@ def agent_routes(site: Site) -> APIRouter:
 
         A request for console output comes with the known revision and without machines.
         """
-        bell = site.bell
-        until = bell.time() + wait
+        wakeup = site.wakeup
+        until = wakeup.time() + wait
         while True:
-            count = bell.count
+            count = wakeup.count
             if await run_in_threadpool(store.read, revision_of, node) != after:
                 return answer(request, await run_in_threadpool(site.desired, node))
             # Notifications about other nodes cause no query: each comes with the revisions of all.
             while True:
-                left = until - bell.time()
-                if left <= 0 or bell.ended or await request.is_disconnected():
+                left = until - wakeup.time()
+                if left <= 0 or wakeup.ended or await request.is_disconnected():
                     return no_content()
-                if console_requests and (asked := site.serials.taken(node)):
+                if console_requests and (asked := site.console_requests.taken(node)):
                     return answer(request, DesiredState(revision=after, console_requests=asked))
-                calls = (site.serials.called(node, left),) if console_requests else ()
-                await wait_for_first(bell.wait(count, left), *calls)
-                if bell.count > count and site.upkeep.revisions.get(node, after) != after:
+                calls = (site.console_requests.called(node, left),) if console_requests else ()
+                await wait_for_first(wakeup.wait(count, left), *calls)
+                if wakeup.count > count and site.background.revisions.get(node, after) != after:
                     break
-                count = bell.count
+                count = wakeup.count
 
     @routes.operation("POST /report", "Report the node's observed state", ReportResponse, takes=NodeReport)
     @action(SiteAction.AGENT)
     async def report(request: Request, node: node_asks) -> Response:
         """At every change, and every ten seconds. Idempotent."""
-        told_by_node = await read_document(request, NodeReport, "report", MAX_REPORT)
-        return answer(request, await run_in_threadpool(site.absorb, node, told_by_node))
+        reported = await read_document(request, NodeReport, "report", MAX_REPORT)
+        return answer(request, await run_in_threadpool(site.absorb, node, reported))
 
     @routes.operation("POST /certificate", "Renew the node's certificate", NodeCertificate, takes=CertificateRequest)
     @action(SiteAction.AGENT, Misused)
     async def certificate(request: Request, node: node_asks) -> Response:
         """Authenticated by the present certificate. Renew it when a third of its validity is left."""
         wanted = await read_document(request, CertificateRequest, "request for a certificate")
-        return answer(request, await run_in_threadpool(site.joining.renew, wanted.request, node, site.now()))
+        return answer(request, await run_in_threadpool(site.node_joins.renew, wanted.request, node, site.now()))
 
     return routes

@@ -207,9 +207,9 @@ class SiteGrants(PolicyFile):
             found += [
                 f"{grant.name}: {name}.{field} is 0: nothing can be deployed"
                 for name in ("each", "together")
-                if (said := getattr(grant, name)) is not None
+                if (limits := getattr(grant, name)) is not None
                 for field in ("machines", "cores", "memory", "lifetime")
-                if not getattr(said, field)
+                if not getattr(limits, field)
             ]
             if grant.together is not None and grant.vo is None and not grant.groups:
                 found.append(f"{grant.name}: together counts by VO, but the grant names no VO")

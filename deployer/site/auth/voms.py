@@ -161,18 +161,20 @@ def read_membership(
     Raises:
         NotAuthenticated: the first certificate is not valid; says why. A bad one is not treated as none.
     """
-    said = _read(extension)
-    if said.holder != (holder.issuer_der, holder.serial):
+    attributes = _read(extension)
+    if attributes.holder != (holder.issuer_der, holder.serial):
         raise NotAuthenticated("the VOMS attributes belong to another certificate")
-    if not said.not_before - SKEW <= now <= said.not_after:
-        raise NotAuthenticated(f"the VOMS attributes are valid from {said.not_before} to {said.not_after} only")
-    _check_extensions(said, targets)
-    match = _AUTHORITY.fullmatch(said.authority)
+    if not attributes.not_before - SKEW <= now <= attributes.not_after:
+        raise NotAuthenticated(
+            f"the VOMS attributes are valid from {attributes.not_before} to {attributes.not_after} only"
+        )
+    _check_extensions(attributes, targets)
+    match = _AUTHORITY.fullmatch(attributes.authority)
     if match is None:
         raise NotAuthenticated("the VOMS attributes do not name their VO and server")
     vo, host = match.groups()
-    groups = _groups(said.fqans, vo)
-    server = _server(said)
+    groups = _groups(attributes.fqans, vo)
+    server = _server(attributes)
     try:
         chain = find_chain(server, authorities, now, crls)
     except SignatureError as exc:
@@ -181,8 +183,8 @@ def read_membership(
         raise NotAuthenticated(
             f"{server.subject}, issued by {server.issuer}, is not listed in vomsdir as a VOMS server of {vo} on {host}"
         )
-    _check_signature(said, server)
-    return VomsMembership(vo, groups, said.not_after)
+    _check_signature(attributes, server)
+    return VomsMembership(vo, groups, attributes.not_after)
 
 
 def _read(extension: bytes) -> _AttributeCertificate:
@@ -197,7 +199,7 @@ def _parse(extension: bytes) -> _AttributeCertificate:
     """The first attribute certificate; ValueError, or what the library raises, where it is malformed."""
     certificate = _Lists.load(extension, strict=True)[0][0]
     info, algorithm = certificate["ac_info"], certificate["signature_algorithm"]
-    held, said_by, period = info["holder"], info["issuer"], info["att_cert_validity_period"]
+    held, issued_by, period = info["holder"], info["issuer"], info["att_cert_validity_period"]
     base = held["base_certificate_id"]
     (attribute,) = [each for each in info["attributes"] if each["type"].dotted == _ATTRIBUTES]
     (value,) = attribute["values"]
@@ -221,7 +223,7 @@ def _parse(extension: bytes) -> _AttributeCertificate:
         digest=algorithm.hash_algo,
         scheme=algorithm.signature_algo,
         holder=(_directory(base["issuer"]), base["serial"].native),
-        issuer=_directory(said_by.chosen["issuer_name"] if said_by.name == "v2_form" else said_by.chosen),
+        issuer=_directory(issued_by.chosen["issuer_name"] if issued_by.name == "v2_form" else issued_by.chosen),
         not_before=period["not_before_time"].native,
         not_after=period["not_after_time"].native,
         authority=authority.chosen.contents.decode("ascii"),  # the library's text of it is unquoted and put in order
@@ -241,15 +243,15 @@ def _directory(found: names.GeneralNames) -> bytes:
     return bytes(name.chosen.chosen.untag().dump())
 
 
-def _check_extensions(said: _AttributeCertificate, targets: Collection[str]) -> None:
-    for oid, (critical, _) in said.extensions.items():
+def _check_extensions(attributes: _AttributeCertificate, targets: Collection[str]) -> None:
+    for oid, (critical, _) in attributes.extensions.items():
         if critical and oid not in {_TARGETS, _CERTIFICATES, _TAGS, _NO_REVOCATION, _AUTHORITY_KEY}:
             raise NotAuthenticated(f"the VOMS attributes have an unknown critical extension {oid}")
-    if _NO_REVOCATION not in said.extensions:
+    if _NO_REVOCATION not in attributes.extensions:
         raise NotAuthenticated("the VOMS attributes can be revoked, and their revocation cannot be checked")
-    if _TARGETS in said.extensions:
+    if _TARGETS in attributes.extensions:
         try:
-            meant = set(_targets(read_der(said.extensions[_TARGETS][1])))
+            meant = set(_targets(read_der(attributes.extensions[_TARGETS][1])))
         except (SignatureError, UnicodeDecodeError) as exc:
             raise NotAuthenticated("the targets of the VOMS attributes cannot be read") from exc
         if not meant & {target.lower() for target in targets}:
@@ -283,12 +285,12 @@ def _groups(fqans: Sequence[str], vo: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _server(said: _AttributeCertificate) -> Certificate:
+def _server(attributes: _AttributeCertificate) -> Certificate:
     try:
-        server = read_certificate(said.server)
+        server = read_certificate(attributes.server)
     except KeyUnusable as exc:
         raise NotAuthenticated("the VOMS server's certificate cannot be read") from exc
-    if server.subject_der != said.issuer:
+    if server.subject_der != attributes.issuer:
         raise NotAuthenticated("the VOMS attributes carry a certificate that is not their issuer's")
     return server
 
@@ -300,15 +302,15 @@ def _trusted(chain: CertificateChain, allowed: Sequence[tuple[str, ...]]) -> boo
     return any(subjects[: len(each)] == each for each in allowed)
 
 
-def _check_signature(said: _AttributeCertificate, server: Certificate) -> None:
-    digest, key = _HASHES.get(said.digest), x509.load_der_x509_certificate(server.der).public_key()
+def _check_signature(attributes: _AttributeCertificate, server: Certificate) -> None:
+    digest, key = _HASHES.get(attributes.digest), x509.load_der_x509_certificate(server.der).public_key()
     if digest is None:
         raise NotAuthenticated("the VOMS attributes are signed with a weak or unknown hash")
     try:
-        if isinstance(key, rsa.RSAPublicKey) and said.scheme == "rsassa_pkcs1v15":
-            key.verify(said.signature, said.signed, padding.PKCS1v15(), digest)
-        elif isinstance(key, ec.EllipticCurvePublicKey) and said.scheme == "ecdsa":
-            key.verify(said.signature, said.signed, ec.ECDSA(digest))
+        if isinstance(key, rsa.RSAPublicKey) and attributes.scheme == "rsassa_pkcs1v15":
+            key.verify(attributes.signature, attributes.signed, padding.PKCS1v15(), digest)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and attributes.scheme == "ecdsa":
+            key.verify(attributes.signature, attributes.signed, ec.ECDSA(digest))
         else:
             raise NotAuthenticated("the VOMS attributes are signed with an unsupported scheme")
     except (InvalidSignature, UnsupportedAlgorithm) as exc:

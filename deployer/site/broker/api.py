@@ -93,29 +93,29 @@ def make_guest_limiter(clock: Callable[[], float] = time.monotonic) -> RequestLi
     return RequestLimiter(clock, person=PER_GUEST, address=PER_SOURCE, failure=PER_SOURCE)
 
 
-def create_broker_app(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> FastAPI:
+def create_broker_app(broker: Broker, rates: RequestLimiter, wakeup: Wakeup) -> FastAPI:
     """Make an application of the broker alone, for an address of its own.
 
     Args:
         broker: that answers.
         rates: see `make_guest_limiter`.
-        bell: is bound to the loop that runs the application; the broker's `news` notifies it.
+        wakeup: is bound to the loop that runs the application; the broker's `news` notifies it.
     """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        bell.bind()
+        wakeup.bind()
         yield
 
     app = ProblemApi(
         log, DeployerError, title="Partita context broker", version="1", openapi_url=None, lifespan=lifespan
     )
-    app.include_router(context_routes(broker, rates, bell), prefix=PREFIX)
+    app.include_router(context_routes(broker, rates, wakeup), prefix=PREFIX)
     return app
 
 
-def context_routes(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> APIRouter:
-    """The routes, without their prefix; `bell` must be bound to the loop that they run on."""
+def context_routes(broker: Broker, rates: RequestLimiter, wakeup: Wakeup) -> APIRouter:
+    """The routes, without their prefix; `wakeup` must be bound to the loop that they run on."""
     routes = APIRouter(tags=["context"])
 
     def whose(request: Request) -> SiteMachine:
@@ -132,7 +132,7 @@ def context_routes(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> APIRo
     me = Depends(whose)
     _of_identity(routes, broker, rates, me)
     _of_publishing(routes, broker, me)
-    _of_peers(routes, broker, bell, me)
+    _of_peers(routes, broker, wakeup, me)
     return routes
 
 
@@ -199,7 +199,7 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
         return Response(issued, media_type=PEM)
 
 
-def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) -> None:
+def _of_peers(routes: APIRouter, broker: Broker, wakeup: Wakeup, me: SiteMachine) -> None:
     @routes.get(
         "/peers",
         summary="List the peers that the machine requires, once there are as many as it requires",
@@ -214,8 +214,8 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) 
         machine: SiteMachine = me,
     ) -> Response:
         if known is None:
-            return _answer(request, await _complete(broker, bell, machine, role, standing, wait), peers_text)
-        found = await _changed(broker, bell, machine, role, standing, wait, known)
+            return _answer(request, await _complete(broker, wakeup, machine, role, standing, wait), peers_text)
+        found = await _changed(broker, wakeup, machine, role, standing, wait, known)
         return Response(status_code=204) if found.tag == known else _answer(request, found, peers_text)
 
     @routes.get("/peers/{peer}/published/{key}", summary="Read what a peer has published", response_class=Response)
@@ -238,13 +238,19 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) 
 
 
 async def _changed(
-    broker: Broker, bell: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float, known: str
+    broker: Broker,
+    wakeup: Wakeup,
+    machine: SiteMachine,
+    role: str | None,
+    standing: str | None,
+    wait: float,
+    known: str,
 ) -> ClusterPeers:
     """The peers, once they differ from those known or the wait is over."""
     least = PeerReadiness(standing) if standing else None
     until, seen = time.monotonic() + wait, None
     while True:
-        count = bell.count
+        count = wakeup.count
         stamp = await run_in_threadpool(broker.directory.stamp, machine)
         if stamp != seen:
             seen = stamp
@@ -252,25 +258,25 @@ async def _changed(
                 await run_in_threadpool(partial(broker.directory.peers, machine, role, least, patient=True))
             )
         left = until - time.monotonic()
-        if found.tag != known or left <= 0 or bell.ended:
+        if found.tag != known or left <= 0 or wakeup.ended:
             return found
-        await bell.wait(count, min(left, WATCH_EVERY))
+        await wakeup.wait(count, min(left, WATCH_EVERY))
         await asyncio.sleep(min(LOOK_EVERY, max(0.0, until - time.monotonic())))
 
 
 async def _complete(
-    broker: Broker, bell: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float
+    broker: Broker, wakeup: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float
 ) -> ClusterPeers:
     """The peers, once there are enough or the wait is over."""
     least = PeerReadiness(standing) if standing else None
     until = time.monotonic() + wait
     while True:
-        count = bell.count
+        count = wakeup.count
         found = await run_in_threadpool(partial(broker.directory.peers, machine, role, least, patient=wait > 0))
         left = until - time.monotonic()
-        if found.complete or left <= 0 or bell.ended:
+        if found.complete or left <= 0 or wakeup.ended:
             return found
-        await bell.wait(count, min(left, LOOK_EVERY))
+        await wakeup.wait(count, min(left, LOOK_EVERY))
         await asyncio.sleep(min(PAUSE, max(0.0, left - LOOK_EVERY)))
 
 

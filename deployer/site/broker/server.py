@@ -32,14 +32,14 @@ def listener_url(listening: socket.socket, *, tls: bool) -> str:
 
 @contextmanager
 def serve_broker(
-    app: FastAPI, listening: socket.socket, bell: Wakeup, tls: Callable[[], ssl.SSLContext] | None = None
+    app: FastAPI, listening: socket.socket, wakeup: Wakeup, tls: Callable[[], ssl.SSLContext] | None = None
 ) -> Iterator[None]:
     """Serve the broker in a thread while the block runs.
 
     Args:
         app: see `api.create_broker_app`.
         listening: the bound socket; closed at the end.
-        bell: ends long polls when the block ends.
+        wakeup: ends long polls when the block ends.
         tls: returns the TLS context; None for plain HTTP.
     """
     config = server_config(
@@ -55,4 +55,4 @@ def serve_broker(
         try:
             yield
         finally:
-            bell.end()
+            wakeup.end()

@@ -74,23 +74,28 @@ class SiteClient(AbstractContextManager["SiteClient"]):
 
     def __init__(
         self,
-        way: SiteEndpoint,
+        endpoint: SiteEndpoint,
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connect lazily; Misused if the URL, the CA or the certificate cannot be used."""
-        self.place = str(way.socket) if way.socket else way.url.rstrip("/")
-        self._way, self._sleep, self._clock = way, sleep, clock
-        headers = {"User-Agent": "partita"} | ({"Authorization": f"Bearer {way.token}"} if way.token else {})
-        transport = httpx2.HTTPTransport(uds=str(way.socket)) if way.socket else None
-        base = "http://site" if way.socket else self.place
+        self.place = str(endpoint.socket) if endpoint.socket else endpoint.url.rstrip("/")
+        self._endpoint, self._sleep, self._clock = endpoint, sleep, clock
+        headers = {"User-Agent": "partita"} | ({"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {})
+        transport = httpx2.HTTPTransport(uds=str(endpoint.socket)) if endpoint.socket else None
+        base = "http://site" if endpoint.socket else self.place
         try:
             self._http = httpx2.Client(
-                transport=transport, base_url=base, timeout=TIMEOUT, headers=headers, verify=way.tls(), trust_env=False
+                transport=transport,
+                base_url=base,
+                timeout=TIMEOUT,
+                headers=headers,
+                verify=endpoint.tls(),
+                trust_env=False,
             )
         except (httpx2.InvalidURL, ValueError) as exc:
-            raise Misused(f"{way.url!r} is not a site's URL; give it as https://HOST:PORT") from exc
+            raise Misused(f"{endpoint.url!r} is not a site's URL; give it as https://HOST:PORT") from exc
 
     def __exit__(self, *exc: object) -> None:
         """Close."""
@@ -302,15 +307,15 @@ class SiteClient(AbstractContextManager["SiteClient"]):
 
     def _reach(self) -> None:
         """Check that a process listens on the socket: httpx2 leaks its own socket where none does."""
-        if self._way.socket is None:
+        if self._endpoint.socket is None:
             return
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
             trial.settimeout(5.0)
             try:
-                trial.connect(str(self._way.socket))
+                trial.connect(str(self._endpoint.socket))
             except OSError as exc:
                 raise SiteUnavailable(
-                    f"{self._way.socket}: no site answers there ({exc.strerror or exc}); start one with "
+                    f"{self._endpoint.socket}: no site answers there ({exc.strerror or exc}); start one with "
                     "`partita site serve`, or set site.url to the URL of another"
                 ) from exc
 
@@ -319,7 +324,7 @@ class SiteClient(AbstractContextManager["SiteClient"]):
 
 
 def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
-    """Fetch a site's CA certificates from itself, and compare them with the fingerprint that came another way.
+    """Fetch a site's CA certificates from itself, and compare them with the fingerprint that came another endpoint.
 
     Raises:
         Misused: the server that answers is not that site.

@@ -77,9 +77,9 @@ def image_pages(console: Console) -> APIRouter:
         if image:
             try:
                 wanted = parse_request_form(asked)
-                _, judged = site.admitting.examine(wanted, visit.who)
+                _, judged = site.admission.examine(wanted, visit.who)
                 checks = judged.checks
-                trial = site.admitting.try_out(wanted, visit.who)
+                trial = site.admission.try_out(wanted, visit.who)
             except PartitaError as exc:
                 fault = str(exc)
         return console.show(
@@ -118,7 +118,7 @@ def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everythi
     site = console.site
     try:
         request = DeploymentRequest(image=entry.title)
-        manifest, judged = site.admitting.examine(request, visit.who)
+        manifest, judged = site.admission.examine(request, visit.who)
     except PartitaError as exc:
         return ImageListing(entry, fault=str(exc)) if everything else None
     if not everything and not _within(console, visit, manifest):

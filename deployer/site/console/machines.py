@@ -130,13 +130,13 @@ def _add_machine(routes: APIRouter, console: Console) -> None:
             raise Misused(f"lifetime: {exc}") from exc
         wanted = validate(MachineChange, {"lifetime": seconds}, "lifetime")
         found = permitted_machine(site, form.who, machine, SiteAction.MODIFY)
-        site.changing.change(found.uuid, wanted, form.who)
+        site.machine_changes.change(found.uuid, wanted, form.who)
         return show_changed("machines", found.uuid)
 
     @routes.post("/machines/{machine}/{verb}")
     def act(form: submitted, machine: str, verb: Verb) -> Response:
         found = permitted_machine(site, form.who, machine, ACTIONS[verb])
-        site.changing.act(found.uuid, verb, form.who, form.reason)
+        site.machine_changes.act(found.uuid, verb, form.who, form.reason)
         return show_changed("machines", found.uuid)
 
 
@@ -182,7 +182,7 @@ def _add_deployments(routes: APIRouter, console: Console) -> None:
     @routes.post("/deployments/{deployment}/destroy")
     def destroy(form: Annotated[FormRequest, Depends(console.submission)], deployment: str) -> Response:
         found = permitted_deployment(site, form.who, deployment, SiteAction.CANCEL)
-        site.changing.end_deployment(found.uuid, form.who)
+        site.machine_changes.end_deployment(found.uuid, form.who)
         return show_changed("deployments", found.uuid)
 
 

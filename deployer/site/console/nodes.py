@@ -119,7 +119,7 @@ def node_pages(console: Console) -> APIRouter:
     def act(form: submitted, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
         access.demand(form.who, SiteAction.MANAGE_NODES)
         found = site.store.read(find_node, node)
-        site.changing.set_node(found, VERB_STATES[verb], form.who, form.reason)
+        site.machine_changes.set_node(found, VERB_STATES[verb], form.who, form.reason)
         return show_changed("nodes", found.uuid)
 
     return routes

@@ -36,7 +36,7 @@ class BackgroundThreads:
     Args:
         store: of the site.
         catalog: that its images come from.
-        bells: notified of changes.
+        wakeups: notified of changes.
         duties: the periodic tasks.
 
     Attributes:
@@ -44,9 +44,9 @@ class BackgroundThreads:
     """
 
     def __init__(
-        self, store: SiteStore, catalog: TrustedCatalog, bells: Sequence[Wakeup], duties: Sequence[PeriodicTask]
+        self, store: SiteStore, catalog: TrustedCatalog, wakeups: Sequence[Wakeup], duties: Sequence[PeriodicTask]
     ) -> None:
-        self._store, self._catalog, self._bells, self._duties = store, catalog, bells, duties
+        self._store, self._catalog, self._wakeups, self._duties = store, catalog, wakeups, duties
         self.revisions: Mapping[str, int] = {}
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -102,8 +102,8 @@ class BackgroundThreads:
                 continue
             if now.event != last or now.revisions != self.revisions:
                 last, self.revisions = now.event, now.revisions
-                for bell in self._bells:
-                    bell.notify()
+                for wakeup in self._wakeups:
+                    wakeup.notify()
 
 
 def run_every(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> PeriodicTask:

@@ -110,7 +110,8 @@ class Site:
 
     Attributes:
         url: its own URL.
-        store, access, joining, admitting, changing, clusters, upkeep, bell, serials, tls, authority, anchors: its parts.
+        store, access, node_joins, admission, machine_changes, clusters, background, wakeup, console_requests, tls,
+            authority, anchors: its parts.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Site:
         self.tls = ServerTls(settings, self.authority, now)
         anchors = self.tls.anchors
         self.anchors = SiteAnchors(certificates=anchors.decode("ascii"), fingerprint=fingerprint(anchors))
-        self.joining = NodeJoinService(
+        self.node_joins = NodeJoinService(
             store,
             self.authority,
             self.anchors.fingerprint,
@@ -141,7 +142,7 @@ class Site:
         )
         self.policies = PolicyStore(settings.policy)
         self.rights = reloaded_policy_file("rights", settings.rights, SiteGrants.load, SiteGrants(), log)
-        self.bell, self.broker_bell, self.serials = Wakeup(), Wakeup(), ConsoleRequestQueue()
+        self.wakeup, self.broker_wakeup, self.console_requests = Wakeup(), Wakeup(), ConsoleRequestQueue()
         self.broker: Broker | None = None
         self._authenticator = make_authenticator(settings, self.authority, url, clock, time.monotonic)
         self.access = SiteAuthorizer(
@@ -154,7 +155,7 @@ class Site:
         self._withdrawing = RevocationService(
             catalog, settings.directory, settings.blocked, self.policies.current, clock
         )
-        self.admitting = AdmissionService(
+        self.admission = AdmissionService(
             store,
             catalog,
             self.policies.current,
@@ -165,9 +166,9 @@ class Site:
             extension.burst,
         )
         self.clusters = ClusterController(
-            store, self.admitting.admit, parse_duration(settings.lifetime), lambda: self.broker is not None, self.now
+            store, self.admission.admit, parse_duration(settings.lifetime), lambda: self.broker is not None, self.now
         )
-        self.changing = MachineService(
+        self.machine_changes = MachineService(
             store,
             self.policies.current,
             self.access.owner,
@@ -184,7 +185,7 @@ class Site:
             run_every(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
             run_every(TIDY_SECONDS, lambda: self.broker.tidy() if self.broker else 0),
         ]
-        self.upkeep = BackgroundThreads(store, catalog, (self.bell, self.broker_bell), duties)
+        self.background = BackgroundThreads(store, catalog, (self.wakeup, self.broker_wakeup), duties)
         self._closing = ExitStack()
 
     @classmethod
@@ -216,7 +217,7 @@ class Site:
             self.authority,
             BrokerEndpoint(url, broker_key(directory / BROKER_KEY), shown),
             self._clock,
-            news=self.broker_bell.notify,
+            news=self.broker_wakeup.notify,
         )
         return self.broker
 
@@ -227,12 +228,12 @@ class Site:
 
     def start(self) -> None:
         """Start the background tasks."""
-        self.upkeep.start()
+        self.background.start()
 
     def close(self) -> None:
         """Close everything. Machines keep running."""
-        self.bell.end()
-        self.upkeep.close()
+        self.wakeup.end()
+        self.background.close()
         self._closing.close()
 
     def now(self) -> datetime:
@@ -270,7 +271,7 @@ class Site:
     def check(self) -> None:
         """Raise SiteUnavailable unless the database answers, and the background tasks run."""
         self.store.read(last_event)
-        self.upkeep.check()
+        self.background.check()
 
     def absorb(self, node: str, report: NodeReport) -> ReportResponse:
         """Store a node's report, and answer it."""
@@ -280,7 +281,7 @@ class Site:
     def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> AdmittedDeployment:
         """Order machines; errors as in `AdmissionService.admit`."""
         with acting_as(who):
-            return self.admitting.admit(request, who, key)
+            return self.admission.admit(request, who, key)
 
     def published_cluster(self, reference: str) -> tuple[str, ClusterDocument]:
         """The cluster document published in the catalog under a name, if the policy accepts it; errors as in `resolve_published`."""
@@ -292,7 +293,7 @@ class Site:
         self.clusters.check(document)
         lifetime = document.lifetime or parse_duration(self.settings.lifetime)
         proposed = {
-            name: self.admitting.propose(document.initial_request(name, min(lifetime, role.lifetime or lifetime)), who)
+            name: self.admission.propose(document.initial_request(name, min(lifetime, role.lifetime or lifetime)), who)
             for name, role in document.roles.items()
         }
         addresses = {one for proposal in proposed.values() for one in proposal.placement_request.addresses}

@@ -47,7 +47,7 @@ def told(site: Site, where: str = "ec2") -> str:
     """What would come of an order."""
     document = {"image": "star/hello@1.0", "placement_options": {"where": where}}
     try:
-        trial = site.admitting.try_out(validate(DeploymentRequest, document, "request"), LOCAL_OPERATOR)
+        trial = site.admission.try_out(validate(DeploymentRequest, document, "request"), LOCAL_OPERATOR)
     except DeployerError as exc:
         return str(exc)
     return f"{trial.placed}: {' '.join(trial.placement)}"

@@ -36,7 +36,7 @@ def test_a_duty_that_fails_keeps_no_other_from_being_done(site: Site) -> None:
         if len(done) < 4:
             raise ZeroDivisionError
 
-    site.upkeep = BackgroundThreads(site.store, site.catalog, (), [fails, lambda _now: done.append("works")])
+    site.background = BackgroundThreads(site.store, site.catalog, (), [fails, lambda _now: done.append("works")])
     with pytest.raises(SiteUnavailable, match="background tasks are failing"):
         site.check()
     site.start()
@@ -58,10 +58,10 @@ def test_news_come_with_each_nodes_revision(site: Site) -> None:
     rung = threading.Event()
 
     async def wait() -> None:
-        site.bell.bind()
-        count = site.bell.count
+        site.wakeup.bind()
+        count = site.wakeup.count
         asked.set()
-        await site.bell.wait(count, 30)
+        await site.wakeup.wait(count, 30)
         rung.set()
 
     asked = threading.Event()
@@ -72,7 +72,7 @@ def test_news_come_with_each_nodes_revision(site: Site) -> None:
     node = site.store.write(add_node, "one", {}).uuid
     waiting.join()
     assert rung.is_set()
-    wait_for(lambda: node in site.upkeep.revisions, 30)
+    wait_for(lambda: node in site.background.revisions, 30)
 
 
 def test_a_seldom_duty_is_done_seldom() -> None:
