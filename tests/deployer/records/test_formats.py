@@ -74,7 +74,11 @@ def test_members_have_their_earlier_names_until_they_are_written(machines: Path)
     assert record.outgoing is not None
     assert record.outgoing.model_dump() == given
     store.save(record)
-    assert not {"ends", *old} & json.loads(path.read_bytes()).keys()
+    written = json.loads(path.read_bytes())
+    assert not {"ends", *old} & written.keys()
+    earlier = dict(zip(("pause_reason", "desired", "outgoing", "incoming"), old, strict=True))
+    path.write_text(json.dumps({earlier.get(name, name): value for name, value in written.items()} | {"format": 2}))
+    assert MachineStore(machines).get(GROWS) == record
 
 
 def test_what_is_written_says_its_format(machines: Path) -> None:
