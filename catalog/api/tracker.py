@@ -5,7 +5,7 @@
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from catalog.errors import CatalogError, Conflict, Malformed, NotEntitled, NotFo
 from catalog.image.address import Address
 from catalog.swarm.announce_keys import ORIGIN, AnnounceKeys, KeyHolder
 from catalog.swarm.torrent import short_hash
-from catalog.swarm.tracker import Announcement, Endpoint, Tracker
+from catalog.swarm.tracker import Endpoint, Tracker
 from catalog.swarm.tracker_protocol import (
     IncomingPeer,
     IncomingPeers,
@@ -103,18 +103,11 @@ def _for_every_client(
     async def announce(request: Request) -> Response:
         """As in BEP 3, with peers in the form of BEP 23. A refusal has a `failure reason` and an HTTP error status."""
         try:
-            query = parse_announce(request.scope["query_string"])
+            query = parse_announce(request.scope["query_string"], _ip(request))
             address = gate.find(query.short_hash)
             holder = gate.admit(address, query.grant)
-            announcement = Announcement(
-                Endpoint(_ip(request), query.port),
-                query.left,
-                query.event,
-                holder.site or query.site,
-                holder.node == ORIGIN,
-                want=query.want,
-                peer_id=query.peer_id,
-            )
+            site = holder.site or query.announcement.site
+            announcement = replace(query.announcement, site=site, origin=holder.node == ORIGIN)
             answer = tracker.announce(address, announcement, clock())
         except CatalogError as exc:
             return Response(encode_failure(str(exc)), exc.status, media_type=BODY)

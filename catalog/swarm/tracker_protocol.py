@@ -15,7 +15,7 @@ from catalog.errors import Malformed
 from catalog.image.address import MAX_SIZE, Address
 from catalog.swarm.bencode import BencodeValue, bdecode, bencode
 from catalog.swarm.torrent import SHORT_HASH_LENGTH
-from catalog.swarm.tracker import AnnounceEvent, AnnounceResult, Endpoint, SwarmCounts
+from catalog.swarm.tracker import AnnounceEvent, Announcement, AnnounceResult, Endpoint, SwarmCounts
 from signer.documents import Document, example
 
 MAX_QUERY = 4 << 10
@@ -33,21 +33,16 @@ GRANT = "grant"
 
 @dataclass(frozen=True, slots=True)
 class AnnounceQuery:
-    """The query of an announce; `catalog.swarm.tracker.Announcement` adds the sender."""
+    """The query of an announce: the swarm, the announcement, the announce key, and the form of the response."""
 
     short_hash: bytes
-    peer_id: bytes
-    port: int
-    left: int
-    event: AnnounceEvent
-    want: int
-    compact: bool
+    announcement: Announcement
     grant: str
-    site: str
+    compact: bool
 
 
-def parse_announce(query: bytes) -> AnnounceQuery:
-    """Parse the query string of an announce (BEP 3).
+def parse_announce(query: bytes, ip: str) -> AnnounceQuery:
+    """Parse the query string of an announce (BEP 3) that came from an IP address in canonical form.
 
     Raises:
         Malformed: names the invalid parameter.
@@ -56,20 +51,19 @@ def parse_announce(query: bytes) -> AnnounceQuery:
     event = _one(fields, "event", b"")
     if event not in {b"", b"started", b"stopped", b"completed", b"empty", b"paused"}:
         raise Malformed(f"announce: event: {event[:20]!r} is not one of started, stopped, completed")
-    return AnnounceQuery(
-        short_hash=_exact(fields, "info_hash", SHORT_HASH_LENGTH),
+    short_hash = _exact(fields, "info_hash", SHORT_HASH_LENGTH)
+    announcement = Announcement(
         peer_id=_exact(fields, "peer_id", 20),
-        port=_number(fields, "port", 1, 65535),
+        endpoint=Endpoint(ip, _number(fields, "port", 1, 65535)),
         left=_number(fields, "left", 0, MAX_SIZE),
         event=AnnounceEvent(event.decode())
         if event in {b"started", b"stopped", b"completed"}
         else AnnounceEvent.UPDATE,
         # Some clients send -1 for "any number".
         want=_number(fields, "numwant", -1, 1_000_000, 50) % (1 << 20),
-        compact=_one(fields, "compact", b"1") != b"0",
-        grant=_text(fields, GRANT),
         site=_text(fields, "site"),
     )
+    return AnnounceQuery(short_hash, announcement, _text(fields, GRANT), _one(fields, "compact", b"1") != b"0")
 
 
 def parse_scrape(query: bytes) -> list[bytes]:

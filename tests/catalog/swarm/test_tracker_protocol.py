@@ -32,23 +32,21 @@ GOOD = {
     "site": "lyon",
 }
 
+IP = "192.0.2.9"
+
 
 def query(**changes: str | None) -> bytes:
     return "&".join(f"{name}={value}" for name, value in (GOOD | changes).items() if value is not None).encode()
 
 
 def test_an_announce_is_read() -> None:
-    assert parse_announce(query()) == AnnounceQuery(
-        HASH, b"-XX0000-abcdefghijkl", 6881, 77, AnnounceEvent.STARTED, 30, True, "n.s.1.m", "lyon"
-    )
-    plain = parse_announce(query(event=None, compact="0", numwant=None, grant=None, site=None, key=None))
-    assert (plain.event, plain.compact, plain.want, plain.grant, plain.site) == (
-        AnnounceEvent.UPDATE,
-        False,
-        50,
-        "",
-        "",
-    )
+    endpoint = Endpoint(IP, 6881)
+    announced = Announcement(endpoint, 77, AnnounceEvent.STARTED, "lyon", want=30, peer_id=b"-XX0000-abcdefghijkl")
+    assert parse_announce(query(), IP) == AnnounceQuery(HASH, announced, "n.s.1.m", compact=True)
+    plain = parse_announce(query(event=None, compact="0", numwant=None, grant=None, site=None, key=None), IP)
+    assert (plain.compact, plain.grant) == (False, "")
+    announced = plain.announcement
+    assert (announced.event, announced.want, announced.site) == (AnnounceEvent.UPDATE, 50, "")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def test_an_announce_is_read() -> None:
 )
 def test_a_malformed_announce_is_refused_with_the_parameter(what: str, changes: dict[str, str], place: str) -> None:
     with pytest.raises(Malformed, match=place):
-        parse_announce(query(**changes))
+        parse_announce(query(**changes), IP)
 
 
 def peers(*endpoints: Endpoint) -> tuple[SwarmPeer, ...]:

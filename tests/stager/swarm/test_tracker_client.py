@@ -71,11 +71,12 @@ def test_an_announce_says_what_the_tracker_reads(tracker: Tracker, client: Track
     heard = client.announce(CONTENT, 6881, 77, AnnounceEvent.STARTED)
     assert heard.peers == (Endpoint("192.0.2.1", 6881),)
     assert (heard.complete, heard.incomplete, heard.interval) == (1, 2, 15.0)
-    query = parse_announce(tracker.asked[-1].partition("?")[2].encode())
+    query = parse_announce(tracker.asked[-1].partition("?")[2].encode(), "192.0.2.9")
+    announced = query.announcement
     assert query.short_hash == short_hash(CONTENT)
-    assert query.peer_id == bytes(range(240, 256)) + b"\0&=%"
-    assert (query.port, query.left, query.event) == (6881, 77, AnnounceEvent.STARTED)
-    assert (query.site, query.grant) == ("lyon", "n.lyon.1.m-_")
+    assert announced.peer_id == bytes(range(240, 256)) + b"\0&=%"
+    assert (announced.endpoint.port, announced.left, announced.event) == (6881, 77, AnnounceEvent.STARTED)
+    assert (announced.site, query.grant) == ("lyon", "n.lyon.1.m-_")
 
 
 @pytest.mark.parametrize(
