@@ -25,7 +25,7 @@ class CacheDegraded(StagerError, code="cache-degraded", status=503, exit_code=EX
 
 
 class QuotaExceeded(StagerError, code="quota-exceeded", status=507):
-    """The request does not fit into the quota beside the leased entries."""
+    """The request does not fit into the quota together with the leased entries."""
 
 
 class DiskFull(StagerError, code="disk-full", status=507):

@@ -31,8 +31,8 @@ class NodeSettings(Document):
             public images.
         connections: HTTP requests in parallel for one content.
         part_bytes: bytes of one request.
-        download_limit: bytes per second that staging may receive from the origin, and as many from peers; 0 is no limit.
-        upload_limit: bytes per second that this node may send to peers; 0 is no limit.
+        download_limit: bytes per second that staging may receive from the origin, and as many from peers; 0 means no limit.
+        upload_limit: bytes per second that this node may send to peers; 0 means no limit.
         swarm: whether the node's service shares contents with other nodes.
         swarm_listen: address and port for peers' connections; port 0 takes a free one.
         site: the label of this node's site: the tracker names nodes of one site to each other first.
@@ -40,7 +40,7 @@ class NodeSettings(Document):
         shares: for a VO, the part of the cache's quota that is reserved for its images (0.3 is 30 %).
         trash_grace: seconds for which entries that were evicted by hand, or failed a check, stay in the trash.
         scrub_interval: seconds after which a content is read again and compared with its address; 0 is never.
-        scrub_rate: bytes per second that scrubbing may read; 0 is no limit.
+        scrub_rate: bytes per second that scrubbing may read; 0 means no limit.
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("node"))

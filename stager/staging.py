@@ -178,14 +178,14 @@ class Stager:
     ) -> Iterator[Mapping[CacheItem, PieceMap]]:
         """Reserve space for the missing items, and protect the others from eviction, while the block runs."""
         piece_maps: dict[CacheItem, PieceMap] = {}
-        wants = dict.fromkeys(wanted, 0)
+        sizes = dict.fromkeys(wanted, 0)
         contents = [item for item in missing if isinstance(item, Address)]
         if contents:
             with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="piece_maps") as pool:
                 piece_maps.update(zip(contents, pool.map(partial(load_piece_map, self._source), contents), strict=True))
         for item in missing:
-            wants[item] = allocation_size(piece_maps[item]) if isinstance(item, Address) else reserved_size(item)
-        with self.cache.reserve(wants, vo):
+            sizes[item] = allocation_size(piece_maps[item]) if isinstance(item, Address) else reserved_size(item)
+        with self.cache.reserve(sizes, vo):
             yield piece_maps
 
     def _fetch_items(

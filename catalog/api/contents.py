@@ -52,7 +52,7 @@ def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
         "/{address}/{artifact}",
         **described("Get an accelerator of a content", None, *RANGE_ERRORS[:3], responses=BINARY_RESPONSE),
     )
-    def beside(request: Request, credential: CREDENTIAL, address: ADDRESS, artifact: ARTIFACT) -> Response:
+    def accelerator(request: Request, credential: CREDENTIAL, address: ADDRESS, artifact: ARTIFACT) -> Response:
         """`map`: one bit per 16 KiB, set where it is not zero. `layer`: the piece layer. `hints`: XXH3-64 per 4 KiB.
 
         Unsigned: verify the layer against the address, and use map and hints only as far as the content confirms them.

@@ -116,9 +116,9 @@ def check_contents(directory: Path, advance: Advance = ignore_progress) -> Recov
             except CatalogError:  # missing, altered, or not a file
                 report.lost.append(str(address))
                 continue
-            beside = zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True)
+            expected = zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True)
             intact = contents.is_whole(address) and all(
-                contents.accelerator(address, kind) == data for kind, data in beside
+                contents.accelerator(address, kind) == data for kind, data in expected
             )
             (report.checked if intact else report.lost).append(str(address))
         for found, path in contents.files():

@@ -295,18 +295,18 @@ class Cache(Closable):
     # Filling
 
     @contextmanager
-    def reserve(self, wants: Mapping[CacheItem, int], vo: str = "") -> Iterator[None]:
+    def reserve(self, sizes: Mapping[CacheItem, int], vo: str = "") -> Iterator[None]:
         """Reserve space, and protect items from eviction while the block runs.
 
         Args:
-            wants: for each item the bytes that it will allocate; 0 for an item that is present and only has to stay.
+            sizes: for each item the bytes that it will allocate; 0 for an item that is present and only has to stay.
             vo: the VO whose image needs them.
 
         Raises:
             QuotaExceeded, DiskFull: evicting everything without a lease would not be enough; nothing was evicted.
             CacheDegraded: the disk has failed before.
         """
-        keys = {cache_key(item): count for item, count in wants.items()}
+        keys = {cache_key(item): count for item, count in sizes.items()}
         with self._index.transaction():
             self._committer.check_usable()
             self._cache_quota.enter(keys)

@@ -68,7 +68,7 @@ class CacheQuota:
         """Whether this process is working with the key."""
         return self._users[key] > 0
 
-    def make_space(self, wants: Mapping[CacheKey, int], vo: str = "") -> None:
+    def make_space(self, sizes: Mapping[CacheKey, int], vo: str = "") -> None:
         """Reserve bytes for each key (never less than now), for a VO, evicting as much as needed.
 
         Raises:
@@ -77,19 +77,19 @@ class CacheQuota:
         with self._index.lock:
             now = self._clock()
             with self._index.transaction():
-                wants, victims = self._decide(wants, now, vo)
+                sizes, victims = self._decide(sizes, now, vo)
             self.remove(victims)
             with self._index.transaction():
-                for key, count in wants.items():
+                for key, count in sizes.items():
                     self._index.put_reservation(key, count, now)
 
     def _decide(
-        self, wants: Mapping[CacheKey, int], now: float, vo: str
+        self, sizes: Mapping[CacheKey, int], now: float, vo: str
     ) -> tuple[dict[CacheKey, int], tuple[CacheKey, ...]]:
         """Decide the reservation of each key, and the entries to evict."""
         entries = {entry.key: entry for entry in self._index.entries()}
         reserved = {key: count for key, (count, _) in self._index.reserved().items()}
-        rows = {key: max(count, reserved.get(key, 0)) for key, count in wants.items() if count and key not in entries}
+        rows = {key: max(count, reserved.get(key, 0)) for key, count in sizes.items() if count and key not in entries}
         extra = sum(count - reserved.get(key, 0) for key, count in rows.items())
         if not extra:
             return rows, ()

@@ -67,14 +67,14 @@ def recover_cache(root: Path, index: CacheIndex, disk: DiskOperations, now: floa
             adopted += 1
         else:
             removed += _remove(disk, path)
-    resumable, litter = _arriving(root, index, disk, known)
+    resumable, discarded = _arriving(root, index, disk, known)
     with index.transaction():
         here = {entry.key for entry in index.entries()} | set(index.reserved())
         here |= {one.name for one in index.trash()}
     for path in (root / SIDECARS).iterdir():
         if sidecars.key_of_file(path.name) not in here:
             disk.remove(path)
-    return CacheRecovery(adopted, len(lost), resumable, removed + litter, expired)
+    return CacheRecovery(adopted, len(lost), resumable, removed + discarded, expired)
 
 
 def _sort_trash(root: Path, index: CacheIndex, disk: DiskOperations) -> int:
@@ -90,12 +90,12 @@ def _sort_trash(root: Path, index: CacheIndex, disk: DiskOperations) -> int:
 def _strays(root: Path, known: set[CacheKey]) -> list[Path]:
     """Find files among the entries that have no row. Files outside the cache's own directories are ignored."""
     strays = [path for path in (root / BLANKS).iterdir() if f"blank-{path.name}" not in known]
-    for shelf in (root / PARTITIONS).iterdir():
-        if len(shelf.name) != 2 or shelf.is_symlink() or not shelf.is_dir():
-            strays.append(shelf)
+    for directory in (root / PARTITIONS).iterdir():
+        if len(directory.name) != 2 or directory.is_symlink() or not directory.is_dir():
+            strays.append(directory)
         else:
             strays += [
-                path for path in shelf.iterdir() if path.name not in known or path != entry_path(root, path.name)
+                path for path in directory.iterdir() if path.name not in known or path != entry_path(root, path.name)
             ]
     return sorted(strays)
 

@@ -102,9 +102,9 @@ def trash(
 ) -> None:
     """List the trash: entries that were evicted by hand or failed a check."""
     with _cache(context) as cache:
-        lying = cache.trash()
+        trashed = cache.trash()
         removed = cache.clean_trash(everything=True) if empty else 0
-    rows = [(one.name, terminal.format_size(one.entry.allocated), _when(one.since), one.reason) for one in lying]
+    rows = [(one.name, terminal.format_size(one.entry.allocated), _when(one.since), one.reason) for one in trashed]
     terminal.show(
         {
             "removed": removed,
@@ -116,7 +116,7 @@ def trash(
                     "since": _when(one.since),
                     "reason": one.reason,
                 }
-                for one in lying
+                for one in trashed
             ],
         },
         f"removed {removed}" if empty else terminal.table(("NAME", "ON DISK", "SINCE", "WHY"), rows),

@@ -14,7 +14,7 @@ class RateLimit:
     def __init__(
         self, rate: int, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """`rate` is bytes per second; 0 is no limit."""
+        """`rate` is bytes per second; 0 means no limit."""
         self._rate, self._clock, self._sleep = rate, clock, sleep
         self._lock = threading.Lock()
         self._free_at = clock()

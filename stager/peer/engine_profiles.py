@@ -129,8 +129,8 @@ def session_settings(
     Args:
         profile: one of the two.
         listen: `ADDRESS:PORT` for connections.
-        upload_limit: bytes per second to all peers together; 0 is no limit.
-        download_limit: bytes per second from all peers together; 0 is no limit.
+        upload_limit: bytes per second to all peers together; 0 means no limit.
+        download_limit: bytes per second from all peers together; 0 means no limit.
         name: our peer ID; empty for a new one for each connection.
     """
     return {

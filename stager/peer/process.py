@@ -337,9 +337,9 @@ def main() -> None:
             if now >= beat:
                 beat = now + BEAT
                 peer.beat()
-            said, peer.events = b"".join(protocol.encode_frame(event) for event in peer.events), []
-            while said:
-                said = said[os.write(1, said) :]
+            output, peer.events = b"".join(protocol.encode_frame(event) for event in peer.events), []
+            while output:
+                output = output[os.write(1, output) :]
     except BrokenPipeError:
         os._exit(0)
 

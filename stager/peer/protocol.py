@@ -91,7 +91,7 @@ class RemoveContent(Document):
 
 
 class TuneSession(Document):
-    """Change profile and limits (bytes per second, 0 is none) at once."""
+    """Change profile and limits (bytes per second; 0 means no limit) at once."""
 
     do: Literal["tune"] = "tune"
     profile: EngineProfile

@@ -25,7 +25,7 @@ SILENCE = 5.0
 """Seconds without an event after which the peer process counts as hung: twenty of its heartbeats."""
 
 QUIT = 2.0
-"""Seconds until a process that was told to end is killed; it has nothing to save."""
+"""Seconds until a process whose end was requested is killed; it has nothing to save."""
 
 
 class PeerProcess:
@@ -132,7 +132,7 @@ class PeerProcess:
         with contextlib.suppress(DocumentError, ValueError):  # a malformed event: stop reading, and it counts as hung
             while data := os.read(self._process.stdout.fileno(), 1 << 16):
                 for line, _ in frames.feed(data):
-                    heard = parse_event(line)
+                    event = parse_event(line)
                     self._beaten = self._clock()
-                    if not isinstance(heard, Heartbeat):
-                        self._on_event(heard)
+                    if not isinstance(event, Heartbeat):
+                        self._on_event(event)

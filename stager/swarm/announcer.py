@@ -1,4 +1,4 @@
-"""Announces contents to the tracker and passes on the peers that it names. A thread beside the swarm."""
+"""Announces contents to the tracker and passes on the peers that it names. Runs in a thread of its own."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ from stager.swarm.tracker_client import TrackerClient
 log = logging.getLogger("partita.swarm")
 
 BREATH = 0.5
-"""Seconds between queries for the peers that were told of us: several connect at once."""
+"""Seconds between queries for the peers to which the tracker named us: several connect at once."""
 
 AT_ONCE = 20
 """Contents that are announced between two such queries: a node that restarts may have a thousand to announce."""
@@ -66,7 +66,7 @@ class Announcer:
                 return  # a tracker that does not answer is not asked again
 
     def wake(self, *, caller: bool = False) -> None:
-        """Wake the thread: there is a content to announce now, or an unknown peer connected that may have been told of us."""
+        """Wake the thread: there is a content to announce now, or an unknown peer connected to which the tracker may have named us."""
         self._unknown_caller |= caller
         self._wake.set()
 
@@ -100,18 +100,18 @@ class Announcer:
     def _announce(self, torrent: SwarmTorrent) -> None:
         now, event = self._clock(), torrent.announced or Announced.UPDATE
         try:
-            heard = self._tracker.announce(torrent.address, self._port(torrent), torrent.leaves.missing, event)
+            response = self._tracker.announce(torrent.address, self._port(torrent), torrent.leaves.missing, event)
         except (TrackerUnavailable, TrackerRefuses) as exc:
             log.info("%s: %s", torrent.address, exc)
             torrent.unanswered += 1
             torrent.announce_at = now + RETRIES.pause(torrent.unanswered)
             return
-        torrent.unanswered, torrent.crowd = 0, (heard.complete, heard.incomplete)
+        torrent.unanswered, torrent.crowd = 0, (response.complete, response.incomplete)
         if torrent.announced == event:
             torrent.announced = None
         # A change during the announce, such as completion, is announced at once.
-        torrent.announce_at = now + max(heard.interval, MIN_INTERVAL) if torrent.announced is None else now
-        self._add_peers(torrent, set(heard.peers))
+        torrent.announce_at = now + max(response.interval, MIN_INTERVAL) if torrent.announced is None else now
+        self._add_peers(torrent, set(response.peers))
 
     def _ask_callers(self) -> None:
         by_address = {torrent.address: torrent for torrent in self._torrents()}

@@ -39,7 +39,7 @@ def seed_catalog(
     ready: Callable[[int, int], None],
     ending: threading.Event,
 ) -> None:
-    """Share all published contents until told to end; newly published ones are shared within some seconds.
+    """Share all published contents until `ending` is set; newly published ones are shared within some seconds.
 
     Args:
         directory: the catalog's.

@@ -83,7 +83,7 @@ class CatalogCredentialsProvider:
         self._issue, self._node, self._now = issue, node, now
         self._lock = threading.Lock()
         self._held: dict[Address, SwarmCredentials] = {}
-        self._away: datetime | None = None
+        self._unavailable_since: datetime | None = None
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         self._request = request.public_bytes(serialization.Encoding.PEM).decode("ascii")
@@ -108,12 +108,12 @@ class CatalogCredentialsProvider:
             held = self._held.get(address)
         if held is not None and held.expires is not None and now < held.expires - RENEW:
             return held
-        resting = self._away is not None and now < self._away + CATALOG_RETRY
+        paused = self._unavailable_since is not None and now < self._unavailable_since + CATALOG_RETRY
         try:
-            granted = None if resting else self._issue(address, self._node, self._request)
+            granted = None if paused else self._issue(address, self._node, self._request)
             reason = "the catalog did not answer a moment ago"
         except Unavailable as exc:
-            granted, self._away, reason = None, now, str(exc)
+            granted, self._unavailable_since, reason = None, now, str(exc)
         except CatalogError as exc:
             raise TrackerRefuses(f"no credentials for the swarm of {address}: {exc}") from exc
         if granted is None:

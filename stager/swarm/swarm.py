@@ -51,7 +51,7 @@ class SwarmOptions:
     Attributes:
         listen: `ADDRESS:PORT` for peers; port 0 takes a free one. All addresses by default: peers are on other hosts, and
             only those that the tracker named may connect.
-        upload_limit, download_limit: bytes per second over all contents; 0 is no limit.
+        upload_limit, download_limit: bytes per second over all contents; 0 means no limit.
         memory: bytes of memory that the peer process may use.
         log: file for the peer process's standard error; None for that of this process.
         name: our peer ID, 20 printable characters; empty for a new one at each connection.
@@ -216,7 +216,7 @@ class Swarm:
         self._announce()
 
     def set_limits(self, upload: int, download: int) -> None:
-        """Limit the bytes per second that all contents together send and receive from now on; 0 is no limit."""
+        """Limit the bytes per second that all contents together send and receive from now on; 0 means no limit."""
         with self._changed:
             self._options = replace(self._options, upload_limit=upload, download_limit=download)
             self._send(protocol.TuneSession(profile=self._profile, upload_limit=upload, download_limit=download))

@@ -65,24 +65,20 @@ class SwarmTorrent:
         """The content's address."""
         return self.piece_map.address
 
-    def _total(self, index: int) -> int:
-        now = (self.progress.from_peers, self.progress.wasted, self.progress.sent) if self.progress else (0, 0, 0)
-        return self._before[index] + now[index]
-
     @property
     def from_peers(self) -> int:
         """Payload bytes received from peers, wasted ones included."""
-        return self._total(0)
+        return self._before[0] + (self.progress.from_peers if self.progress else 0)
 
     @property
     def wasted(self) -> int:
         """Of these, bytes that were received twice or wrong."""
-        return self._total(1)
+        return self._before[1] + (self.progress.wasted if self.progress else 0)
 
     @property
     def sent(self) -> int:
         """Payload bytes sent to peers."""
-        return self._total(2)
+        return self._before[2] + (self.progress.sent if self.progress else 0)
 
     @property
     def feeders(self) -> tuple[PeerStats, ...]:
@@ -97,7 +93,7 @@ class SwarmTorrent:
     def reset_counters(self) -> None:
         """Keep the totals before the counters of the peer process start again."""
         self._fed_before = idle_peer_stats(self.feeders)
-        self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
+        self._before, self.progress = (self.from_peers, self.wasted, self.sent), None
 
     def add_command(self) -> tuple[AddContent, bytes]:
         """Make the command that adds it to a peer process, and its attachment."""

@@ -1,4 +1,4 @@
-"""The tracker's client: announces this node, asks for parts to fetch first, and for peers that were told of this node.
+"""The tracker's client: announces this node, asks for parts to fetch first, and for the peers to which this node was named.
 
 The only module of this package that imports httpx2. The tracker is believed in nothing but names of peers: what they send
 is proved by the root.
@@ -104,7 +104,7 @@ class TrackerClient(Closable):
         return parts
 
     def callers(self, port: int) -> IncomingPeers:
-        """Ask for the peers that were told of us in the last minute; errors as `announce`."""
+        """Ask for the peers to which this node was named in the last minute; errors as `announce`."""
         return self._document(IncomingPeers, *self._ask("GET", f"/swarms/callers?port={port}"))
 
     def _document(self, kind: type[D], status: int, body: bytes) -> D:
