@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.access import AwsAccess
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE, Layout, Run
 from deployer.ec2.snapshots.disk_reader import OpenDisk, block_digests
 from deployer.ec2.snapshots.record_store import SnapshotRecords
@@ -174,7 +175,7 @@ def _upload(path: Path, size: int, workers: int, latency: float, workdir: Path) 
 
 
 def _measured(url: str, path: Path, size: int, workers: int, workdir: Path) -> tuple[float, float, float]:
-    aws = AwsClient(AwsAccess(region=REGION, endpoint=url), connections=workers)
+    aws = AwsClient(AwsAccess(region=REGION), endpoint=url, connections=workers)
     aws.ec2("describe_snapshots")  # clients are made before: that takes half a second, once
     aws.ebs("start_snapshot", VolumeSize=1, ClientToken="first")
     began, spent = time.perf_counter(), time.process_time()

@@ -76,13 +76,6 @@ def anchor_block(vo: str, role: str, fingerprint: str, key: str) -> str:
         PolicyUnusable: something in it is not of the form that a policy accepts.
     """
     armored = _armored(key, "the key")
-    try:
-        TrustedKey(vo=vo, role=role, fingerprint=fingerprint, key=armored)
-    except ValidationError as exc:
-        fault = exc.errors()[0]
-        raise PolicyUnusable(
-            f"the anchor's {fault['loc'][0]} {fault['input']!r} cannot be used in a policy: {fault['msg']}"
-        ) from exc
     return _block({"vo": vo, "role": role, "fingerprint": fingerprint, "key": armored.strip() + "\n"})
 
 
@@ -94,19 +87,21 @@ def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str
     """
     try:
         found = read_certificate(certificate)
-        pem = found.pem().decode("ascii").strip()
-        TrustedKey(vo=vo, role=role, fingerprint=found.subject, issuer=found.issuer, key=pem)
     except KeyUnusable as exc:
         raise PolicyUnusable(f"the certificate cannot be used in a policy: {exc}") from exc
-    except ValidationError as exc:
-        fault = exc.errors()[0]
-        raise PolicyUnusable(f"the anchor cannot be used in a policy: {fault['loc'][-1]}: {fault['msg']}") from exc
     names = {"subject": found.subject, "issuer": found.issuer}
+    pem = found.pem().decode("ascii").strip()
     # Basic strings, in JSON's spelling: what people's names hold is escaped. A PEM holds no quotes.
     return names, _block({"vo": vo, "role": role, **names, "certificate": f"{pem}\n"})
 
 
 def _block(anchor: Mapping[str, str]) -> str:
+    try:
+        TrustedKey.model_validate(anchor)
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        field, value = fault["loc"][0] if fault["loc"] else "form", repr(fault["input"])[:80]
+        raise PolicyUnusable(f"the anchor's {field} {value} cannot be used in a policy: {fault['msg']}") from exc
     return "\n" + tomli_w.dumps({"anchor": [anchor]}, multiline_strings=True)
 
 

@@ -4,39 +4,20 @@ A site does this for a request, and a node again for the order that comes of it:
 misspelt, fails here, and not when everything is staged.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import Misused
-from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from deployer.guest.nocloud_seed import build_seed, instance_id
 from deployer.machine.spec import check_hostname
 from deployer.machine.user_data import check_user_data
 from deployer.policy.decision import Request
+from deployer.policy.evaluation import EvaluationInput
 from deployer.protocol.machine_order import MachineOrder, RequestDefaults
 from signer.runtime.units import parse_duration
 
 
-@dataclass(frozen=True)
-class ResolvedOrder:
-    """An order with everything that was found out about it.
-
-    Attributes:
-        image_id, manifest: what its reference means now.
-        endorsements: (statement, signature) of each that the catalog has.
-        request: the order in the policy's terms.
-    """
-
-    image_id: str
-    manifest: Manifest
-    endorsements: Sequence[tuple[bytes, bytes]]
-    request: Request
-
-
-def resolve_order(order: MachineOrder, images: TrustedCatalog, defaults: RequestDefaults) -> ResolvedOrder:
-    """Look an order's image up, and settle what the order leaves open.
+def resolve_order(order: MachineOrder, images: TrustedCatalog, defaults: RequestDefaults) -> EvaluationInput:
+    """Look an order's image up, and settle what the order leaves open: the facts about it, as far as the catalog has them.
 
     Raises:
         UserDataRefused: see `check_user_data`.
@@ -59,4 +40,4 @@ def resolve_order(order: MachineOrder, images: TrustedCatalog, defaults: Request
         lifetime=order.lifetime or parse_duration(defaults.lifetime),
         user_data=kind,
     )
-    return ResolvedOrder(image_id, manifest, images.endorsements(image_id), request)
+    return EvaluationInput(manifest, images.endorsements(image_id), request)

@@ -19,7 +19,7 @@ from pathlib import Path
 from deployer.ec2.account.ami_registrar import AmiRegistrar
 from deployer.ec2.account.bookkeeping import Bookkeeping
 from deployer.ec2.account.instance_operations import Ec2Machines
-from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.aws.tags import Owner
 from deployer.ec2.errors import Ec2RecordsUnusable
 from deployer.ec2.model.accounts import Account
@@ -66,14 +66,7 @@ def open_account(
     """
     owner = Owner(site_id(settings.directory), account.name)
     directory = settings.directory / "accounts" / account.name
-    access = AwsAccess(
-        region=account.region,
-        profile=account.profile,
-        role=account.role_arn,
-        external_id=account.external_id,
-        endpoint=settings.endpoint,
-    )
-    aws = aws or AwsClient(access, connections=settings.workers)
+    aws = aws or AwsClient(account, endpoint=settings.endpoint, connections=settings.workers)
     ledger = SnapshotRecords(directory / "snapshots")
     books = Bookkeeping(settings.directory / "books.db", account.name)
     try:

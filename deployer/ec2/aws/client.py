@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partialmethod
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import boto3
 import botocore.config
@@ -19,10 +19,9 @@ import botocore.exceptions
 import botocore.loaders
 import botocore.parsers
 import botocore.session
-from pydantic import Field
 
+from deployer.ec2.aws.access import AwsAccess
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
-from signer.documents import Document
 from signer.runtime.retry import RetryPolicy
 
 CONNECT_TIMEOUT = 5.0
@@ -106,26 +105,6 @@ for _name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_name).setLevel(logging.INFO)
 
 
-class AwsAccess(Document):
-    """The region and the credentials of an account.
-
-    Attributes:
-        region: of everything that is made.
-        profile: a profile of AWS's shared configuration files; empty for the default of AWS's own tools.
-        role: ARN of a role that is assumed with the profile's credentials; empty for none.
-        external_id: the external ID that the role's owner demands.
-        endpoint: URL of a substitute for all services of AWS; empty for AWS.
-    """
-
-    region: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]{1,2}$")]
-    profile: Annotated[str, Field(max_length=128)] = ""
-    role: Annotated[
-        str, Field(max_length=600, pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@/_-]+)?$")
-    ] = ""
-    external_id: Annotated[str, Field(max_length=1224)] = ""
-    endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
-
-
 def _ignore_throttling() -> None:
     """The default `throttled` of calls that do not adapt to throttling."""
 
@@ -137,6 +116,7 @@ class AwsClient:
         self,
         access: AwsAccess,
         *,
+        endpoint: str = "",
         patience: RetryPolicy | None = None,
         connections: int = CONNECTIONS,
         read_timeout: float = READ_TIMEOUT,
@@ -147,12 +127,13 @@ class AwsClient:
 
         Args:
             access: the region and the credentials.
+            endpoint: URL of a substitute for all services of AWS; empty for AWS.
             patience: how often a request is repeated (default: RETRIES).
             connections: to each service at a time.
             read_timeout: seconds.
             sleep, chance: for the pauses between attempts.
         """
-        self.access = access
+        self.access, self._endpoint = access, endpoint
         self._patience = patience or RETRIES
         self._sleep, self._chance = sleep, chance
         self._config = botocore.config.Config(
@@ -277,7 +258,7 @@ class AwsClient:
             return self._clients[service]
 
     def _made(self, session: boto3.Session, service: str) -> Any:
-        client = session.client(service, config=self._config, endpoint_url=self.access.endpoint or None)
+        client = session.client(service, config=self._config, endpoint_url=self._endpoint or None)
         client.meta.events.register("before-parse", _refuse_part)
         return client
 
@@ -285,10 +266,10 @@ class AwsClient:
         outer = botocore.session.Session(profile=self.access.profile or None)
         outer.register_component("data_loader", _LOADER)
         session = boto3.Session(botocore_session=outer, region_name=self.access.region)
-        if not self.access.role:
+        if not self.access.role_arn:
             return session
         own = self._made(session, "sts")
-        wanted = {"RoleArn": self.access.role, "RoleSessionName": "partita", "DurationSeconds": ROLE_SECONDS}
+        wanted = {"RoleArn": self.access.role_arn, "RoleSessionName": "partita", "DurationSeconds": ROLE_SECONDS}
         if self.access.external_id:
             wanted["ExternalId"] = self.access.external_id
 

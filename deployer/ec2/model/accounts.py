@@ -11,6 +11,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from catalog.image.manifest import Vo
+from deployer.ec2.aws.access import AwsAccess
 from deployer.ec2.model.pricing import Dollars, Prices
 from deployer.errors import NoAccount, PolicyUnusable
 from deployer.policy.policy_files import PolicyFile
@@ -29,15 +30,11 @@ MAX_TYPES = 100
 AccountName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
-class Account(Document):
+class Account(AwsAccess):
     """An account at EC2, as a site uses it.
 
     Attributes:
         name: for people; also the name of the pool, and of its node in lists.
-        region: such as `eu-central-1`.
-        profile: of the AWS configuration; empty for the SDK's usual chain.
-        role_arn: a role to assume from there; empty for none.
-        external_id: that the role's owner demands; empty for none.
         subnet, security_groups: where machines go.
         instance_types: the types that machines may have.
         cap: USD that all its machines together may cost in a month.
@@ -49,10 +46,6 @@ class Account(Document):
     """
 
     name: AccountName
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]+$")]
-    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@/-]{0,128}$")] = ""
-    role_arn: Annotated[str, Field(pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512})?$")] = ""
-    external_id: Annotated[str, Field(pattern=r"^([A-Za-z0-9+=,.@:/_-]{2,1224})?$")] = ""
     subnet: Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")]
     security_groups: Annotated[
         tuple[Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")], ...], Field(min_length=1, max_length=5)

@@ -93,23 +93,18 @@ def committed_cost(prices: Prices, spends: Iterable[Charge], now: datetime) -> D
     return _cents(total)
 
 
-def check_cap(account: str, cap: str, already: Decimal, more: Decimal) -> None:
-    """Refuse a cost that would pass a cap.
+def check_within(account: str, cap: str, before: Decimal, after: Decimal) -> None:
+    """Refuse a cost that would pass a cap, by the sums before and after: an admitted request never fails by a rounded cent.
 
     Args:
         account: its name, for the message.
         cap: USD in a month.
-        already: USD that is spent or promised in this month.
-        more: USD of the request.
+        before: USD that is spent or promised in this month.
+        after: the same with the request.
 
     Raises:
         OverBudget: with the sum.
     """
-    check_within(account, cap, already, already + more)
-
-
-def check_within(account: str, cap: str, before: Decimal, after: Decimal) -> None:
-    """As `check_cap`, by the sums before and after: an admitted request never fails by a rounded cent."""
     if after > Decimal(cap):
         raise OverBudget(
             f"this is estimated at {after - before} USD, {before} USD are spent or promised in this month, and together "

@@ -16,7 +16,7 @@ from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.boot_mapping import add_blanks, map_boot
 from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
 from deployer.ec2.model.instance_types import InstanceType, choose_type
-from deployer.ec2.model.pricing import Charge, check_cap, estimate_cost
+from deployer.ec2.model.pricing import Charge, check_within, estimate_cost
 from deployer.errors import NoAccount, NoCapacity, OverBudget
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
@@ -138,7 +138,8 @@ def burst_placer(
             more = offered.usd(count)
             there = [room for room in rooms if room.kind == EC2 and room.labels.get(ACCOUNT) == offered.account.name]
             promised = promised_charges([one for room in there for one in room.promised])
-            check_cap(offered.account.name, offered.account.cap, known.committed(offered.account, promised), more)
+            before = known.committed(offered.account, promised)
+            check_within(offered.account.name, offered.account.cap, before, before + more)
         except OverBudget as exc:
             return _without(place, mine, ask, exc)
         machines = "1 machine" if count == 1 else f"{count} machines"

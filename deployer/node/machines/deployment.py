@@ -144,7 +144,7 @@ class Deployer:
         if assigned is not None:
             left = int((assigned.expires - self._clock()).total_seconds())
             request = request.model_copy(update={"lifetime": left})
-        return _Job(order, assigned, found.manifest, found.image_id, found.endorsements, request)
+        return _Job(order, assigned, found.manifest, found.manifest.image_id, found.pairs, request)
 
     def _judge(self, job: _Job, running: int) -> tuple[EvaluationInput, Evaluation]:
         case = EvaluationInput(

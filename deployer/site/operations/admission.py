@@ -18,7 +18,7 @@ from deployer.errors import NoCapacity
 from deployer.machine.spec import hostname_base
 from deployer.policy.decision import Requester
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
-from deployer.policy.resolution import ResolvedOrder, resolve_order
+from deployer.policy.resolution import resolve_order
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.deployment_request import DeploymentRequest
@@ -125,17 +125,9 @@ class AdmissionService:
         found = resolve_order(request, self.images, self.defaults)
         return found.manifest, self._judge(self.rules(), found, who)
 
-    def _judge(self, rules: RuleSet, found: ResolvedOrder, who: Principal) -> Evaluation:
+    def _judge(self, rules: RuleSet, found: EvaluationInput, who: Principal) -> Evaluation:
         nodes = sum(node.state is not NodeState.LEFT for node in self.store.read(list_nodes, contents=False))
-        case = EvaluationInput(
-            found.manifest,
-            found.endorsements,
-            found.request,
-            0,
-            requester_of(who),
-            node="site",
-            withdrawn=self.withdrawn(),
-        )
+        case = replace(found, requester=requester_of(who), node="site", withdrawn=self.withdrawn())
         return evaluate(site_wide_rules(rules, nodes), case, self.clock(), self.signatures)
 
     def propose(self, request: DeploymentRequest, who: Principal, part: ClusterMembership = NO_CLUSTER) -> Proposal:
@@ -147,7 +139,7 @@ class AdmissionService:
         decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})
         proposal = Proposal(
             request=request,
-            image_id=found.image_id,
+            image_id=manifest.image_id,
             title=manifest.title,
             name=hostname_base(manifest.name),
             placement_request=PlacementRequest(

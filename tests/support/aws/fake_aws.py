@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.access import AwsAccess
+from deployer.ec2.aws.client import AwsClient
 from signer.runtime.retry import RetryPolicy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,13 +83,13 @@ class AwsWorld:
         return name
 
     def access(self, profile: str = "default", **more: Any) -> AwsAccess:
-        """An account through the proxy."""
-        return AwsAccess(region=REGION, profile=profile, endpoint=self.url, **more)
+        """An account, to be called through the proxy (`url`)."""
+        return AwsAccess(region=REGION, profile=profile, **more)
 
     def aws(self, profile: str = "default", **more: Any) -> AwsClient:
         """The same, to be called; short pauses. One for all who ask alike: clients take a while to be made."""
         key = (profile, *sorted(more.items()))
-        return self.made.setdefault(key, AwsClient(self.access(profile), patience=QUICK, **more))
+        return self.made.setdefault(key, AwsClient(self.access(profile), endpoint=self.url, patience=QUICK, **more))
 
     def faults(self, **faults: Any) -> None:
         """Set what goes wrong from now on: the fields of `tests.support.aws.fault_proxy.Faults`; nothing if none is given."""

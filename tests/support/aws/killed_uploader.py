@@ -16,7 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.access import AwsAccess
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE
 from deployer.ec2.snapshots.disk_reader import OpenDisk, open_disk
 from deployer.ec2.snapshots.record_store import SnapshotRecords
@@ -36,7 +37,7 @@ def main() -> None:
     endpoint, profile, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     kills, chance = int(sys.argv[4]), random.Random(int(sys.argv[5]))
     shelf, ledger = Shelf(directory / "disks"), SnapshotRecords(directory / "ledger")
-    aws = AwsClient(AwsAccess(region=REGION, profile=profile, endpoint=endpoint), patience=QUICK, connections=WORKERS)
+    aws = AwsClient(AwsAccess(region=REGION, profile=profile), endpoint=endpoint, patience=QUICK, connections=WORKERS)
     for service in ("ebs", "ec2"):
         aws._client(service)  # takes a while, which is not what is to be interrupted
     usual = 0.0

@@ -9,7 +9,8 @@ import botocore.exceptions
 import pytest
 from pydantic import ValidationError
 
-from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.access import AwsAccess
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsUnreachable
 from signer.runtime.retry import RetryPolicy
 from tests.support.aws.fake_aws import QUICK, REGION, SECRET, AwsWorld
@@ -48,7 +49,7 @@ def test_pages_are_followed_and_end() -> None:
 
 
 def test_who_is_not_there_is_said() -> None:
-    aws = AwsClient(AwsAccess(region=REGION, endpoint="http://127.0.0.1:1"), patience=SHORT)
+    aws = AwsClient(AwsAccess(region=REGION), endpoint="http://127.0.0.1:1", patience=SHORT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -58,14 +59,21 @@ def test_who_is_not_there_is_said() -> None:
 
 def test_an_answer_that_takes_too_long_is_given_up(world: AwsWorld) -> None:
     world.faults(rate=1.0, kinds=["slow"], slow=2.0)
-    aws = AwsClient(world.access(), patience=RetryPolicy(attempts=2, base=0.01, most=0.01), read_timeout=0.2)
+    aws = AwsClient(
+        world.access(), endpoint=world.url, patience=RetryPolicy(attempts=2, base=0.01, most=0.01), read_timeout=0.2
+    )
     with pytest.raises(AwsUnreachable, match="incomplete answer"):
         aws.ec2("describe_regions")
 
 
 def test_what_is_missing_is_said_and_may_be_waited_for(world: AwsWorld, profile: str) -> None:
     waited: list[float] = []
-    aws = AwsClient(world.access(profile), patience=RetryPolicy(attempts=3, base=0.2, most=20.0), sleep=waited.append)
+    aws = AwsClient(
+        world.access(profile),
+        endpoint=world.url,
+        patience=RetryPolicy(attempts=3, base=0.2, most=20.0),
+        sleep=waited.append,
+    )
     with pytest.raises(AwsMissing, match=r"InvalidSnapshot\.NotFound") as raised:
         aws.ec2("describe_snapshots", SnapshotIds=["snap-0123456789abcdef0"])
     assert raised.value.fault == "InvalidSnapshot.NotFound"
@@ -99,7 +107,7 @@ def test_what_boto_refuses_to_send_is_an_error_of_ours(world: AwsWorld) -> None:
     [
         {"region": ""},
         {"region": "somewhere"},
-        {"region": REGION, "role": "arn:aws:s3:::bucket"},
+        {"region": REGION, "role_arn": "arn:aws:s3:::bucket"},
         {"region": REGION, "endpoint": "ftp://x"},
         {"region": REGION, "secret": "x"},
     ],
@@ -119,7 +127,7 @@ def test_profiles_are_accounts_of_their_own(world: AwsWorld) -> None:
 def test_a_role_is_assumed(world: AwsWorld) -> None:
     role = "arn:aws:iam::210987654321:role/partita"
     begun = world.asked()
-    aws = AwsClient(world.access(role=role, external_id="site-1"), patience=QUICK)
+    aws = AwsClient(world.access(role_arn=role, external_id="site-1"), endpoint=world.url, patience=QUICK)
     assert aws.call("sts", "get_caller_identity")["Account"] == "210987654321"
     aws.ec2("describe_regions")
     assert sum(line["operation"] == "AssumeRole" for line in world.log(begun)) == 1
@@ -127,7 +135,7 @@ def test_a_role_is_assumed(world: AwsWorld) -> None:
 
 def test_a_role_that_cannot_be_assumed_is_refused(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails while a request is signed is one of our errors too."""
-    aws = AwsClient(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
+    aws = AwsClient(world.access(role_arn="arn:aws:iam::210987654321:role/partita"), endpoint=world.url, patience=SHORT)
     world.faults(rate=1.0, kinds=["error"], only=["AssumeRole"])
     with pytest.raises(AwsFailed, match="ec2 describe_regions"):
         aws.ec2("describe_regions")
@@ -138,7 +146,7 @@ def test_without_credentials_nothing_is_sent(world: AwsWorld, monkeypatch: pytes
     for access in (world.access(""), world.access("no-such-profile")):
         begun = world.asked()
         with pytest.raises(AwsDenied, match="no usable AWS credentials"):
-            AwsClient(access, patience=SHORT).ec2("describe_regions")
+            AwsClient(access, endpoint=world.url, patience=SHORT).ec2("describe_regions")
         # An answer that an earlier test did not wait for may come into the log now.
         assert [line for line in world.log(begun) if line["operation"] == "DescribeRegions"] == []
 
@@ -149,7 +157,7 @@ def test_credentials_are_in_no_log_and_no_error(
     """However much is logged, and whatever AWS says to a bad signature: it repeats what was signed, token and all."""
     caplog.set_level(logging.DEBUG)
     logging.getLogger().setLevel(logging.DEBUG)
-    aws = AwsClient(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
+    aws = AwsClient(world.access(role_arn="arn:aws:iam::210987654321:role/partita"), endpoint=world.url, patience=SHORT)
     image = aws.ec2("register_image", Name=secrets.token_hex(8), RootDeviceName="/dev/xvda")["ImageId"]
     aws.ec2("run_instances", ImageId=image, MinCount=1, MaxCount=1, UserData="a secret of a user")
     keys = aws._session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr]

@@ -34,7 +34,11 @@ def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kin
     world.faults(rate=1.0, kinds=[kind])
     begun, heard, waited = world.asked(), list[int](), list[float]()
     aws = AwsClient(
-        world.access(), patience=RetryPolicy(attempts=3, base=0.2, most=20.0), sleep=waited.append, chance=lambda: 0.5
+        world.access(),
+        endpoint=world.url,
+        patience=RetryPolicy(attempts=3, base=0.2, most=20.0),
+        sleep=waited.append,
+        chance=lambda: 0.5,
     )
     with pytest.raises(error, match="ebs start_snapshot: ") as raised:
         aws.ebs("start_snapshot", throttled=lambda: heard.append(1), VolumeSize=1, ClientToken=secrets.token_hex(8))

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from deployer.ec2.model.pricing import Charge, check_cap, committed_cost, estimate_cost, machine_cost
+from deployer.ec2.model.pricing import Charge, check_within, committed_cost, estimate_cost, machine_cost
 from deployer.errors import OverBudget
 from tests.support.aws.account_values import NOW, PRICES
 
@@ -32,6 +32,6 @@ def test_what_is_promised_counts_from_the_beginning_of_the_month_to_the_end() ->
 
 
 def test_the_cap_is_kept_to_the_cent() -> None:
-    check_cap("burst", "10", Decimal("9.00"), Decimal("1.00"))
+    check_within("burst", "10", Decimal("9.00"), Decimal("10.00"))
     with pytest.raises(OverBudget, match=r"estimated at 1\.01 USD, 9\.00 USD are spent .* the 10 USD"):
-        check_cap("burst", "10", Decimal("9.00"), Decimal("1.01"))
+        check_within("burst", "10", Decimal("9.00"), Decimal("10.01"))
