@@ -26,7 +26,7 @@ class PartitaError(Exception):
     status: ClassVar[int] = 500
     """The HTTP status that a service answers with."""
     carried: ClassVar[Mapping[str, type]] = {}
-    """The attributes that travel beside the sentence, with their JSON types. One with a default in the class may be missing."""
+    """The attributes that travel with the sentence, with their JSON types. One with a default in the class may be missing."""
 
     def __init_subclass__(cls, *, code: str = "", status: int = 0, exit_code: int = 0) -> None:
         """`class NotFound(CatalogError, code="not-found", status=404)`: what is not given is as the base class has it."""

@@ -1,6 +1,6 @@
 """Atomic writing of bundles: a bundle appears under its name when it is complete, or not at all.
 
-The draft is beside its target, `.NAME.XXXXXXXX.draft`, locked while its process runs. The next process that makes the same
+The draft is in the directory of its target, `.NAME.XXXXXXXX.draft`, locked while its process runs. The next process that makes the same
 target removes the drafts of killed ones.
 """
 
@@ -113,7 +113,7 @@ def draft_bundle(target: Path) -> Iterator[BundleDraft]:
 
 @contextmanager
 def _locked_directory(target: Path) -> Iterator[Path]:
-    """Make a locked directory beside `target`, which is removed at the end if it still has its name."""
+    """Make a locked directory with the same parent as `target`, which is removed at the end if it still has its name."""
     while True:
         root = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".draft", dir=target.parent))
         with files.opened(root, os.O_DIRECTORY) as lock:

@@ -19,11 +19,8 @@ def read_credential(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with files.opened(path) as descriptor:
             mode, data = os.fstat(descriptor).st_mode, os.read(descriptor, MAX_CREDENTIAL + 1)
-        finally:
-            os.close(descriptor)
     except OSError as exc:
         raise Misused(f"{path}: the credential cannot be read ({exc.strerror})") from exc
     if mode & 0o077:

@@ -65,7 +65,7 @@ class Bundle:
         return found
 
     def add_endorsement(self, statement: bytes, signature: bytes) -> Path:
-        """Store an endorsement; returns the path of the statement, beside which the signature is stored as .sig."""
+        """Store an endorsement; returns the path of the statement; the signature is stored in the same directory as .sig."""
         path = self.root / "endorsements" / (hashlib.sha256(statement).hexdigest()[:16] + ".json")
         path.parent.mkdir(exist_ok=True)
         files.write(path.with_suffix(".sig"), signature)

@@ -88,7 +88,7 @@ class Gpg:
                 process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, pass_fds=(write,), env=self._env)
             finally:
                 os.close(write)
-            told = reader.submit(lines.read)  # beside the output: gpg waits for whoever reads either
+            status_data = reader.submit(lines.read)  # at the same time as the output, as gpg waits for both readers
             with process:
                 output = _communicate(process, _passphrase_line(passphrase) + data)
             log.seek(0)
@@ -97,7 +97,7 @@ class Gpg:
             raise SignatureError(
                 f"gpg was killed by signal {-process.returncode}: it ran too long or used too much memory"
             )
-        return GpgResult(_status_lines(told.result()), output, stderr)
+        return GpgResult(_status_lines(status_data.result()), output, stderr)
 
 
 def _communicate(process: "Popen[bytes]", data: bytes) -> bytes:

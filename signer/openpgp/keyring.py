@@ -104,17 +104,17 @@ class Keyring:
         with self._opened() as gpg:
             command = [*options, "--local-user", wanted, "--detach-sign"]
             result = gpg.run(command, data, passphrase=passphrase or None)
-            held = [] if result.data else [key for key in list_keys(gpg) if key.fingerprint == wanted]
+            matching = [] if result.data else [key for key in list_keys(gpg) if key.fingerprint == wanted]
         if not result.values("SIG_CREATED") or not result.data:
-            raise self._unusable(wanted, held, result, now or utc_now(), protected=bool(passphrase))
+            raise self._unusable(wanted, matching, result, now or utc_now(), protected=bool(passphrase))
         return bytes(result.data)
 
     def _unusable(
-        self, fingerprint: str, held: Sequence[Key], result: GpgResult, now: datetime, *, protected: bool
+        self, fingerprint: str, matching: Sequence[Key], result: GpgResult, now: datetime, *, protected: bool
     ) -> KeyUnusable:
-        if not held:
+        if not matching:
             return self._missing(fingerprint)
-        if reason := held[0].unusable_reason(now):
+        if reason := matching[0].unusable_reason(now):
             return KeyUnusable(f"the key {fingerprint} {reason}; sign with another one")
         if result.values("INV_SGNR"):
             return KeyUnusable(

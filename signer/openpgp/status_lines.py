@@ -108,6 +108,11 @@ def check_signature(lines: Iterable[tuple[str, str]], keys: Mapping[str, Key], n
     return _check(groups[0], keys, now)
 
 
+def next_instant(now: datetime, instants: Iterable[datetime | None]) -> datetime:
+    """Return the first of the instants after now; ALWAYS if there is none."""
+    return min((instant for instant in instants if instant is not None and instant > now), default=ALWAYS)
+
+
 def _check(group: _Group, keys: Mapping[str, Key], now: datetime) -> SignatureCheck:
     for outcome, value in group.outcomes:
         if outcome != "GOODSIG":
@@ -131,9 +136,8 @@ def _check(group: _Group, keys: Mapping[str, Key], now: datetime) -> SignatureCh
 def _until(arguments: Sequence[str], made: datetime, key: Key | None, now: datetime) -> datetime:
     """Return the next instant, after now, at which the passing of time changes the result."""
     parts = [] if key is None else [part for part in (key.primary, key.find(arguments[0])) if part is not None]
-    turns = [made - SKEW, *(part.expires for part in parts if part.expires is not None)]
-    turns += [] if arguments[3] == "0" else [datetime.fromtimestamp(int(arguments[3]), UTC)]
-    return min((turn for turn in turns if turn > now), default=ALWAYS)
+    expires = None if arguments[3] == "0" else datetime.fromtimestamp(int(arguments[3]), UTC)
+    return next_instant(now, [made - SKEW, expires, *(part.expires for part in parts)])
 
 
 def _objection(arguments: Sequence[str], made: datetime, key: Key | None, now: datetime) -> str:

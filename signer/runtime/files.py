@@ -78,7 +78,7 @@ def writing(path: Path, *, mode: int = 0o666, sync: Sync | None = fsync, sync_na
     Raises:
         OSError: the file is as it was, unless syncing the directory failed: then the new one is there, and may be lost.
     """
-    with _beside(path, mode) as (fresh, file):
+    with _new_file(path, mode) as (fresh, file):
         yield file
         _finish(file, sync)
         fresh.replace(path)
@@ -88,7 +88,7 @@ def writing(path: Path, *, mode: int = 0o666, sync: Sync | None = fsync, sync_na
 
 def create(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
     """Write a file that nothing may replace, whole and durably; FileExistsError if something has that name already."""
-    with _beside(path, mode) as (fresh, file):
+    with _new_file(path, mode) as (fresh, file):
         file.write(data.encode() if isinstance(data, str) else data)
         _finish(file, fsync)
         os.link(fresh, path)  # unlike a rename, it demands that the name is free
@@ -150,8 +150,8 @@ def unlock_open(descriptor: int) -> None:
 
 
 @contextmanager
-def _beside(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """Yield a new file beside `path`; it is removed if the block fails."""
+def _new_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """Yield a new file in the directory of `path`; it is removed if the block fails."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:

@@ -96,10 +96,10 @@ class ReloadedFiles(Generic[T]):
 
 
 def _same(seen: dict[Path, tuple[int, bytes | None]]) -> bool:
-    return all(_quietly(path, limit) == data for path, (limit, data) in seen.items())
+    return all(_read_or_none(path, limit) == data for path, (limit, data) in seen.items())
 
 
-def _quietly(path: Path, limit: int) -> bytes | None:
+def _read_or_none(path: Path, limit: int) -> bytes | None:
     try:
         return read_file(path, limit)
     except OSError:

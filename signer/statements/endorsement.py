@@ -229,7 +229,7 @@ def endorsement_statement(
         kind: of the subject.
 
     Raises:
-        DocumentError: an argument is malformed; says which.
+        DocumentError: an argument is malformed; the message says which.
     """
     model, predicate_type, what = _FORMS[kind]
     predicate: dict[str, Any] = {

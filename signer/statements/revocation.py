@@ -151,7 +151,7 @@ def revocation_statement(
         comment: free text.
 
     Raises:
-        DocumentError: an argument is malformed; says which.
+        DocumentError: an argument is malformed; the message says which.
     """
     hashed = hashlib.sha256(revoked.name.encode()).hexdigest()
     if revoked.kind != "key":

@@ -46,31 +46,35 @@ class EffectiveRevocation:
     @property
     def text(self) -> str:
         """By whom, when and why the object was revoked, as a clause."""
-        says = self.statement.predicate
-        comment = f" ({says.comment})" if says.comment else ""
-        return f"revoked as {says.reason} on {says.issued:%Y-%m-%d} by {self.statement.fingerprint}{comment}"
+        predicate = self.statement.predicate
+        comment = f" ({predicate.comment})" if predicate.comment else ""
+        return f"revoked as {predicate.reason} on {predicate.issued:%Y-%m-%d} by {self.statement.fingerprint}{comment}"
 
     def voids(self, check: EndorsementCheck) -> bool:
         """Whether it voids an endorsement that counts otherwise."""
-        says = self.statement.predicate
+        predicate = self.statement.predicate
         own = (check.scheme, check.fingerprint) == (self.statement.scheme, self.statement.fingerprint)
-        if says.vo != check.vo or not (self.officer or own):
+        if predicate.vo != check.vo or not (self.officer or own):
             return False
-        match says.kind:
+        match predicate.kind:
             case "endorsement":
                 return self.statement.digest == check.digest
             case "image":
                 return check.image_id == f"sha256:{self.statement.digest}"
             case "key":
-                late = check.issued is None or check.issued >= says.since
-                one = says.serial is None or says.serial == check.signer
+                late = check.issued is None or check.issued >= predicate.since
+                one = predicate.serial is None or predicate.serial == check.signer
                 named = self.statement.target == f"{check.scheme}:{check.fingerprint}"
-                return named and one and (says.reason == "compromised" or late)
+                return named and one and (predicate.reason == "compromised" or late)
 
     def stops(self, image_id: str, vo: str) -> bool:
         """Whether it revokes the image as such, by whomever it is endorsed."""
-        says = self.statement.predicate
-        return (says.kind, says.vo) == ("image", vo) and self.officer and image_id == f"sha256:{self.statement.digest}"
+        predicate = self.statement.predicate
+        return (
+            (predicate.kind, predicate.vo) == ("image", vo)
+            and self.officer
+            and image_id == f"sha256:{self.statement.digest}"
+        )
 
 
 @dataclass(frozen=True)
@@ -164,12 +168,12 @@ def _claim(data: bytes, anchors: Sequence[Anchor], now: datetime) -> tuple[Revoc
         statement = parse_revocation(data)
     except DocumentError as exc:
         return f"{exc}."
-    says, revoker = statement.predicate, (statement.scheme, statement.fingerprint)
-    named = [one for one in anchors if (one.scheme, one.fingerprint) == revoker and one.vo == says.vo]
+    predicate, revoker = statement.predicate, (statement.scheme, statement.fingerprint)
+    named = [one for one in anchors if (one.scheme, one.fingerprint) == revoker and one.vo == predicate.vo]
     if not named:
-        return f"{statement.fingerprint} is not trusted here to revoke anything of {says.vo}."
-    if says.issued > now + SKEW:
-        return f"It is issued on {says.issued:%Y-%m-%d %H:%M} UTC, in the future."
+        return f"{statement.fingerprint} is not trusted here to revoke anything of {predicate.vo}."
+    if predicate.issued > now + SKEW:
+        return f"It is issued on {predicate.issued:%Y-%m-%d %H:%M} UTC, in the future."
     return statement, named
 
 

@@ -54,8 +54,8 @@ class KeySigner:
         """Make a binary detached OpenPGP signature."""
         # A key made a moment after `now` was read must not be asked to sign before it existed.
         key = self.keyring.export(self.fingerprint)
-        born = [part.created for each in read_keys(key) for part in (each.primary, *each.subkeys)]
-        dated = max([now, *(moment for moment in born if moment <= now + SKEW)])
+        creation_times = [part.created for each in read_keys(key) for part in (each.primary, *each.subkeys)]
+        dated = max([now, *(moment for moment in creation_times if moment <= now + SKEW)])
         signature = self.keyring.sign(data, self.fingerprint, passphrase=self.passphrase, now=dated)
         for check in examine(data, signature, [key], now):
             if not check.good:

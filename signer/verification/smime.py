@@ -96,7 +96,7 @@ def verify_message(message: SignedMessage, rules: X509Rules, now: datetime) -> C
     """Verify a message and return the signer's certificate; the caller decides whether that person is authorized.
 
     Raises:
-        SignatureError: the signature does not verify by these CAs; says why.
+        SignatureError: the signature does not verify by these CAs; the message says why.
     """
     signer = read_signed_data(message.signature).signer
     examiner = CmsExaminer([signer.pem()], rules)

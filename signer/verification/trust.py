@@ -169,7 +169,7 @@ def evaluate_claim(
     claim: Claim, examined: ExaminedStatement, now: datetime, *, max_age: timedelta | None = None
 ) -> EndorsementCheck:
     """Decide whether the claim holds (steps 7 to 9), given the signatures on its bytes (steps 5 and 6)."""
-    statement, says = claim.statement, claim.statement.predicate
+    statement, predicate = claim.statement, claim.statement.predicate
     # 5, 6. At least one signature, each examined by itself.
     if examined.problem:
         return _refused(statement, f"{examined.problem[0].upper()}{examined.problem[1:]}.")
@@ -183,19 +183,21 @@ def evaluate_claim(
         reasons = _list(check.reason for check in examined.signatures) or "the file holds no signature"
         return _refused(statement, f"The signature does not count: {reasons}.")
     # 8. It has been issued, and has not expired.
-    if says.issued > now + SKEW:
-        return _refused(statement, f"It is issued on {says.issued:%Y-%m-%d %H:%M} UTC, in the future.")
-    if says.expires <= now:
-        return _refused(statement, f"It expired on {says.expires:%Y-%m-%d %H:%M} UTC.")
-    if by.since is not None and says.issued < by.since:
+    if predicate.issued > now + SKEW:
+        return _refused(statement, f"It is issued on {predicate.issued:%Y-%m-%d %H:%M} UTC, in the future.")
+    if predicate.expires <= now:
+        return _refused(statement, f"It expired on {predicate.expires:%Y-%m-%d %H:%M} UTC.")
+    if by.since is not None and predicate.issued < by.since:
         since = f"{by.since:%Y-%m-%d %H:%M} UTC"
         return _refused(statement, f"It was issued before its endorser's certificates were valid, from {since} on.")
     # 9. It is no older than the site allows.
-    if max_age is not None and now - says.issued > max_age:
-        return _refused(statement, f"It is {(now - says.issued).days} days old, more than the {max_age.days} allowed.")
-    until = f"until {says.expires:%Y-%m-%d}"
+    if max_age is not None and now - predicate.issued > max_age:
+        return _refused(
+            statement, f"It is {(now - predicate.issued).days} days old, more than the {max_age.days} allowed."
+        )
+    until = f"until {predicate.expires:%Y-%m-%d}"
     what = " for a partition" if statement.address else ""
-    reason = f"{statement.fingerprint} vouches{what} as {says.role} of {statement.vo} {until}."
+    reason = f"{statement.fingerprint} vouches{what} as {predicate.role} of {statement.vo} {until}."
     return replace(_check(statement, reason, counts=True), digest=claim.digest, signer=by.signer)
 
 
@@ -208,16 +210,16 @@ def _refused(statement: VouchingStatement, reason: str) -> EndorsementCheck:
 
 
 def _check(statement: VouchingStatement, reason: str, *, counts: bool) -> EndorsementCheck:
-    says = statement.predicate
+    predicate = statement.predicate
     return EndorsementCheck(
         counts=counts,
         reason=reason,
         fingerprint=statement.fingerprint,
         vo=statement.vo,
-        role=says.role,
-        issued=says.issued,
-        expires=says.expires,
-        comment=says.comment,
+        role=predicate.role,
+        issued=predicate.issued,
+        expires=predicate.expires,
+        comment=predicate.comment,
         title=statement.title,
         image_id=statement.image_id,
         address=statement.address,

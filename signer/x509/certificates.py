@@ -181,7 +181,7 @@ class Credential:
         Raises:
             KeyUnusable: one of them cannot be read, the passphrase is wrong, or they do not belong together.
         """
-        held = read_certificate(certificate)
+        found = read_certificate(certificate)
         try:
             private = serialization.load_pem_private_key(key, passphrase.encode() or None)
         except TypeError as exc:
@@ -191,9 +191,9 @@ class Credential:
             raise KeyUnusable("the certificate's private key cannot be read: not PEM, or a wrong passphrase") from exc
         if not isinstance(private, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise KeyUnusable("CMS signatures need an RSA or elliptic-curve key; use a certificate with such a key")
-        if x509.load_der_x509_certificate(held.der).public_key() != private.public_key():
-            raise KeyUnusable(f"the private key does not belong to the certificate of {held.subject}")
-        return cls(held, private)
+        if x509.load_der_x509_certificate(found.der).public_key() != private.public_key():
+            raise KeyUnusable(f"the private key does not belong to the certificate of {found.subject}")
+        return cls(found, private)
 
     def sign(self, data: bytes) -> bytes:
         """Make a detached CMS signature in DER over exactly these bytes, with SHA-256 (RFC 5652)."""

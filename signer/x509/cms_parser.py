@@ -52,7 +52,7 @@ def read_signed_data(data: bytes) -> SignedData:
 
     Raises:
         SignatureError: not a detached CMS signature in DER by one signer whose certificate it holds, or it uses a weak
-            algorithm; says why.
+            algorithm; the message says why.
     """
     if not data:
         raise SignatureError("the signature is empty")
@@ -81,20 +81,22 @@ def _read(file: Element) -> SignedData:
     infos = signers.children()
     if len(infos) != 1:
         raise SignatureError(f"the file has {len(infos)} signers; write each signature to a file of its own")
-    held = [_held(each) for part in rest[:-1] if part.tag == _CERTIFICATES for each in part.children()]
-    if len(held) > MAX_CERTIFICATES:
-        raise SignatureError(f"the file holds {len(held)} certificates, more than the {MAX_CERTIFICATES} allowed")
-    return _signer(infos[0], held)
+    certificates = [_certificate(each) for part in rest[:-1] if part.tag == _CERTIFICATES for each in part.children()]
+    if len(certificates) > MAX_CERTIFICATES:
+        raise SignatureError(
+            f"the file holds {len(certificates)} certificates, more than the {MAX_CERTIFICATES} allowed"
+        )
+    return _signer(infos[0], certificates)
 
 
-def _held(element: Element) -> Certificate:
+def _certificate(element: Element) -> Certificate:
     try:
         return read_certificate(element.whole)
     except KeyUnusable as exc:
         raise SignatureError("the signature file holds a certificate that cannot be read") from exc
 
 
-def _signer(info: Element, held: list[Certificate]) -> SignedData:
+def _signer(info: Element, certificates: list[Certificate]) -> SignedData:
     _, sid, digest, *rest = info.children()
     hashed = _DIGESTS.get(digest.children()[0].oid())
     if hashed is None:
@@ -109,7 +111,7 @@ def _signer(info: Element, held: list[Certificate]) -> SignedData:
     if sid.tag == _KEY_IDENTIFIER:
         raise SignatureError("the signature names its key instead of its certificate; sign without -keyid")
     issuer, serial = sid.children()
-    named = {one.der: one for one in held if (one.issuer_der, one.serial) == (issuer.whole, serial.integer())}
+    named = {one.der: one for one in certificates if (one.issuer_der, one.serial) == (issuer.whole, serial.integer())}
     if len(named) != 1:
         raise SignatureError(f"the file holds {len(named) or 'no'} certificates of its signer; one is needed")
     (certificate,) = named.values()

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.openpgp.status_lines import ALWAYS, SKEW, SignatureCheck
+from signer.openpgp.status_lines import ALWAYS, SKEW, SignatureCheck, next_instant
 from signer.x509.ca_directory import DEFAULT_DIRECTORY, directory_state, read_authorities
 from signer.x509.certificates import Certificate, read_certificate
 from signer.x509.cms_parser import SignedData, read_signed_data
@@ -85,8 +85,7 @@ def _check(signed: SignedData, chain: CertificateChain, now: datetime) -> Signat
         reason = f"it is dated {signed.made:%Y-%m-%d %H:%M} UTC, in the future"
     elif signed.made is not None and not chain.since <= signed.made:
         reason = f"it was made before its certificates were valid, from {chain.since:%Y-%m-%d %H:%M} UTC on"
-    turns = (chain.until, signed.made and signed.made - SKEW)
-    until = min((turn for turn in turns if turn and turn > now), default=ALWAYS)
+    until = next_instant(now, (chain.until, signed.made and signed.made - SKEW))
     serial, holder = f"{signer.serial:x}", signer.holder_id
     return SignatureCheck(
         SCHEME, not reason, signer.subject, serial, signed.made, reason, until, holder_id=holder, since=chain.since

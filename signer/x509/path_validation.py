@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from signer.errors import SignatureError
-from signer.openpgp.status_lines import ALWAYS, SKEW
+from signer.openpgp.status_lines import SKEW, next_instant
 from signer.x509.ca_directory import TrustedCa, TrustStore
 from signer.x509.certificates import STRONG_DIGESTS, Certificate, RevocationList
 
@@ -45,7 +45,7 @@ def find_chain(
     """Find the chain of a signer's certificate at a time.
 
     Raises:
-        SignatureError: there is no valid chain; says which certificate fails which rule.
+        SignatureError: there is no valid chain; the message says which certificate fails which rule.
     """
     for fault in signing_faults(signer):
         raise SignatureError(f"the certificate of {signer.subject} {fault}")
@@ -60,9 +60,10 @@ def find_chain(
     for certificate in chain:
         if fault := _outside(certificate, now):
             raise SignatureError(f"the certificate of {certificate.subject} {fault}")
-    turns = [one.not_before for one in chain] + [one.not_after for one in chain]
-    turns += [turn for one in lists for turn in (one.next_update, one.last_update) if turn is not None]
-    until = min((turn for turn in turns if turn > now), default=ALWAYS)
+    validity = [instant for one in chain for instant in (one.not_before, one.not_after)]
+    until = next_instant(
+        now, [*validity, *(instant for one in lists for instant in (one.next_update, one.last_update))]
+    )
     return CertificateChain(tuple(chain), tuple(lists), max(one.not_before for one in chain), until)
 
 

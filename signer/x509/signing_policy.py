@@ -39,7 +39,7 @@ def parse_signing_policy(text: str, what: str) -> tuple[Namespace, ...]:
         what: the file's name, for errors.
 
     Raises:
-        SignatureError: a line is not understood; names it.
+        SignatureError: a line is not understood; the message names it.
     """
     found: list[Namespace] = []
     for number, line in enumerate(text.splitlines(), 1):

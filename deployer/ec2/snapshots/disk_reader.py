@@ -19,6 +19,7 @@ from catalog.image.manifest import Blank, Disk
 from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE, BlockMap, Layout, layout_of, runs_of
 from deployer.hypervisor.disks import ImageContents
+from signer.runtime import files
 from signer.runtime.progress import Advance, ignore_progress
 
 THREADS = 2
@@ -97,13 +98,10 @@ def open_disk(disk: Disk, contents: ImageContents) -> Iterator[OpenDisk]:
 def open_content(path: Path, size: int) -> Iterator[int]:
     """The descriptor of a content's file of `size` bytes, open while the block runs; SnapshotFailed if it is unusable."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
+        with files.opened(path, os.O_NOFOLLOW) as descriptor:
             if (found := os.fstat(descriptor).st_size) != size:
                 raise SnapshotFailed(f"{path}: size mismatch: {found} bytes instead of {size}; stage the image again")
             yield descriptor
-        finally:
-            os.close(descriptor)
     except OSError as exc:
         raise SnapshotFailed(f"{exc.filename}: {exc.strerror}; stage the image again") from exc
 

@@ -23,6 +23,7 @@ from deployer.errors import MigrationFailed
 from deployer.machine.spec import Uuid, Virt
 from deployer.protocol.migration import MigrationNumber, Platform
 from signer.documents import Document
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 MAX_MIGRATION_MANIFEST: Final = 16 << 20
@@ -93,18 +94,14 @@ class MigrationManifest(Document):
 
 def describe_file(path: Path, name: str = "") -> MigrationFile:
     """A file as it is offered; OSError if it cannot be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    with files.opened(path, os.O_NOFOLLOW) as descriptor:
         size = os.fstat(descriptor).st_size
         return MigrationFile(name=name or path.name, size=size, digest=blank_digest(descriptor).hex())
-    finally:
-        os.close(descriptor)
 
 
 def read_runs(path: Path, start: int = 0) -> Iterator[bytes]:
     """A file as it travels, from an offset on; OSError if it cannot be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    with files.opened(path, os.O_NOFOLLOW) as descriptor:
         size = os.fstat(descriptor).st_size
         position = start // _BLOCK * _BLOCK
         while position < size:
@@ -119,8 +116,6 @@ def read_runs(path: Path, start: int = 0) -> Iterator[bytes]:
                 yield RUN_HEADER.pack(position + offset, len(some)) + some
             position += len(data)
         yield RUN_HEADER.pack(size, 0)
-    finally:
-        os.close(descriptor)
 
 
 def _filled(data: bytes) -> Iterator[tuple[int, bytes]]:

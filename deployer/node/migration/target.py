@@ -226,15 +226,12 @@ class MigrationTarget:
             if final.exists():  # it was verified before it got that name
                 progress.add(0)
                 continue
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
+            with files.opened(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
                 start = min(os.fstat(descriptor).st_size, piece.size)
                 with client.runs(offer.machine, offer.number, piece, start) as stream:
                     write_runs(descriptor, piece, stream, progress.add)
                 os.ftruncate(descriptor, piece.size)
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
             try:
                 verify_file(part, piece)
             except MigrationFailed:
