@@ -135,7 +135,7 @@ class ContentFetch:
         fetching = HttpFetch(
             source, piece_map, incoming, pieces, limits=self._limits, grow=grow, advance=settle, reused=reused
         )
-        with self._transfer.counting(lambda: TransferTraffic(from_origin=fetching.fetched.received)):
+        with self._transfer.counting(lambda: TransferTraffic(from_origin=fetching.received)):
             fetching.run()
 
     def _swarm(

@@ -86,14 +86,7 @@ class AnnounceAuthorizer:
 def tracker_routes(tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]) -> APIRouter:
     """The routes. They run in the event loop, one at a time, and do not use the disk; `clock` gives seconds."""
     routes = APIRouter(tags=["swarm"])
-    _for_every_client(routes, tracker, gate, clock)
-    _for_nodes(routes, tracker, gate, clock)
-    return routes
 
-
-def _for_every_client(
-    routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]
-) -> None:
     @routes.get(
         "/announce",
         summary="Announce a peer to the swarm of one content and learn of others (BEP 3, 7, 23)",
@@ -131,8 +124,6 @@ def _for_every_client(
         }
         return Response(encode_scrape(list(known), tracker.scrape(list(known.values()))), media_type=BODY)
 
-
-def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]) -> None:
     @routes.post(
         "/swarms/parts",
         summary="What a member of a swarm should fetch from the origin next",
@@ -165,6 +156,8 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, cl
         return IncomingPeers(
             callers=tuple(IncomingPeer(address=address, ip=end.ip, port=end.port) for address, end in calls)
         )
+
+    return routes
 
 
 _UNKNOWN = "no content with that info-hash here"

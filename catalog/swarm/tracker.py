@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from catalog.errors import Conflict, TooLarge
 from catalog.image.address import Address
@@ -38,6 +39,8 @@ MAX_PEERS = 8192
 
 MAX_CALLS = 1024
 """Incoming peers remembered for one peer; a seed needs the newest."""
+
+P = TypeVar("P")
 
 
 class AnnounceEvent(StrEnum):
@@ -106,10 +109,11 @@ class SwarmPeer:
 
 
 @dataclass(frozen=True, slots=True)
-class AnnounceResult:
-    """The tracker's response: peers in the order of preference, the swarm's counts, seconds until the next announce."""
+class AnnounceResult(Generic[P]):
+    """The tracker's response: peers in the order of preference, complete and incomplete members of the swarm, seconds until
+    the next announce."""
 
-    peers: tuple[SwarmPeer, ...]
+    peers: tuple[P, ...]
     complete: int
     incomplete: int
     interval: float
@@ -143,7 +147,7 @@ class Tracker:
         self._calls: dict[Endpoint, dict[tuple[Address, Endpoint], float]] = {}
         self._swept = 0.0
 
-    def announce(self, address: Address, announcement: Announcement, now: float) -> AnnounceResult:
+    def announce(self, address: Address, announcement: Announcement, now: float) -> AnnounceResult[SwarmPeer]:
         """Record a peer and name others to it.
 
         Raises:

@@ -15,7 +15,7 @@ from catalog.errors import Malformed
 from catalog.image.address import MAX_SIZE, Address
 from catalog.swarm.bencode import BencodeValue, bdecode, bencode
 from catalog.swarm.torrent import SHORT_HASH_LENGTH
-from catalog.swarm.tracker import AnnounceEvent, Announcement, AnnounceResult, Endpoint, SwarmCounts
+from catalog.swarm.tracker import AnnounceEvent, Announcement, AnnounceResult, Endpoint, SwarmCounts, SwarmPeer
 from signer.documents import Document, example
 
 MAX_QUERY = 4 << 10
@@ -74,7 +74,7 @@ def parse_scrape(query: bytes) -> list[bytes]:
     return hashes
 
 
-def encode_announce(answer: AnnounceResult, *, compact: bool) -> bytes:
+def encode_announce(answer: AnnounceResult[SwarmPeer], *, compact: bool) -> bytes:
     """The bencoded response: IPv4 peers in `peers` (BEP 23), IPv6 in `peers6` (BEP 7), or a list of dicts (BEP 3)."""
     members = [peer.announcement for peer in answer.peers]
     endpoints = [member.endpoint for member in members]
@@ -110,17 +110,7 @@ def encode_failure(reason: str) -> bytes:
     return bencode({b"failure reason": reason.encode()})
 
 
-@dataclass(frozen=True, slots=True)
-class AnnounceResponse:
-    """A tracker response as a node reads it: peers, complete members, incomplete members, seconds until the next announce."""
-
-    peers: tuple[Endpoint, ...]
-    complete: int
-    incomplete: int
-    interval: float
-
-
-def parse_announce_response(body: bytes) -> AnnounceResponse:
+def parse_announce_response(body: bytes) -> AnnounceResult[Endpoint]:
     """Parse a tracker response in compact form.
 
     Raises:
@@ -145,7 +135,7 @@ def parse_announce_response(body: bytes) -> AnnounceResponse:
         for at in range(0, len(packed), each):
             ip, port = packed[at : at + each - 2], packed[at + each - 2 : at + each]
             peers.append(Endpoint(str(ipaddress.ip_address(ip)), int.from_bytes(port, "big")))
-    return AnnounceResponse(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
+    return AnnounceResult(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
 
 
 ByteRange = tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], Annotated[int, Field(ge=1, le=MAX_SIZE)]]

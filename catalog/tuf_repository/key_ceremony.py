@@ -6,7 +6,7 @@ A root comes into force when enough keys of the present root and enough of its o
 key holder, and no operator of the catalog, can replace the keys (TUF specification, section 6.1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -132,8 +132,10 @@ class KeyCeremony:
         """Add the signatures of keys that may sign, and put the proposals in force when they are complete."""
         proposed = self._proposed()
         before = self._repository.latest(connection, ROOT).data
+        roots = [SignedMetadata.of(data) for data in (before, *([proposed[ROOT]] if ROOT in proposed else []))]
         for role, data in proposed.items():
-            proposed[role] = sign_document(data, signers, self._signers_of(role, proposed, before))
+            entitled = frozenset(key for root in roots for key in root.keys[role])
+            proposed[role] = sign_document(data, signers, entitled)
             write_file(self.file(role), proposed[role])
         lacking: list[str] = []
         root = proposed.get(ROOT)
@@ -148,10 +150,6 @@ class KeyCeremony:
         self._repository.adopt(connection, root, proposed.get(TARGETS), now)
         self.drop()
         return CeremonyResult(tuple(proposed), (), ())
-
-    def _signers_of(self, role: str, proposed: Mapping[str, bytes], before: bytes) -> frozenset[str]:
-        roots = [SignedMetadata.of(before), *([SignedMetadata.of(proposed[ROOT])] if ROOT in proposed else [])]
-        return frozenset(key for root in roots for key in root.keys[role])
 
     def _proposed(self) -> dict[str, bytes]:
         found = {}

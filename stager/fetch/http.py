@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from catalog.content.multipart_ranges import MAX_RANGES
 from catalog.image.ranges import ByteRange, join_ranges
@@ -37,19 +37,6 @@ class FetchLimits:
     part_bytes: int = 8 << 20
     sleep: Callable[[float], None] = time.sleep
     throttle: Callable[[int], None] = unlimited
-
-
-@dataclass
-class FetchStats:
-    """Bytes received over the network, wasted ones included."""
-
-    received: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, count: int) -> None:
-        """Count received bytes; from any thread."""
-        with self._lock:
-            self.received += count
 
 
 @dataclass(frozen=True)
@@ -85,6 +72,9 @@ class HttpFetch:
         reused: the blocks of them that have been copied from other contents.
         grow: called with the bytes that will be allocated beyond those of the map's data extents, before they are.
         advance: called, from one thread at a time, with the number of settled bytes.
+
+    Attributes:
+        received: bytes received over the network, wasted ones included.
     """
 
     def __init__(
@@ -105,10 +95,10 @@ class HttpFetch:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._wrong: list[int] = []
         self._pieces = [self._plan(piece) for piece in pieces]
-        self.fetched = FetchStats()
+        self.received = 0
 
-    def run(self) -> FetchStats:
-        """Fill the file; returns the counts.
+    def run(self) -> None:
+        """Fill the file.
 
         Raises:
             ContentCorrupt: a piece stays wrong.
@@ -134,7 +124,6 @@ class HttpFetch:
                     one.result()
         for number in sorted(self._wrong):
             self._refetch(number)
-        return self.fetched
 
     def _plan(self, piece: int) -> _Piece:
         """Plan what to fetch of a piece: leaves with data, except blocks that were reused."""
@@ -153,14 +142,18 @@ class HttpFetch:
         for chunk in self._source.read(self._piece_map.address, ranges):
             if self._stop.is_set():
                 return
-            self.fetched.add(len(chunk))
-            self._limits.throttle(len(chunk))
+            self._count(len(chunk))
             buffer += chunk
             while piece is not None and len(buffer) >= piece.length:
                 content = bytes(memoryview(buffer)[: piece.length])
                 del buffer[: piece.length]
                 self._arrived(piece, content)
                 piece = next(waiting, None)
+
+    def _count(self, received: int) -> None:
+        with self._lock:
+            self.received += received
+        self._limits.throttle(received)
 
     def _arrived(self, piece: _Piece, content: bytes) -> None:
         """Verify a piece of which the missing ranges have arrived, and write the new bytes."""
@@ -196,8 +189,7 @@ class HttpFetch:
         start, end = piece_map.bounds(piece)
         for _ in range(CORRUPT_TRIES):
             content = b"".join(self._source.read(piece_map.address, [(start, end)]))
-            self.fetched.add(len(content))
-            self._limits.throttle(len(content))
+            self._count(len(content))
             runs = piece_map.verify_piece(piece, start, content)
             if runs is not None:
                 asked = sum(high - low for low, high in piece_map.ranges(piece))

@@ -65,37 +65,32 @@ def seed_catalog(
         tracker = TrackerClient(url.rstrip("/") + "/v1", peer_id=peer_id, credentials=credentials)
         with tracker, Swarm(tracker, options, boot=read_boot_id(), clock=clock, credentials=credentials) as swarm:
             shared: dict[Address, bytes] = {}
+
+            def share(address: Address) -> None:
+                """Share a content in its current swarm: restricting or opening a content gives it another one."""
+                authority = authorizer.authority_of(address)
+                if shared.get(address) == authority:
+                    return
+                if address in shared:
+                    swarm.leave(address)
+                    credentials.forget(address)
+                try:
+                    piece_map = PieceMap.of(address, contents.accelerator(address, "layer"))
+                except CatalogError as exc:
+                    log.warning("%s is not shared: %s", address, exc)
+                    return
+                if piece_map.layer is None:
+                    log.warning(
+                        "%s is not shared: its stored piece layer is wrong; run `partita catalog check`", address
+                    )
+                    return
+                swarm.join(piece_map, contents.path(address))
+                shared[address] = authority
+
             first = True
             while first or not ending.wait(LOOK):
                 for address in authorizer.served_contents():
-                    _share(swarm, authorizer, credentials, contents, address, shared)
+                    share(address)
                 if first:
                     ready(len(shared), swarm.port)
                 first = False
-
-
-def _share(
-    swarm: Swarm,
-    authorizer: CatalogAuthorizer,
-    credentials: CatalogCredentialsProvider,
-    contents: ContentStore,
-    address: Address,
-    shared: dict[Address, bytes],
-) -> None:
-    """Share a content in its current swarm: restricting or opening a content gives it another one."""
-    authority = authorizer.authority_of(address)
-    if shared.get(address) == authority:
-        return
-    if address in shared:
-        swarm.leave(address)
-        credentials.forget(address)
-    try:
-        piece_map = PieceMap.of(address, contents.accelerator(address, "layer"))
-    except CatalogError as exc:
-        log.warning("%s is not shared: %s", address, exc)
-        return
-    if piece_map.layer is None:
-        log.warning("%s is not shared: its stored piece layer is wrong; run `partita catalog check`", address)
-        return
-    swarm.join(piece_map, contents.path(address))
-    shared[address] = authority

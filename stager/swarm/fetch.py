@@ -214,9 +214,9 @@ class SwarmFetch:
     def _pull(self, torrent: SwarmTorrent, descriptor: int) -> None:
         """Fetch the parts that the tracker assigns, or in a rescue missing pieces, from the origin, until complete."""
         while not self._stop.is_set() and not _done(torrent):
-            ranges = (
-                self._take_retries() or self._assigned(torrent) or (self._choose_missing(torrent) if self._http else [])
-            )
+            with self._lock:
+                ranges, self._retry = self._retry, []
+            ranges = ranges or self._assigned(torrent) or (self._choose_missing(torrent) if self._http else [])
             if not ranges:
                 self._stop.wait(IDLE if self._unreported is not None else IDLE / 10)
             for start, end in ranges:
@@ -227,11 +227,6 @@ class SwarmFetch:
                     with self._lock:
                         self._retry.append((start, end))
                     self._stop.wait(IDLE)
-
-    def _take_retries(self) -> list[tuple[int, int]]:
-        with self._lock:
-            ranges, self._retry = self._retry, []
-        return ranges
 
     @property
     def _request_size(self) -> int:

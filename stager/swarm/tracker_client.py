@@ -12,11 +12,10 @@ import httpx2
 from catalog.errors import Malformed
 from catalog.image.address import Address
 from catalog.swarm.torrent import short_hash
-from catalog.swarm.tracker import AnnounceEvent
+from catalog.swarm.tracker import AnnounceEvent, AnnounceResult, Endpoint
 from catalog.swarm.tracker_protocol import (
     GRANT,
     MAX_TRACKER_RESPONSE,
-    AnnounceResponse,
     IncomingPeers,
     OriginRanges,
     OriginRangesQuery,
@@ -63,7 +62,7 @@ class TrackerClient(Closable):
 
     def announce(
         self, address: Address, port: int, left: int, event: AnnounceEvent = AnnounceEvent.UPDATE
-    ) -> AnnounceResponse:
+    ) -> AnnounceResult[Endpoint]:
         """Announce that we are in a swarm, and return its peers.
 
         Raises:
