@@ -21,7 +21,7 @@ from deployer.site.schema.clusters import ClusterDryRun, RoleDryRun
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class _RolePlacement:
     """A role's members: those that have room, where, and why there or why not."""
 
     nodes: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class _Room:
 def dry_run_cluster(
     document: ClusterDocument,
     proposed: Mapping[str, Proposal],
-    rooms: Sequence[NodeCapacity],
+    nodes: Sequence[NodeCapacity],
     place: Placer,
     usage: tuple[ResourceUsage, ResourceUsage],
     past: BootHistory,
@@ -43,20 +43,20 @@ def dry_run_cluster(
     Args:
         document: the cluster.
         proposed: each role's, asked for the members whose capacity is reserved at once.
-        rooms: the nodes now, with what they cache of all the roles' images.
+        nodes: as they are now, with what they cache of all the roles' images.
         place: chooses nodes where a proposal has no way of its own.
         usage: what the owner has now, and all of their VO.
         past: by which it is estimated.
         problems: what else is in the way.
     """
-    found = _take_room(document, proposed, {room.uuid: room for room in rooms}, place, usage)
+    found = _place_roles(document, proposed, {node.uuid: node for node in nodes}, place, usage)
     steps = _steps(document)
     order = [role for step in steps for role in step]
-    fetch = _fetch(order, proposed, found, {room.uuid: room.cached for room in rooms})
+    fetch = _fetch(order, proposed, found, {node.uuid: node.cached for node in nodes})
     times = _times(document, order, proposed, found, fetch, past)
     roles = {}
     for name, role in document.roles.items():
-        one, room = proposed[name], found[name]
+        one, placed = proposed[name], found[name]
         begins, ready = times[name]
         roles[name] = RoleDryRun(
             accepted=one.decision.accepted,
@@ -65,10 +65,10 @@ def dry_run_cluster(
             decision=one.decision.as_json(),
             count=role.count,
             quorum=document.initial_count(name),
-            placed=len(room.nodes),
-            nodes=dict(Counter(room.nodes)),
-            placement=room.sentences,
-            problem=room.fault,
+            placed=len(placed.nodes),
+            nodes=dict(Counter(placed.nodes)),
+            placement=placed.sentences,
+            problem=placed.fault,
             begins=begins,
             ready=ready,
         )
@@ -89,62 +89,62 @@ def dry_run_cluster(
     )
 
 
-def _take_room(
+def _place_roles(
     document: ClusterDocument,
     proposed: Mapping[str, Proposal],
-    rooms: dict[str, NodeCapacity],
+    nodes: dict[str, NodeCapacity],
     place: Placer,
     usage: tuple[ResourceUsage, ResourceUsage],
-) -> dict[str, _Room]:
+) -> dict[str, _RolePlacement]:
     """First all roles' members that are needed, as admission does; then, as far as there is room, the rest."""
-    found: dict[str, _Room] = {}
+    found: dict[str, _RolePlacement] = {}
     mine, together = usage
     for name in document.roles:
         proposal, count = proposed[name], document.initial_count(name)
         more = proposal.usage(count)
         fault = proposal.limit(mine, more, together) if proposal.limit is not None else None
         try:
-            chosen = _place(proposal, count, rooms, place, whole=True)
+            chosen = _place(proposal, count, nodes, place, whole=True)
         except NoCapacity as exc:
-            found[name] = _Room((), (str(exc),), fault or str(exc))
+            found[name] = _RolePlacement((), (str(exc),), fault or str(exc))
             continue
-        found[name] = _Room(chosen.nodes, chosen.sentences, fault or "")
+        found[name] = _RolePlacement(chosen.nodes, chosen.sentences, fault or "")
         mine, together = mine + more, together + more
-        _taken(rooms, proposal, chosen)
+        _taken(nodes, proposal, chosen)
     for name, role in document.roles.items():
         more_wanted = role.count - document.initial_count(name)
         if more_wanted and not found[name].fault:
             proposal = proposed[name]
             try:
-                chosen = _place(proposal, more_wanted, rooms, place, whole=False)
+                chosen = _place(proposal, more_wanted, nodes, place, whole=False)
             except NoCapacity:
                 continue
             before = found[name]
-            found[name] = _Room((*before.nodes, *chosen.nodes), (*before.sentences, *chosen.sentences))
-            _taken(rooms, proposal, chosen)
+            found[name] = _RolePlacement((*before.nodes, *chosen.nodes), (*before.sentences, *chosen.sentences))
+            _taken(nodes, proposal, chosen)
     return found
 
 
 def _place(
-    proposal: Proposal, count: int, rooms: Mapping[str, NodeCapacity], place: Placer, *, whole: bool
+    proposal: Proposal, count: int, nodes: Mapping[str, NodeCapacity], place: Placer, *, whole: bool
 ) -> Placement:
     ask = proposal.placement_request
     ask = replace(ask, count=count, options=ask.options.model_copy(update={"whole": whole}))
     return (proposal.place or place)(
-        [cap_machines(room, proposal.most, ask.shape.max_cores) for room in rooms.values()], ask
+        [cap_machines(node, proposal.most, ask.shape.max_cores) for node in nodes.values()], ask
     )
 
 
-def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement) -> None:
+def _taken(nodes: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement) -> None:
     ask = proposal.placement_request
     for uuid, number in Counter(chosen.nodes).items():
-        room = rooms[uuid]
-        rooms[uuid] = replace(
-            room,
-            cores=room.cores - number * ask.shape.max_cores,
-            memory=room.memory - number * ask.shape.max_memory,
-            disk=room.disk - number * ask.disk,
-            machines=room.machines + number,
+        node = nodes[uuid]
+        nodes[uuid] = replace(
+            node,
+            cores=node.cores - number * ask.shape.max_cores,
+            memory=node.memory - number * ask.shape.max_memory,
+            disk=node.disk - number * ask.disk,
+            machines=node.machines + number,
         )
 
 
@@ -163,7 +163,7 @@ def _steps(document: ClusterDocument) -> tuple[tuple[str, ...], ...]:
 def _fetch(
     order: Sequence[str],
     proposed: Mapping[str, Proposal],
-    found: Mapping[str, _Room],
+    found: Mapping[str, _RolePlacement],
     cached: Mapping[str, frozenset[str]],
 ) -> dict[str, dict[str, int]]:
     """For each role, the bytes that each of its nodes fetches: what an earlier role brought there is there already."""
@@ -182,7 +182,7 @@ def _times(
     document: ClusterDocument,
     order: Sequence[str],
     proposed: Mapping[str, Proposal],
-    found: Mapping[str, _Room],
+    found: Mapping[str, _RolePlacement],
     fetch: Mapping[str, Mapping[str, int]],
     past: BootHistory,
 ) -> dict[str, tuple[float | None, float | None]]:

@@ -121,9 +121,9 @@ def plan_cluster(cluster: Cluster, members: Sequence[SiteMachine], now: datetime
     }
     cluster = _with(cluster, failed=failed)
     roles = {role: slots_of(cluster, role, members, now) for role in cluster.document.roles}
-    if not cluster.state.was_ready and (why := _hopeless(cluster, roles, now)):
-        return _give_up(cluster.state, living, now, why)
     status = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
+    if not cluster.state.was_ready and (why := _hopeless(cluster, roles, status, now)):
+        return _give_up(cluster.state, living, now, why)
     state = _phase(cluster, roles, status, now)
     cluster = cluster.model_copy(update={"state": state})
     steps = list[ClusterStep]()
@@ -195,7 +195,9 @@ def check_active(cluster: Cluster) -> None:
         raise MachineConflict(f"cluster {cluster.name} is {phase.value} and takes no changes")
 
 
-def _hopeless(cluster: Cluster, roles: Mapping[str, list[MemberSlot]], now: datetime) -> str:
+def _hopeless(
+    cluster: Cluster, roles: Mapping[str, list[MemberSlot]], status: Mapping[str, ClusterRoleStatus], now: datetime
+) -> str:
     """Why a cluster that has not been of use yet never will be; empty while it may."""
     for role, slots in roles.items():
         wanted = [slot for slot in slots if slot.number <= cluster.state.counts[role]]
@@ -203,7 +205,6 @@ def _hopeless(cluster: Cluster, roles: Mapping[str, list[MemberSlot]], now: date
         if len(wanted) - len(lost) < cluster.need(role):
             return loss_reason(cluster, role, lost[0])
     if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
-        status = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
         late = _missing(status) or "its members"
         return f"it was not ready within {cluster.document.start_within} s: {late}"
     return ""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, delete, func, insert, select, update
 
 from catalog.errors import Conflict
 from deployer.errors import NodeNotFound
@@ -133,7 +133,7 @@ def write_report(connection: Connection, known: SiteNode, report: NodeReport, st
         if swarm is not None:
             connection.execute(insert(swarms).values(node=known.uuid, document=swarm))
     if stored.contents != digest:
-        _recache(connection, known.uuid, set(report.cached))
+        _replace_values(connection, cached.c.address, known.uuid, set(report.cached))
         changed["contents"] = digest
     connection.execute(update(nodes).where(nodes.c.uuid == known.uuid).values(reported=now, **changed))
 
@@ -207,13 +207,7 @@ def migration_address(connection: Connection, uuid: str) -> str:
 
 def record_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
     """Remember which machines a node reports that it should not have; returns those that are new."""
-    known = set(connection.execute(select(strays.c.machine).where(strays.c.node == uuid)).scalars())
-    if removed := known - set(found):
-        connection.execute(delete(strays).where(strays.c.node == uuid, strays.c.machine.in_(sorted(removed))))
-    fresh = sorted(set(found) - known)
-    if fresh:
-        connection.execute(insert(strays), [{"node": uuid, "machine": one} for one in fresh])
-    return fresh
+    return _replace_values(connection, strays.c.machine, uuid, set(found))
 
 
 def _contents(connection: Connection, addresses: Collection[str] | None) -> dict[str, set[str]]:
@@ -233,13 +227,16 @@ def _swarms(connection: Connection, uuid: str | None = None) -> dict[str, SwarmR
     return {row.node: parse(SwarmReport, row.document.encode(), "swarm") for row in connection.execute(query)}
 
 
-def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
-    before = set(connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars())
-    if removed := sorted(before - now):
-        for some in chunks(removed):
-            connection.execute(delete(cached).where(cached.c.node == uuid, cached.c.address.in_(some)))
-    if fresh := sorted(now - before):
-        connection.execute(insert(cached), [{"address": address, "node": uuid} for address in fresh])
+def _replace_values(connection: Connection, column: Column[str], uuid: str, now: set[str]) -> list[str]:
+    """Let these be the values of a column for a node, in a table of node and value; returns those that are new."""
+    table = column.table
+    before = set(connection.execute(select(column).where(table.c.node == uuid)).scalars())
+    for some in chunks(sorted(before - now)):
+        connection.execute(delete(table).where(table.c.node == uuid, column.in_(some)))
+    fresh = sorted(now - before)
+    if fresh:
+        connection.execute(insert(table), [{column.name: value, "node": uuid} for value in fresh])
+    return fresh
 
 
 def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmReport | None = None) -> SiteNode:

@@ -66,12 +66,12 @@ def _problem(node: SiteNode) -> str:
     return f"it says: {node.problem}" if node.problem else ""
 
 
-def cap_machines(room: NodeCapacity, most: int | None, cores: int) -> NodeCapacity:
+def cap_machines(node: NodeCapacity, most: int | None, cores: int) -> NodeCapacity:
     """A room with no more than `most` machines in all, each of so many cores, as the policy's limit on one node has it."""
-    if most is None or room.kind == EC2:
-        return room
-    left = most - room.machines
+    if most is None or node.kind == EC2:
+        return node
+    left = most - node.machines
     if left <= 0:
-        full = f"it has {room.machines} machines, and the policy allows {most} on one node"
-        return replace(room, ready=False, problem=room.problem or full)
-    return replace(room, cores=min(room.cores, left * cores))
+        full = f"it has {node.machines} machines, and the policy allows {most} on one node"
+        return replace(node, ready=False, problem=node.problem or full)
+    return replace(node, cores=min(node.cores, left * cores))

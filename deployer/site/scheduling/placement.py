@@ -127,40 +127,40 @@ class Placement:
 class _Fitting:
     """A node that takes at least one machine."""
 
-    room: NodeCapacity
+    node: NodeCapacity
     fits: int
     held: int
     near: int
 
 
-def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
+def place_machines(nodes: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
     """Choose a node for each machine.
 
     Raises:
         NoCapacity: the machines do not fit; the message has how many would, what is lacking, and which node comes nearest.
     """
-    near = _near(rooms, ask.addresses)
+    near = _near(nodes, ask.addresses)
     fitting, left = list[_Fitting](), list[tuple[NodeCapacity, str, str]]()
-    for room in rooms:
-        kind, why = omission(room, ask)
+    for node in nodes:
+        kind, why = omission(node, ask)
         if why:
-            left.append((room, kind, why))
+            left.append((node, kind, why))
         else:
-            held = _bytes(room.cached, ask.addresses)
-            fitting.append(_Fitting(room, _fits(room, ask), held, max(held, near.get(room.labels.get(SITE, ""), 0))))
-    own = [one for one in fitting if one.room.kind != EC2]
+            held = _bytes(node.cached, ask.addresses)
+            fitting.append(_Fitting(node, _fits(node, ask), held, max(held, near.get(node.labels.get(SITE, ""), 0))))
+    own = [one for one in fitting if one.node.kind != EC2]
     chosen = _choose(own, ask, ask.count)
     at_home = sum(number for _, number in chosen)
     if at_home < ask.count:
-        chosen += _choose([one for one in fitting if one.room.kind == EC2], ask, ask.count - at_home)
+        chosen += _choose([one for one in fitting if one.node.kind == EC2], ask, ask.count - at_home)
     found = sum(number for _, number in chosen)
     if found < (ask.count if ask.options.whole else 1):
         raise NoCapacity(_lacking(found, left, ask))
     total = sum(ask.addresses.values())
     return Placement(
-        tuple(one.room.uuid for one, number in chosen for _ in range(number)),
+        tuple(one.node.uuid for one, number in chosen for _ in range(number)),
         tuple(_explain(chosen, fitting, left, at_home, found, ask)),
-        {one.room.uuid: total - one.held for one, _ in chosen},
+        {one.node.uuid: total - one.held for one, _ in chosen},
     )
 
 
@@ -168,42 +168,42 @@ def _bytes(cached: Container[str], addresses: Mapping[str, int]) -> int:
     return sum(count for address, count in addresses.items() if address in cached)
 
 
-def _near(rooms: Sequence[NodeCapacity], addresses: Mapping[str, int]) -> dict[str, int]:
+def _near(nodes: Sequence[NodeCapacity], addresses: Mapping[str, int]) -> dict[str, int]:
     """For each value of the label `site`, the bytes of the contents that any node there holds."""
     there = defaultdict[str, set[str]](set)
-    for room in rooms:
-        if site := room.labels.get(SITE):
-            there[site].update(address for address in addresses if address in room.cached)
+    for node in nodes:
+        if site := node.labels.get(SITE):
+            there[site].update(address for address in addresses if address in node.cached)
     return {site: _bytes(cached, addresses) for site, cached in there.items()}
 
 
-def _fits(room: NodeCapacity, ask: PlacementRequest) -> int:
+def _fits(node: NodeCapacity, ask: PlacementRequest) -> int:
     """How many of the machines a node takes; whatever a machine needs none of is no bound."""
-    return min((free // each for free, each in _amounts_of(room, ask) if each > 0), default=ask.count)
+    return min((free // each for free, each in _amounts_of(node, ask) if each > 0), default=ask.count)
 
 
-def omission(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
+def omission(node: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
     """Why a node gets none of the machines: the kind of reason, and the reason; two empty texts if it may."""
-    if (room.kind == EC2 and ask.options.where == "local") or (room.kind != EC2 and ask.options.where == EC2):
-        wanted = "EC2" if room.kind != EC2 else "the site's own nodes"
+    if (node.kind == EC2 and ask.options.where == "local") or (node.kind != EC2 and ask.options.where == EC2):
+        wanted = "EC2" if node.kind != EC2 else "the site's own nodes"
         return f"the request is for {wanted}", f"the request is for {wanted}"
-    if not room.ready:
-        return "not taking machines", room.problem or "it takes no machines now"
-    if room.architecture != ask.architecture and (room.architecture or room.kind != EC2):
+    if not node.ready:
+        return "not taking machines", node.problem or "it takes no machines now"
+    if node.architecture != ask.architecture and (node.architecture or node.kind != EC2):
         other = f"the image is for {ask.architecture}"
-        return other, f"it runs {room.architecture or 'nothing that it has told of'}, and {other}"
+        return other, f"it runs {node.architecture or 'nothing that it has told of'}, and {other}"
     for name, value in sorted(ask.options.labels.items()):
-        if room.labels.get(name) != value:
-            has = f"says {room.labels[name]}" if name in room.labels else "is not set there"
+        if node.labels.get(name) != value:
+            has = f"says {node.labels[name]}" if name in node.labels else "is not set there"
             return f"the label {name}={value}", f"the label {name} {has}, and the request is for {value}"
-    short = _short(room, ask)
+    short = _short(node, ask)
     return (f"too little {short[0][0]}", _enumerate([text for _, text in short])) if short else ("", "")
 
 
-def _short(room: NodeCapacity, ask: PlacementRequest) -> list[tuple[str, str]]:
+def _short(node: NodeCapacity, ask: PlacementRequest) -> list[tuple[str, str]]:
     """What a node has too little of for one machine, and how little; what a machine needs none of may be overdrawn."""
     short = []
-    for name, (free, each) in zip(("cores", "memory", "disk"), _amounts_of(room, ask), strict=True):
+    for name, (free, each) in zip(("cores", "memory", "disk"), _amounts_of(node, ask), strict=True):
         if free < each and each:
             text = str if name == "cores" else format_size
             short.append((name, f"it has {text(max(free, 0))} of {text(each)} {name} free"))
@@ -214,13 +214,13 @@ def _choose(fitting: list[_Fitting], ask: PlacementRequest, count: int) -> list[
     """Nodes and how many machines each gets, at most `count` in all, the best first."""
     chosen = list[tuple[_Fitting, int]]()
     if ask.options.strategy == "pack":
-        for one in sorted(fitting, key=lambda it: (-it.held, -it.near, it.fits, it.room.name, it.room.uuid)):
+        for one in sorted(fitting, key=lambda it: (-it.held, -it.near, it.fits, it.node.name, it.node.uuid)):
             if (number := min(one.fits, count)) > 0:
                 chosen.append((one, number))
                 count -= number
         return chosen
     heap = [
-        ((0, -one.held, -one.near, -one.fits, one.room.name, one.room.uuid), index) for index, one in enumerate(fitting)
+        ((0, -one.held, -one.near, -one.fits, one.node.name, one.node.uuid), index) for index, one in enumerate(fitting)
     ]
     heapq.heapify(heap)
     given = Counter[int]()
@@ -252,26 +252,26 @@ def _explain(
         else:
             yield "The site's own nodes have room for all machines; none goes to EC2."
     for one, number in chosen[:MAX_NODES_EXPLAINED]:
-        yield f"{one.room.name} gets {_machines(number)}: {_why(one, total, ask)}."
+        yield f"{one.node.name} gets {_machines(number)}: {_why(one, total, ask)}."
     if more := chosen[MAX_NODES_EXPLAINED:]:
         yield f"{len(more)} more nodes get {_machines(sum(number for _, number in more))}, for the same reasons."
-    taken = {one.room.uuid for one, _ in chosen}
+    taken = {one.node.uuid for one, _ in chosen}
     enough = [
-        (one.room, "others come first", f"it has room for {_machines(one.fits)}, and others come first")
+        (one.node, "others come first", f"it has room for {_machines(one.fits)}, and others come first")
         for one in fitting
-        if one.room.uuid not in taken
+        if one.node.uuid not in taken
     ]
     yield from _omitted(sorted([*left, *enough], key=lambda it: (it[0].name, it[0].uuid)))
 
 
 def _omitted(left: list[tuple[NodeCapacity, str, str]]) -> Iterable[str]:
     if len(left) <= MAX_NODES_EXPLAINED:
-        for room, _, why in left:
-            yield f"{room.name} is left out: {why}."
+        for node, _, why in left:
+            yield f"{node.name} is left out: {why}."
         return
     kinds = defaultdict[str, list[str]](list)
-    for room, kind, _ in left:
-        kinds[kind].append(room.name)
+    for node, kind, _ in left:
+        kinds[kind].append(node.name)
     for kind, names in sorted(kinds.items()):
         shown = ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
         yield f"{_nodes(len(names))} left out ({kind}): {shown}."
@@ -297,8 +297,8 @@ def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: Placeme
     where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.options.where]
     message = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
     # Nearest: of those that lack room only, the one that has the largest share of what it lacks most.
-    lacking = [room for room, kind, _ in left if kind.startswith("too little")]
-    nearest = min(lacking, key=lambda room: (-_share(room, ask), room.name, room.uuid), default=None)
+    lacking = [node for node, kind, _ in left if kind.startswith("too little")]
+    nearest = min(lacking, key=lambda node: (-_share(node, ask), node.name, node.uuid), default=None)
     if found:
         message += "; ask for fewer, or let the request take what there is (whole = false)"
     elif nearest is not None:
@@ -312,13 +312,13 @@ def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: Placeme
     return message
 
 
-def _share(room: NodeCapacity, ask: PlacementRequest) -> float:
-    return min(free / each for free, each in _amounts_of(room, ask) if each > 0)
+def _share(node: NodeCapacity, ask: PlacementRequest) -> float:
+    return min(free / each for free, each in _amounts_of(node, ask) if each > 0)
 
 
-def _amounts_of(room: NodeCapacity, ask: PlacementRequest) -> tuple[tuple[int, int], ...]:
+def _amounts_of(node: NodeCapacity, ask: PlacementRequest) -> tuple[tuple[int, int], ...]:
     """What a node has free of cores, memory and disk, and what one machine takes of it."""
-    return (room.cores, ask.shape.max_cores), (room.memory, ask.shape.max_memory), (room.disk, ask.disk)
+    return (node.cores, ask.shape.max_cores), (node.memory, ask.shape.max_memory), (node.disk, ask.disk)
 
 
 def _amounts(cores: int, memory: int, disk: int) -> str:
@@ -344,8 +344,8 @@ Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 def place_without(place: Placer, excluded: Callable[[NodeCapacity], bool], why: str) -> Placer:
     """A placer that leaves nodes out, for a reason."""
 
-    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
-        return place([replace(room, ready=False, problem=why) if excluded(room) else room for room in rooms], ask)
+    def placed(nodes: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
+        return place([replace(node, ready=False, problem=why) if excluded(node) else node for node in nodes], ask)
 
     return placed
 
@@ -353,4 +353,4 @@ def place_without(place: Placer, excluded: Callable[[NodeCapacity], bool], why: 
 def place_on_site(place: Placer) -> Placer:
     """The same for machines that lost their place: they stay on the site's own nodes, since no requester is there
     whose account at EC2 they might use."""
-    return place_without(place, lambda room: room.kind == EC2, "a machine that lost its place is not sent to EC2")
+    return place_without(place, lambda node: node.kind == EC2, "a machine that lost its place is not sent to EC2")

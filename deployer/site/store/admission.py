@@ -114,8 +114,8 @@ def place_now(
     connection: Transaction, overcommit: Overcommit, ask: PlacementRequest, place: Placer, most: int | None = None
 ) -> Placement:
     """Where machines would run with the capacity free now; nothing is kept. NoCapacity as `place_machines` says."""
-    rooms = store_nodes.node_capacities(connection, ask.addresses.keys(), overcommit)
-    return place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
+    capacities = store_nodes.node_capacities(connection, ask.addresses.keys(), overcommit)
+    return place([cap_machines(capacity, most, ask.shape.max_cores) for capacity in capacities], ask)
 
 
 def quota_fault(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> str | None:

@@ -85,11 +85,11 @@ def _fitting(connection: Transaction, overcommit: Overcommit, place: Placer) -> 
         return None
     asks = {machine.deployment: store_machines.placement_request_of(connection, machine) for machine in waiting}
     addresses = {address for ask, _ in asks.values() for address in ask.addresses}
-    rooms = store_nodes.node_capacities(connection, addresses, overcommit)
+    capacities = store_nodes.node_capacities(connection, addresses, overcommit)
     found = set()
     for uuid, (ask, most) in asks.items():
         with suppress(NoCapacity):
-            place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
+            place([cap_machines(capacity, most, ask.shape.max_cores) for capacity in capacities], ask)
             found.add(uuid)
     return found if found or any(machine.reason != WAITS for machine in waiting) else None
 
@@ -113,6 +113,6 @@ def _place_waiting(work: UnitOfWork, place: Placer, fits: set[str]) -> int:
 def _placed(work: UnitOfWork, machine: SiteMachine, place: Placer) -> MachineTransition:
     ask, most = store_machines.placement_request_of(work.connection, machine)
     why = "it has an older copy of the machine, and is to drop that first"
-    place = place_without(place, lambda room: room.uuid == machine.other_node, why)
+    place = place_without(place, lambda capacity: capacity.uuid == machine.other_node, why)
     chosen = place_now(work.connection, work.overcommit, ask, place, most)
     return machine.transition(("placed", "; ".join(chosen.sentences)), node=chosen.nodes[0], reason="")

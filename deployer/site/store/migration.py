@@ -13,7 +13,7 @@ from deployer.site.model.records import SiteMachine, SiteNode
 from deployer.site.scheduling.node_capacity import cap_machines
 from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer, omission
 from deployer.site.store.store import SiteStore
-from deployer.site.store.unit_of_work import UnitOfWork
+from deployer.site.store.unit_of_work import TransitionRule, UnitOfWork
 
 
 def migrate(work: UnitOfWork, uuid: str, to: str, then: DesiredStatus, reason: str, place: Placer) -> SiteMachine:
@@ -49,28 +49,30 @@ def _placed(
 ) -> Placement:
     ask, most = store_machines.placement_request_of(work.connection, machine)
     mine = replace(ask, options=ask.options.model_copy(update={"where": "local", "whole": True}))
-    rooms = [
-        _fitting(cap_machines(room, most, mine.shape.max_cores), machine, source, nodes[room.uuid], to)
-        for room in store_nodes.node_capacities(work.connection, mine.addresses.keys(), work.overcommit)
+    capacities = [
+        _fitting(cap_machines(capacity, most, mine.shape.max_cores), machine, source, nodes[capacity.uuid], to)
+        for capacity in store_nodes.node_capacities(work.connection, mine.addresses.keys(), work.overcommit)
     ]
     try:
-        return place(rooms, mine)
+        return place(capacities, mine)
     except NoCapacity as exc:
-        raise NoCapacity(f"machine {machine.hostname} cannot be moved: {_why(rooms, mine, to)}") from exc
+        raise NoCapacity(f"machine {machine.hostname} cannot be moved: {_why(capacities, mine, to)}") from exc
 
 
-def _fitting(room: NodeCapacity, machine: SiteMachine, source: SiteNode, target: SiteNode, to: str) -> NodeCapacity:
+def _fitting(capacity: NodeCapacity, machine: SiteMachine, source: SiteNode, target: SiteNode, to: str) -> NodeCapacity:
     """A node's room as a machine that moves sees it: none where it cannot go on."""
-    fault = room.problem or moving.target_fault(machine, source, target)
-    if to and room.uuid != to:
+    fault = capacity.problem or moving.target_fault(machine, source, target)
+    if to and capacity.uuid != to:
         fault = "another node was asked for"
-    return replace(room, ready=room.ready and not fault, problem=fault)
+    return replace(capacity, ready=capacity.ready and not fault, problem=fault)
 
 
-def _why(rooms: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
+def _why(capacities: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
     """Why no node can take the machine, node by node; if one was requested, the reason of that one alone."""
-    shown = [room for room in rooms if not to or room.uuid == to]
-    reasons = [f"{room.name}: {room.problem or omission(room, ask)[1]}" for room in shown[:MAX_NODES_SHOWN]]
+    shown = [capacity for capacity in capacities if not to or capacity.uuid == to]
+    reasons = [
+        f"{capacity.name}: {capacity.problem or omission(capacity, ask)[1]}" for capacity in shown[:MAX_NODES_SHOWN]
+    ]
     return "; ".join(reasons) or "no other node exists"
 
 
@@ -83,19 +85,18 @@ def give_up_migrations(store: SiteStore) -> int:
     return store.write(_give_up) if store.read(_lapsed) else 0
 
 
-def _lapsed(connection: Transaction) -> bool:
-    """Whether any move has to be given up; only reads."""
-    there = store_machines.migrating_machines(connection)
-    if not there:
-        return False
+def _abandonment(connection: Transaction) -> TransitionRule:
+    """The rule that gives up the migrations from and to nodes that are lost or have left."""
     nodes = {node.uuid: node for node in store_nodes.list_nodes(connection, contents=False)}
-    return any(moving.abandon_on_node_loss(machine, nodes) is not None for machine in there)
+    return lambda machine: moving.abandon_on_node_loss(machine, nodes)
+
+
+def _lapsed(connection: Transaction) -> bool:
+    """Whether any migration has to be given up; only reads."""
+    found = store_machines.migrating_machines(connection)
+    return bool(found) and any(map(_abandonment(connection), found))
 
 
 def _give_up(work: UnitOfWork) -> int:
-    """Give up the moves from and to nodes that are lost or have left."""
-    nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
-    work.change(
-        store_machines.migrating_machines(work.connection), lambda machine: moving.abandon_on_node_loss(machine, nodes)
-    )
+    work.change(store_machines.migrating_machines(work.connection), _abandonment(work.connection))
     return len(work.events)
