@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
 from catalog.access.rules import ImageScope
-from catalog.api.images import SEQUENCE
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound, Unavailable
 from catalog.publication.images import PublicationService
 from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage
@@ -25,7 +24,9 @@ def history_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
     def history(
         request: Request,
         credential: CREDENTIAL,
-        cursor: SEQUENCE = 0,
+        cursor: Annotated[
+            int, Query(ge=0, le=2**53 - 1, description="The number of the last entry that you have.", examples=[0])
+        ] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_HISTORY_PAGE, description="Entries on a page.", examples=[100])] = 100,
     ) -> Response:
         """Oldest first. Each entry carries the SHA-256 of the one before it, so that changes and omissions show.

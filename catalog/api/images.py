@@ -21,7 +21,6 @@ NAME = Annotated[str, Path(description="Name of an image.", examples=["worker"],
 VERSION = Annotated[str, Path(description="Version of an image.", examples=["2026.11"], max_length=64)]
 NAME_FILTER = Annotated[str | None, Query(description="Only of this name.", examples=["worker"], max_length=128)]
 LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Items on the page, at most.")]
-SEQUENCE = Annotated[int, Query(ge=0, le=2**53 - 1, description="`next` of the previous page; 0 begins.", examples=[0])]
 CURSOR = Annotated[str | None, Query(max_length=64, description="`next` of the previous page.", examples=["41"])]
 MANIFEST_RESPONSE = example_response(MANIFEST_MEDIA_TYPE, {"type": "urn:partita:image:v1"})
 

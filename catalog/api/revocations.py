@@ -7,7 +7,6 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from catalog.api.images import SEQUENCE
 from catalog.db.images import list_revocations
 from catalog.errors import Malformed, NotEntitled, TooLarge, Unavailable
 from catalog.publication.images import PublicationService
@@ -26,7 +25,9 @@ def revocation_routes(
     @routes.get("/revocations", **described("List all revocations", RevocationPage, Malformed, Unavailable))
     def revocations(
         request: Request,
-        cursor: SEQUENCE = 0,
+        cursor: Annotated[
+            int, Query(ge=0, le=2**53 - 1, description="`next` of the previous page; 0 begins.", examples=[0])
+        ] = 0,
         limit: Annotated[
             int, Query(ge=1, le=MAX_REVOCATION_PAGE, description="Revocations on a page.", examples=[100])
         ] = MAX_REVOCATION_PAGE,
