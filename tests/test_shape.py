@@ -271,7 +271,8 @@ def is_entry_point(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     annotations = [ast.unparse(each.annotation) for each in function.args.args if each.annotation is not None]
     calls = [each.func for each in function.decorator_list if isinstance(each, ast.Call)]
     return "typer.Context" in annotations or any(
-        isinstance(call, ast.Attribute) and call.attr in {"command", "get", "post", "put", "patch", "delete"}
+        isinstance(call, ast.Attribute)
+        and call.attr in {"command", "operation", "get", "post", "put", "patch", "delete"}
         for call in calls
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -122,7 +123,10 @@ def audit_verify(
     if receipts or not (log or catalog):
         kept += audit_heads(receipts or path.parent / "receipts")
     report = verify_log(path, kept)
-    terminal.show(_as_json(report, len(kept)), _report(path, report, len(kept)))
+    terminal.show(
+        asdict(report) | {"intact": report.intact, "head": str(report.head), "remembered": len(kept)},
+        _report(path, report, len(kept)),
+    )
     if not report.intact:
         raise typer.Exit(EXIT_UNVERIFIED)
 
@@ -189,18 +193,6 @@ def _facts(entry: AuditLogEntry) -> str:
         elif name == "failed" and isinstance(value, list):
             shown.append(f"failed={','.join(str(one.get('rule')) for one in value if isinstance(one, dict)) or '-'}")
     return " ".join(shown)
-
-
-def _as_json(report: AuditReport, heads: int) -> dict[str, object]:
-    return {
-        "intact": report.intact,
-        "entries": report.entries,
-        "head": str(report.head),
-        "remembered": heads,
-        "repairs": report.repairs,
-        "torn": report.torn,
-        "faults": report.faults,
-    }
 
 
 def _report(path: Path, report: AuditReport, heads: int) -> str:

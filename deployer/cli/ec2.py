@@ -205,7 +205,9 @@ def ec2_clean(
             removals = plan_cleanup(list_resources(found.aws, found.owner, found.books), found.owner, _clock(), age)
 
             def tell(removal: "Removal", became: str, name: str = found.account.name) -> None:
-                rows.append(_row(removal, name, became))
+                since = removal.thing.since.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+                thing = {"kind": removal.thing.kind.value, "id": removal.thing.id, "title": removal.thing.title}
+                rows.append(thing | {"since": since, "reason": removal.reason, "account": name, "became": became})
 
             if apply:
                 remove_resources(removals, found.aws, found.books, found.ledger, tell)
@@ -219,16 +221,3 @@ def ec2_clean(
         if rows
         else "no unused resources",
     )
-
-
-def _row(removal: "Removal", account: str, became: str) -> dict[str, str]:
-    thing = removal.thing
-    return {
-        "kind": thing.kind.value,
-        "id": thing.id,
-        "title": thing.title,
-        "since": thing.since.astimezone(UTC).strftime("%Y-%m-%d %H:%M"),
-        "reason": removal.reason,
-        "account": account,
-        "became": became,
-    }

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER
 from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse, read_json
+from signer.runtime.closing import Closable
 
 TIMEOUT = httpx2.Timeout(90.0, connect=5.0)
 """Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
@@ -43,7 +44,7 @@ D = TypeVar("D", bound=Document)
 S = TypeVar("S", DeploymentStep, PrefetchStep)
 
 
-class NodeClient(AbstractContextManager["NodeClient"]):
+class NodeClient(Closable):
     """A connection to a node's service, closed by `close` or as a context manager."""
 
     def __init__(self, place: Path) -> None:
@@ -53,10 +54,6 @@ class NodeClient(AbstractContextManager["NodeClient"]):
         self._http = httpx2.Client(
             transport=httpx2.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
         )
-
-    def __exit__(self, *exc: object) -> None:
-        """Close."""
-        self.close()
 
     def close(self) -> None:
         """Give the connection back."""

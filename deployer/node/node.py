@@ -54,7 +54,6 @@ from deployer.node.membership.credentials import SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.node.migration.source import MigrationSource
 from deployer.node.migration.target import MigrationTarget, TargetNode
-from deployer.node.schema.machines import SavedImage, SaveOrder
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, NodeStatus
 from deployer.node.settings import DeploySettings
 from deployer.policy.decision import Decision
@@ -127,7 +126,7 @@ class Node:
         self._deployer = Deployer(context, self.accelerator, RequestDefaults(deploy.network, deploy.lifetime))
         self._admits = RestartAdmission(context)
         self.verbs = MachineOperations(self.keeper, self._admits)
-        self._saver = MachineSaver(settings, self.keeper, stager.cache)
+        self.saver = MachineSaver(settings, self.keeper, stager.cache)
         watching = timedelta(seconds=parse_duration(deploy.revocations_every))
         self._threads = NodeThreads(self.keeper, self._policies, client, self.watcher, watching, self._warm_up)
         self._probing = threading.Lock()
@@ -207,10 +206,6 @@ class Node:
         """See Deployer.dry_run."""
         return self._deployer.dry_run(order)
 
-    def save(self, uuid: str, order: SaveOrder) -> SavedImage:
-        """See `MachineSaver.save`."""
-        return self._saver.save(uuid, order)
-
     def accelerator(self, architecture: str) -> Accelerator:
         """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
         with self._probing:
@@ -257,7 +252,7 @@ class Node:
             verbs=self.verbs,
             make=self.deploy,
             facts=partial(self._facts, member.identity),
-            offers=self._saver.offering(),
+            offers=self.saver.offering(),
             fence=fence,
             moving=moving,
         )

@@ -1,4 +1,4 @@
-"""The commands `partita site serve|status|events|audit|...`. Wiring only; the site's service does the work."""
+"""The commands `partita site serve|status|nodes|drain|events|audit|...`. Wiring only; the site's service does the work."""
 
 import sys
 from datetime import UTC, datetime
@@ -12,8 +12,7 @@ from deployer.cli.arguments import ReadyFile, RootFile, counts_text, pin_trust_r
 from deployer.cli.site.grants import rights_app
 from deployer.cli.site.machine import site_machine_app
 from deployer.cli.site.maintenance import maintenance_app
-from deployer.cli.site.node import site_node_app
-from deployer.cli.site.options import SiteOption, open_client
+from deployer.cli.site.options import NodeName, ReasonOption, SiteOption, open_client
 from deployer.ec2.settings import Ec2Settings
 from deployer.site.settings import SiteSettings
 from signer.documents import validate
@@ -28,7 +27,6 @@ site_app = typer.Typer(
 )
 site_app.add_typer(site_machine_app, name="machine")
 site_app.add_typer(rights_app)
-site_app.add_typer(site_node_app)
 site_app.add_typer(maintenance_app)
 
 
@@ -91,6 +89,68 @@ def site_token(
         made = client.token(wanted)
     text = f"run on the node, until {made.expires:%H:%M} UTC: partita node join {made.url} {made.token}"
     terminal.show(to_json(made), text)
+
+
+@site_app.command("nodes")
+def site_nodes(context: typer.Context, site: SiteOption = "") -> None:
+    """List the site's nodes."""
+    with open_client(context, site) as client:
+        nodes = client.nodes()
+    size = terminal.format_size
+    rows = [
+        (
+            one.name,
+            one.uuid[:8],
+            one.state.value,
+            f"{one.capacity.cores} cores, {size(one.capacity.memory)}, {size(one.capacity.disk)} disk",
+            ", ".join(f"{name}={value}" for name, value in sorted(one.labels.items())),
+            one.reported.strftime("%Y-%m-%d %H:%M:%S UTC") if one.reported else "never",
+            one.problem,
+        )
+        for one in nodes
+    ]
+    columns = ("NAME", "UUID", "STATE", "HAS", "LABELS", "LAST REPORT", "PROBLEM")
+    shown = terminal.table(columns, rows) if rows else "no nodes; get a token for one with `partita site token`"
+    terminal.show([to_json(one) for one in nodes], shown)
+
+
+@site_app.command("node")
+def site_node(context: typer.Context, node: NodeName, site: SiteOption = "") -> None:
+    """Show the site's full record of a node."""
+    with open_client(context, site) as client:
+        value = to_json(client.node(node))
+    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())))
+
+
+@site_app.command("drain")
+def site_drain(
+    context: typer.Context,
+    node: NodeName,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Migrate its stopped and suspended machines.")] = False,
+    reason: ReasonOption = "",
+    site: SiteOption = "",
+) -> None:
+    """Place no more machines on a node; those that it has keep running."""
+    _change_node(context, node, "drain", reason, site, migrate=migrate)
+
+
+def _add_node_verb(verb: str, about: str) -> None:
+    def command(context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "") -> None:
+        _change_node(context, node, verb, reason, site)
+
+    site_app.command(verb, help=about)(command)
+
+
+_add_node_verb("undrain", "Place machines on a drained node again.")
+_add_node_verb("remove", "Remove a node for good; its certificate is refused from then on.")
+
+
+def _change_node(
+    context: typer.Context, node: str, verb: str, reason: str, site: str, *, migrate: bool = False
+) -> None:
+    with open_client(context, site) as client:
+        found = client.do_node(node, verb, reason, migrate=migrate)
+    terminal.show(to_json(found), f"{found.name}: {found.state.value}")
 
 
 @site_app.command("login")

@@ -36,7 +36,7 @@ def verb_routes(node: Node) -> APIRouter:
     )
     async def save(name: str, request: Request) -> Response:
         order = await read_document(request, SaveOrder, "request", MAX_ASKED)
-        return document_response(await run_in_threadpool(node.save, store.find(name).uuid, order))
+        return document_response(await run_in_threadpool(node.saver.save, store.find(name).uuid, order))
 
     @routes.get("/machines/{name}/addresses", summary="List a machine's IP addresses")
     def addresses(name: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ The node is known by the certificate of the site's CA in its UUID's name, whatev
 
 import ssl
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import httpx2
 
@@ -15,6 +15,7 @@ from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_
 from deployer.node.migration.manifest import MAX_MIGRATION_MANIFEST, MigrationFile, MigrationManifest
 from signer.documents import parse
 from signer.errors import DocumentError
+from signer.runtime.closing import Closable
 
 SILENCE = 30.0
 """Seconds that the other node may say nothing."""
@@ -26,7 +27,7 @@ MAX_REFUSAL = 64 << 10
 """Bytes of a refusal that are read."""
 
 
-class MigrationClient(AbstractContextManager["MigrationClient"]):
+class MigrationClient(Closable):
     """A connection to a node that gives machines away.
 
     Args:
@@ -52,7 +53,7 @@ class MigrationClient(AbstractContextManager["MigrationClient"]):
         timeout = httpx2.Timeout(silence, connect=min(silence, CONNECT))
         self._http = httpx2.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
 
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         """Close the connection."""
         self._http.close()
 

@@ -209,15 +209,8 @@ class Broker:
     def _alarm(self, uuid: str) -> None:
         log.warning("machine %s: its one-shot secret was presented a second time", uuid)
         machine = self._store.read(get_machine, uuid)
-        self._store.write(
-            UnitOfWork.add_event,
-            "machine",
-            uuid,
-            "alarm",
-            "its one-shot secret was presented a second time: one of the two senders was not this machine; its session "
-            "has been ended",
-            machine.deployment,
-        )
+        reason = "its one-shot secret was presented a second time: one of the two senders was not this machine; its "
+        self._add_event(machine, "alarm", f"{reason}session has been ended")
         self.news()
 
     def recognise(self, session: str) -> SiteMachine:
@@ -299,15 +292,11 @@ class Broker:
     def certificate(self, machine: SiteMachine, request: str) -> str:
         """A certificate for exactly the name and addresses that the site gave; errors as `issue_guest_certificate`."""
         issued = issue_guest_certificate(self._authority, machine, request, self._now())
-        self._store.write(
-            UnitOfWork.add_event,
-            "machine",
-            machine.uuid,
-            "certified",
-            "the site signed a host certificate for the guest",
-            machine.deployment,
-        )
+        self._add_event(machine, "certified", "the site signed a host certificate for the guest")
         return issued
+
+    def _add_event(self, machine: SiteMachine, what: str, reason: str) -> None:
+        self._store.write(UnitOfWork.add_event, "machine", machine.uuid, what, reason, machine.deployment)
 
     def tidy(self) -> int:
         """Delete machines that ended long ago; returns how many. Cheap when there is nothing to do."""

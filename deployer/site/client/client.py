@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -48,6 +48,7 @@ from deployer.site.schema.messages import (
 )
 from deployer.site.schema.views import DeploymentView, MachineView
 from signer.documents import Document, canonical, parse
+from signer.runtime.closing import Closable
 from signer.runtime.paging import walk_pages
 from signer.runtime.retry import RetryPolicy
 
@@ -69,7 +70,7 @@ FOLLOW_PATIENCE = 300.0
 D = TypeVar("D", bound=Document)
 
 
-class SiteClient(AbstractContextManager["SiteClient"]):
+class SiteClient(Closable):
     """A connection to a site's service, closed by `close` or as a context manager. Safe to use from several threads."""
 
     def __init__(
@@ -96,10 +97,6 @@ class SiteClient(AbstractContextManager["SiteClient"]):
             )
         except (httpx2.InvalidURL, ValueError) as exc:
             raise Misused(f"{endpoint.url!r} is not a site's URL; give it as https://HOST:PORT") from exc
-
-    def __exit__(self, *exc: object) -> None:
-        """Close."""
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
