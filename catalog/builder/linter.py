@@ -16,7 +16,7 @@ from catalog.builder import linter_child
 from catalog.disk.sandbox import ResourceLimits, python_command, run_confined
 from catalog.errors import DiskRefused
 from catalog.image.bundle import Bundle
-from catalog.image.manifest import BareDisk, OperatingSystem, PlacedPartition
+from catalog.image.manifest import OperatingSystem, PlacedPartition
 from signer.documents import Document, parse
 from signer.errors import DocumentError
 from signer.runtime import files
@@ -74,7 +74,7 @@ def lint_bundle(bundle: Bundle) -> LintReport:
     """Lint all partitions of an image; NotFound if a content is missing."""
     reports = []
     for number, disk in enumerate(bundle.manifest.disks):
-        for part in (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions:
+        for part in disk.partitions:
             if part.content is not None:
                 position = str(part.number) if isinstance(part, PlacedPartition) else f"of disk {number}"
                 where = f"partition {position} ({part.label})" if part.label else f"partition {position}"

@@ -12,7 +12,7 @@ from catalog.builder.recipe_build import build_image
 from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
-from catalog.image.manifest import BareDisk, Blank, Manifest, Partition, PlacedPartition
+from catalog.image.manifest import Blank, Manifest, PlacedPartition
 from signer.documents import validate
 from signer.errors import EXIT_REFUSED
 from signer.runtime import terminal
@@ -175,8 +175,7 @@ def _head(manifest: Manifest) -> str:
 def _rows(manifest: Manifest) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for number, disk in enumerate(manifest.disks):
-        parts: tuple[Partition, ...] = (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions
-        for part in parts:
+        for part in disk.partitions:
             place = f"{number}.{part.number}" if isinstance(part, PlacedPartition) else str(number)
             content = f"{str(part.content)[:16]}…" if part.content else ""
             what = f"blank {part.blank.filesystem}" if isinstance(part.blank, Blank) else content

@@ -20,11 +20,11 @@ from typing import Annotated
 from pydantic import Field
 
 from catalog.content.content_store import ContentStore
-from catalog.disk.layout import DiskExtent, disk_extents, partition_content
+from catalog.disk.layout import DiskExtent, disk_extents
 from catalog.errors import Conflict, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.blanks import blank_digest, filesystem_uuid, make_blank
-from catalog.image.manifest import BareDisk, Blank, ImageId, Manifest
+from catalog.image.manifest import Blank, ImageId, Manifest
 from signer.documents import Document, canonical, parse
 from signer.runtime import files
 from signer.statements.endorsement import Instant
@@ -61,10 +61,7 @@ def flat_extents(manifest: Manifest) -> tuple[DiskExtent, ...]:
     """The extents of an image's flat file; NotFound if the image has several disks."""
     if len(manifest.disks) != 1:
         raise NotFound(f"{manifest.title} has {len(manifest.disks)} disks; a flat image has one")
-    disk = manifest.disks[0]
-    if isinstance(disk, BareDisk):
-        return (DiskExtent(0, disk.partition.size, partition_content(disk.partition)),)
-    return disk_extents(disk)
+    return disk_extents(manifest.disks[0])
 
 
 class FlatImageReader:

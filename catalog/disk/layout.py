@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from catalog.disk.gpt import write_gpt
 from catalog.image.address import Address
-from catalog.image.manifest import Blank, GptDisk, MbrDisk, Partition
+from catalog.image.manifest import BareDisk, Blank, GptDisk, MbrDisk
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,11 @@ class DiskExtent:
     source: bytes | Address | Blank | None
 
 
-def disk_extents(disk: GptDisk | MbrDisk) -> tuple[DiskExtent, ...]:
+def disk_extents(disk: GptDisk | MbrDisk | BareDisk) -> tuple[DiskExtent, ...]:
     """The extents of a disk in order, from its first byte to its last without holes between them."""
-    parts = [DiskExtent(part.offset, part.size, partition_content(part)) for part in disk.partitions]
+    if isinstance(disk, BareDisk):
+        return (DiskExtent(0, disk.partition.size, disk.partition.source),)
+    parts = [DiskExtent(part.offset, part.size, part.source) for part in disk.partitions]
     parts += [DiskExtent(gap.offset, gap.content.size, gap.content) for gap in disk.gaps]
     if isinstance(disk, GptDisk):
         head, tail = write_gpt(disk)
@@ -42,10 +44,3 @@ def disk_extents(disk: GptDisk | MbrDisk) -> tuple[DiskExtent, ...]:
     if end < disk.size:
         whole.append(DiskExtent(end, disk.size - end, None))
     return tuple(whole)
-
-
-def partition_content(partition: Partition) -> Address | Blank:
-    """The content or the blank; the validator of Partition ensures that there is exactly one."""
-    source = partition.content or partition.blank
-    assert source is not None  # noqa: S101 - see above
-    return source

@@ -5,7 +5,6 @@ recipes, kernel and command line. Sizes and offsets are bytes. docs/formats.md d
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from catalog.image.address import MAX_SIZE, Address
 from catalog.image.partition_types import FLAG_BITS, check_type, standard_protective
-from signer.documents import Document, canonical, parse_canonical
+from signer.documents import Document, canonical, check_base64, parse_canonical
 
 MANIFEST_TYPE = "urn:partita:image:v1"
 MANIFEST_MEDIA_TYPE = "application/vnd.partita.image.v1+json"
@@ -58,10 +57,7 @@ def _partition_uuid(text: str) -> str:
 
 
 def _boot_code(text: str) -> str:
-    try:
-        code = base64.b64decode(text, validate=True)
-    except binascii.Error as exc:
-        raise ValueError("is not valid base64") from exc
+    code = base64.b64decode(check_base64(text))
     if len(code) != BOOT_CODE or not any(code) or base64.b64encode(code).decode() != text:
         raise ValueError(
             f"boot code is {BOOT_CODE} bytes, not all zero, in canonical base64; leave it out if the disk has no boot code"
@@ -165,12 +161,16 @@ class Partition(Document):
         return self
 
     @property
+    def source(self) -> Address | Blank:
+        """The content or the blank."""
+        source = self.content or self.blank
+        assert source is not None  # noqa: S101 - the validator ensures that there is exactly one
+        return source
+
+    @property
     def size(self) -> int:
         """Bytes."""
-        if self.content is not None:
-            return self.content.size
-        assert self.blank is not None  # noqa: S101 - the validator saw to it
-        return self.blank.size
+        return self.source.size
 
 
 class PlacedPartition(Partition):
@@ -288,6 +288,11 @@ class BareDisk(Document):
         """Bytes of the disk: those of its partition."""
         return self.partition.size
 
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """The partition, in the form of disks with a table."""
+        return (self.partition,)
+
 
 Disk = Annotated[GptDisk | MbrDisk | BareDisk, Field(discriminator="table")]
 
@@ -353,7 +358,7 @@ class Manifest(TitledDocument):
             raise ValueError("a BIOS boots from a disk with a partition table; the first disk has no table")
         if self.boot.mode == "bios" and isinstance(first, GptDisk) and first.boot_code is None:
             raise ValueError("a BIOS runs the boot code in the first sector; the first disk has no boot code")
-        if self.boot.mode == "uefi" and not any(part.type in {"esp", "mbr-ef"} for part in _partitions(first)):
+        if self.boot.mode == "uefi" and not any(part.type in {"esp", "mbr-ef"} for part in first.partitions):
             raise ValueError("UEFI boots from an EFI system partition; the first disk has no such partition")
         return self
 
@@ -379,23 +384,14 @@ class Manifest(TitledDocument):
     def partitions(self) -> Iterator[Partition]:
         """All partitions, in the order of disks and offsets."""
         for disk in self.disks:
-            yield from _partitions(disk)
+            yield from disk.partitions
 
     def contents(self) -> tuple[Address, ...]:
         """The addresses of all contents of the image, each once, in order: partitions, gaps, kernel, initrd."""
-        found: dict[Address, None] = {}
+        found: list[Address | None] = []
         for disk in self.disks:
-            for part in _partitions(disk):
-                if part.content is not None:
-                    found[part.content] = None
-            for gap in () if isinstance(disk, BareDisk) else disk.gaps:
-                found[gap.content] = None
+            found += [part.content for part in disk.partitions]
+            found += [] if isinstance(disk, BareDisk) else [gap.content for gap in disk.gaps]
         if isinstance(self.boot, DirectBoot):
-            found[self.boot.kernel] = None
-            if self.boot.initrd is not None:
-                found[self.boot.initrd] = None
-        return tuple(found)
-
-
-def _partitions(disk: GptDisk | MbrDisk | BareDisk) -> tuple[Partition, ...]:
-    return (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions
+            found += [self.boot.kernel, self.boot.initrd]
+        return tuple(address for address in dict.fromkeys(found) if address is not None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from catalog.disk.layout import disk_extents, partition_content
+from catalog.disk.layout import disk_extents
 from catalog.image.address import Address
 from catalog.image.manifest import BareDisk, Blank, DirectBoot, Disk, GptDisk, Manifest, MbrDisk
 from deployer.errors import AssemblyFailed
@@ -105,7 +105,7 @@ def assemble_disks(
 def _disk(disk: Disk, contents: ImageContents, directory: Path, index: int, serial: str) -> DiskSpec:
     base: RawFile | Descriptor
     if isinstance(disk, BareDisk):
-        base = RawFile(path=_part(partition_content(disk.partition), contents, disk.size))
+        base = RawFile(path=_part(disk.partition.source, contents, disk.size))
         if disk.partition.access == "read-only":
             return DiskSpec(target=disk_target(index), source=base, serial=serial)
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
-from catalog.image.manifest import BareDisk, Disk, GptDisk, Manifest, MbrDisk, PlacedPartition
+from catalog.image.manifest import Disk, Manifest, PlacedPartition
 from deployer.machine.spec import MachineSpec
 from deployer.policy.decision import Decision
 from deployer.records.receipt import (
@@ -127,11 +127,10 @@ def build_receipt(
 
 
 def _disk(spec: BootedDisk, disk: Disk) -> ReceiptDisk:
-    parts = (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions
     return ReceiptDisk(
         target=spec.target,
         table=disk.table,
-        size=disk.size if isinstance(disk, GptDisk | MbrDisk) else disk.partition.size,
+        size=disk.size,
         writes="none" if spec.read_only else "overlay",
         partitions=tuple(
             ReceiptPartition(
@@ -143,6 +142,6 @@ def _disk(spec: BootedDisk, disk: Disk) -> ReceiptDisk:
                 content=str(part.content) if part.content else None,
                 blank=part.blank.filesystem if part.blank else None,
             )
-            for part in parts
+            for part in disk.partitions
         ),
     )

@@ -14,9 +14,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from catalog.disk.layout import DiskExtent, disk_extents, partition_content
+from catalog.disk.layout import DiskExtent, disk_extents
 from catalog.image.address import Address
-from catalog.image.manifest import BareDisk, Blank, Disk
+from catalog.image.manifest import Blank, Disk
 from signer.documents import Document, canonical
 
 BLOCK_SIZE = 512 << 10
@@ -78,8 +78,6 @@ class Layout(Document):
 
 def runs_of(disk: Disk) -> tuple[DiskExtent, ...]:
     """The runs of a disk that are not simply zeros, in order, whatever kind of disk it is."""
-    if isinstance(disk, BareDisk):
-        return (DiskExtent(0, disk.partition.size, partition_content(disk.partition)),)
     return tuple(extent for extent in disk_extents(disk) if extent.source is not None)
 
 
