@@ -14,10 +14,9 @@ from deployer.site.clusters.planner import (
     ClusterPlan,
     ClusterStep,
     OrderMembers,
-    ReleaseMember,
-    StopMember,
     plan_cluster,
 )
+from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterPhase
 from deployer.site.model.records import SiteMachine
 from tests.support.site.cluster_values import HEAD_AND_WORKERS, START, cluster, member, uuid
@@ -80,11 +79,11 @@ class World:
             self.order(step)
             return
         one = self.machines[step.machine]
-        if isinstance(step, ReleaseMember):
+        if step.verb is None:
             if one.held:
                 self._check_order(one.role, before)
             self._put(one, held=False)
-        elif isinstance(step, StopMember):
+        elif step.verb is Verb.SHUTDOWN:
             self._put(one, desired=DesiredStatus.STOPPED, desired_reason=step.reason)
         else:
             self._put(one, desired=DesiredStatus.ENDED)

@@ -323,7 +323,6 @@ def test_keys_of_before_there_was_room_to_grow_mean_what_they_meant(desk: Desk) 
     values = request.model_dump(mode="json")
     assert [values.pop(name) for name in ("max_memory", "max_cores", "description")] == [None] * 3
     values["wishes"] = values.pop("placement_options")
-    values["wishes"] = values.pop("placement_options")
     then = hashlib.sha256(canonical([values, "", ""])).hexdigest()
     first = desk.admitting.admit(request, ALICE, "k1")
     with desk.site.store.database.reading() as connection:
