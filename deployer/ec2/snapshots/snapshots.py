@@ -22,7 +22,7 @@ from deployer.ec2.snapshots.disk_reader import OpenDisk, block_digests
 from deployer.ec2.snapshots.reader import snapshot_matches
 from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords, pack_digests
 from deployer.ec2.snapshots.upload_journal import UploadJournal
-from deployer.ec2.snapshots.uploader import WORKERS, SnapshotUploader, UploadResult, client_token
+from deployer.ec2.snapshots.uploader import WORKERS, SnapshotUploader, client_token
 from signer.runtime.clock import utc_now
 from signer.runtime.progress import Advance, ignore_progress
 
@@ -199,30 +199,15 @@ class Snapshots:
                     raise
                 self._undo(journal, begin_again=True)
                 continue
-            if made is None:
-                assert theirs is not None  # noqa: S101 - else the upload would have been completed
-                self._undo(journal)
-                return theirs
-            return self._keep(disk, journal, family, made, parent, refused)
-        raise AssertionError
-
-    def _keep(
-        self,
-        disk: OpenDisk,
-        journal: UploadJournal,
-        family: str,
-        made: UploadResult,
-        parent: ParentSnapshot | None,
-        refused: set[str],
-    ) -> Snapshot:
-        """Keep our completed snapshot, unless another site completed one before."""
-        theirs = self._theirs(disk, family, refused, journal.snapshot_id)
-        if theirs is not None:
+            # Ours is kept, unless another site has completed one before it.
+            if made is not None and nobody_else():
+                kept = self._note(made.snapshot_id, disk.layout, family, made.digests)
+                journal.finish()
+                return replace(kept, sent=made.sent, resumed=made.resumed, parent=parent.snapshot_id if parent else "")
+            assert theirs is not None  # noqa: S101 - else the upload would have been completed
             self._undo(journal)
             return theirs
-        kept = self._note(made.snapshot_id, disk.layout, family, made.digests)
-        journal.finish()
-        return replace(kept, sent=made.sent, resumed=made.resumed, parent=parent.snapshot_id if parent else "")
+        raise AssertionError
 
     def _note(self, snapshot_id: str, layout: Layout, family: str, known: Digests) -> Snapshot:
         record = SnapshotRecord(
