@@ -89,7 +89,14 @@ def assemble_disks(
                 for index, disk in enumerate(manifest.disks)
             ]
             more = [
-                pool.submit(_extra, blank, contents, directory, index)
+                pool.submit(
+                    _overlaid,
+                    directory,
+                    index,
+                    RawFile(path=_part(blank, contents, blank.size)),
+                    blank.size,
+                    f"disk{index}",
+                )
                 for index, blank in enumerate(extra, len(manifest.disks))
             ]
             disks = tuple(future.result() for future in (*made, *more))
@@ -111,10 +118,6 @@ def _disk(disk: Disk, contents: ImageContents, directory: Path, index: int, seri
     else:
         base = Descriptor(path=_describe(disk, contents, directory, index))
     return _overlaid(directory, index, base, disk.size, serial)
-
-
-def _extra(blank: Blank, contents: ImageContents, directory: Path, index: int) -> DiskSpec:
-    return _overlaid(directory, index, RawFile(path=_part(blank, contents, blank.size)), blank.size, f"disk{index}")
 
 
 def _describe(disk: GptDisk | MbrDisk, contents: ImageContents, directory: Path, index: int) -> Path:

@@ -48,13 +48,9 @@ class Network(Document):
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
-def _parsed(value: object) -> object:
-    return Network.parse(value) if isinstance(value, str) else value
-
-
 NetworkText = Annotated[
     Network,
-    BeforeValidator(_parsed),
+    BeforeValidator(lambda value: Network.parse(value) if isinstance(value, str) else value),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "maxLength": 80, "examples": ["user", "network:grid"]}),
 ]

@@ -119,8 +119,9 @@ def _check_cloud_config(data: bytes) -> None:
     except (ValueError, OverflowError) as exc:  # a date or number that YAML's grammar allows and no value has
         raise UserDataRefused(f"the cloud-config holds a value that cannot be read: {exc}") from exc
     if not isinstance(value, dict):
+        found = "empty" if value is None else f"a {type(value).__name__}"
         raise UserDataRefused(
-            f"the cloud-config is not a mapping but {_a(value)}; write it as lines of 'key: value' after '#cloud-config'"
+            f"the cloud-config is not a mapping but {found}; write it as lines of 'key: value' after '#cloud-config'"
         )
 
 
@@ -128,7 +129,7 @@ def _check_events(text: str) -> None:
     """Walk the document without building anything of it, and stop at the first thing that is not wanted."""
     depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = _line(event)
+        line = event.start_mark.line + 1 if event.start_mark else 0
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > MAX_DEPTH:
@@ -140,11 +141,3 @@ def _check_events(text: str) -> None:
             raise UserDataRefused(
                 f"the cloud-config has the tag {tag[:80]!r} at line {line}; only !!binary is used there"
             )
-
-
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 0
-
-
-def _a(value: object) -> str:
-    return "empty" if value is None else f"a {type(value).__name__}"

@@ -134,11 +134,12 @@ class RequestLog:
                 log.warning("%s: a request of %d bytes is not kept", self.path, len(line))
                 return number
             try:
-                if self._count >= 2 * self._kept or _size(self.path) > MAX_LOG:
+                if self._count >= 2 * self._kept or (self.path.exists() and self.path.stat().st_size > MAX_LOG):
                     self._trim()
-                with self.path.open("ab") as file:
-                    if file.tell() and not _ends_whole(self.path):
-                        file.write(b"\n")
+                with self.path.open("a+b") as file:
+                    if file.tell():
+                        file.seek(-1, os.SEEK_END)
+                        file.write(b"" if file.read(1) == b"\n" else b"\n")
                     file.write(line)
             except OSError as exc:
                 log.warning("%s: the request cannot be kept: %s", self.path, exc.strerror)
@@ -186,13 +187,3 @@ def _newest(value: Any) -> Any:
     if not isinstance(asked, dict) or "max_memory" in asked:
         return value
     return value | {"asked": asked | {"max_memory": asked.get("memory"), "max_cores": asked.get("cores")}}
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -124,7 +124,7 @@ def check_drivers(manifest: Manifest, contents: ImageContents) -> DriverVerdict:
         early = found[0] if found else None
         troubles += [f"its initrd cannot be read ({trouble})"] if trouble else []
     for part in manifest.partitions():
-        if part.content is not None and _is_ext(path := contents.path(part.content)):
+        if part.content is not None and _has_magic(path := contents.path(part.content), (_EXT_MAGIC,), _EXT_PLACE):
             found, trouble = _kernels("ext", path)
             root += found
             troubles += [f"partition {part.label} cannot be read ({trouble})"] if trouble else []
@@ -135,7 +135,7 @@ def check_drivers(manifest: Manifest, contents: ImageContents) -> DriverVerdict:
 
 
 def _kernels(kind: str, path: Path) -> tuple[tuple[KernelDrivers, ...], str]:
-    if kind == "initrd" and not _begins(path, _PACKED):
+    if kind == "initrd" and not _has_magic(path, _PACKED):
         return (), "not an archive of a known format"
     command, reads = python_command(Path(drivers_child.__file__), kind, "/found")
     limits = ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
@@ -147,16 +147,10 @@ def _kernels(kind: str, path: Path) -> tuple[tuple[KernelDrivers, ...], str]:
     return answer.kernels, answer.trouble
 
 
-def _begins(path: Path, magics: Iterable[bytes]) -> bool:
+def _has_magic(path: Path, magics: tuple[bytes, ...], offset: int = 0) -> bool:
     with path.open("rb") as file:
-        head = file.read(6)
-    return any(head.startswith(magic) for magic in magics)
-
-
-def _is_ext(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(_EXT_PLACE)
-        return file.read(2) == _EXT_MAGIC
+        file.seek(offset)
+        return file.read(6).startswith(magics)
 
 
 def _named(lacking: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import base64
 import email
 import gzip
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from email.message import Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.nonmultipart import MIMENonMultipart
@@ -145,22 +145,20 @@ def build_user_data(machine: DesiredMachine, volumes: Sequence[Volume]) -> bytes
     config: dict[str, Any] = {"hostname": machine.hostname, "preserve_hostname": False}
     if machine.public_keys:
         config["ssh_authorized_keys"] = [key.strip() for key in machine.public_keys]
+    text = yaml.safe_dump(config, sort_keys=False, width=float("inf"), encoding="utf-8")
     parts = [
         _part("cloud-boothook", b"#cloud-boothook\n" + boot_hook(machine, volumes).encode()),
-        _part("cloud-config", b"#cloud-config\n" + _yaml(config)),
+        _part("cloud-config", b"#cloud-config\n" + text),
     ]
     files, _ = seed_extras(machine.context, machine.uuid)
     if files:
         parts.append(_part("x-shellscript", _agent(files[PARAMETERS], files[AGENT])))
     site = base64.b64decode(machine.vendor_data) if machine.vendor_data else None
     _, own = seed_extras(None, machine.uuid, site)
-    if own is not None:
-        kind = check_user_data(own)
-        parts.append(_part(_SUBTYPES[kind], own, merge=kind == "cloud-config"))
     given = base64.b64decode(machine.user_data) if machine.user_data else b""
-    if given:
-        parts.append(_given(given, check_user_data(given)))
-    whole = _join(parts)
+    parts += [_given(data, check_user_data(data)) for data in (own, given) if data]
+    digest = hashlib.sha256(b"".join(part.as_bytes() for part in parts)).hexdigest()
+    whole = MIMEMultipart(boundary=f"partita-{digest[:32]}", _subparts=parts).as_bytes()
     packed = whole if len(whole) <= MAX_USER_DATA else gzip.compress(whole, 9, mtime=0)
     if len(packed) > MAX_USER_DATA:
         raise UserDataRefused(
@@ -193,10 +191,6 @@ def blanks_script(lines: Sequence[str]) -> str:
     return BLANKS.replace("{wanted}", "\n".join(lines)) if lines else ""
 
 
-def _yaml(value: Mapping[str, Any]) -> bytes:
-    return yaml.safe_dump(dict(value), sort_keys=False, width=float("inf"), encoding="utf-8")
-
-
 def _part(subtype: str, data: bytes, *, main: str = "text", merge: bool = False) -> Message:
     part = MIMENonMultipart(main, subtype)
     # In base64, so that no given text can look like the beginning of another part.
@@ -213,8 +207,3 @@ def _given(data: bytes, kind: UserDataKind) -> Message:
     if kind == "gzip":
         return _part("gzip", data, main="application")
     return _part(_SUBTYPES[kind], data, merge=kind == "cloud-config")
-
-
-def _join(parts: Sequence[Message]) -> bytes:
-    digest = hashlib.sha256(b"".join(part.as_bytes() for part in parts)).hexdigest()
-    return MIMEMultipart(boundary=f"partita-{digest[:32]}", _subparts=parts).as_bytes()

@@ -62,14 +62,12 @@ class UploadResult:
     Attributes:
         snapshot_id: AWS's name of it.
         digests: SHA-256 of all its non-zero blocks, the parent's included.
-        checksum: the linear checksum over the sent blocks, as AWS confirmed it.
         sent: blocks that this call sent.
         resumed: blocks that an earlier call had sent.
     """
 
     snapshot_id: str
     digests: Digests
-    checksum: str
     sent: int
     resumed: int
 
@@ -125,11 +123,10 @@ class SnapshotUploader:
         self._start(disk, journal, token, parent, tags or {}, description)
         resumed = len(journal.blocks)
         known = self._put_all(disk, journal, parent, advance)
-        snapshot_id, checksum = journal.snapshot_id, linear_checksum(journal.blocks)
         if not before():
             return None
-        self._complete(snapshot_id, len(journal.blocks), checksum)
-        return UploadResult(snapshot_id, known, checksum, len(journal.blocks) - resumed, resumed)
+        self._complete(journal.snapshot_id, len(journal.blocks), linear_checksum(journal.blocks))
+        return UploadResult(journal.snapshot_id, known, len(journal.blocks) - resumed, resumed)
 
     def _start(
         self,
@@ -176,14 +173,11 @@ class SnapshotUploader:
             finally:
                 sending.stop()
         if failures:
-            self._explain(journal.snapshot_id, failures[0])
+            first, snapshot_id = failures[0], journal.snapshot_id
+            if isinstance(first, AwsFailed) and self.state(snapshot_id) != "pending":
+                raise SnapshotGone(f"{snapshot_id}: can no longer be written ({first})") from first
+            raise first
         return sending.known
-
-    def _explain(self, snapshot_id: str, failed: BaseException) -> None:
-        """Raise the first worker's error, or SnapshotGone if that is its cause."""
-        if isinstance(failed, AwsFailed) and self.state(snapshot_id) != "pending":
-            raise SnapshotGone(f"{snapshot_id}: can no longer be written ({failed})") from failed
-        raise failed
 
     def _complete(self, snapshot_id: str, count: int, checksum: str) -> None:
         proof: dict[str, Any] = {
