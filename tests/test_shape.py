@@ -31,7 +31,7 @@ DOORS = {
         "deployer.site.db.nodes",
         "deployer.site.db.machines",
         "deployer.site.db.clusters",
-        "deployer.site.db.audit",
+        "deployer.site.db.documents",
         "deployer.site.db.prune",
         "deployer.site.db.events",
         "deployer.site.db.contexts",

@@ -9,8 +9,8 @@ from catalog.errors import Malformed, Misused
 from deployer.errors import Forbidden, MachineNotFound
 from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, SiteRouter, action, answer
 from deployer.site.auth.grants import SiteAction
-from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.documents import parse_cursor
+from deployer.site.db.events import list_audit_entries
 from deployer.site.db.machines import find_machine
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import AuditFilter

@@ -1,1 +1,1 @@
-"""Clusters: documents, planner, controller, dry runs. Orders machines through admission like everybody else."""
+"""Clusters: documents, planner, controller, dry runs. Orders machines through admission as every requester does."""

@@ -13,8 +13,7 @@ from deployer.site.api.events import STREAM, event_stream, read_event_page
 from deployer.site.auth.grants import SiteAction
 from deployer.site.console.request import Console, PageRequest, PageRoute
 from deployer.site.console.templates import CONSOLE_PREFIX, HEADERS
-from deployer.site.db.audit import list_audit_entries
-from deployer.site.db.events import last_event, list_events
+from deployer.site.db.events import last_event, list_audit_entries, list_events
 from deployer.site.db.machines import get_deployment
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, SiteEvent

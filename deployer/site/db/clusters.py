@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from deployer.errors import ClusterNotFound
-from deployer.site.db.documents import DocumentTable, equalities, prefix_condition
+from deployer.site.db.documents import DocumentTable, filter_conditions, prefix_condition
 from deployer.site.db.tables import clusters
 from deployer.site.model.cluster import Cluster
 from deployer.site.model.principal import Principal
@@ -52,7 +52,7 @@ def list_clusters(
     active: bool | None = None,
 ) -> tuple[tuple[Cluster, ...], str | None]:
     """Up to `limit` clusters (by owner, VO, cluster), the last made first; and, if there are more, what to go on from."""
-    conditions = equalities(clusters, which, "owner", "vo")
+    conditions = filter_conditions(clusters, which, "owner", "vo")
     if which.cluster is not None:
         conditions.append(clusters.c.uuid == which.cluster)
     if active is not None:

@@ -1,6 +1,6 @@
 """What the queries of deployments, machines, clusters and nodes have in common: their documents, lookup and pages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -100,10 +100,14 @@ def parse_cursor(after: str) -> int:
     return int(after)
 
 
-def equalities(table: Table, values: object, *names: str) -> list[Any]:
-    """The conditions that columns equal the attributes of that name, where these are not None."""
-    given = {name: getattr(values, name) for name in names}
-    return [table.c[name] == value for name, value in given.items() if value is not None]
+def equalities(values: Iterable[tuple[Any, object]]) -> list[Any]:
+    """The conditions that columns equal values, where these are not None."""
+    return [column == value for column, value in values if value is not None]
+
+
+def filter_conditions(table: Table, wanted: Document, *names: str) -> list[Any]:
+    """The conditions that columns equal the members of that name, where these are not None."""
+    return equalities((table.c[name], getattr(wanted, name)) for name in names)
 
 
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

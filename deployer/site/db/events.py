@@ -1,4 +1,4 @@
-"""A site's events, its secrets and its join tokens, in the database. Queries only.
+"""A site's events and their audit, its secrets and its join tokens, in the database. Queries only.
 
 Each function takes the connection of an open transaction (`database`) and gives plain values.
 """
@@ -10,11 +10,15 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from deployer.errors import JoinRefused
-from deployer.site.db.tables import deployments, events, join_tokens, secrets
-from deployer.site.model.records import SiteEvent
+from deployer.site.db.documents import equalities
+from deployer.site.db.tables import clusters, deployments, events, join_tokens, secrets
+from deployer.site.model.records import AuditFilter, AuditRecord, SiteEvent
 
 MAX_REASON = 2000
 """Characters of an event's reason that are kept: some come from hypervisors and guests."""
+
+NONE = 1 << 62
+"""A number greater than that of any event."""
 
 
 def last_event(connection: Connection) -> int:
@@ -56,15 +60,41 @@ def list_events(
     query = select(events).where(events.c.number > after)
     if owner is not None or vo is not None:
         query = query.join(deployments, deployments.c.uuid == events.c.deployment)
-    for column, value in (
-        (events.c.deployment, deployment),
-        (events.c.subject, subject),
-        (deployments.c.owner, owner),
-        (deployments.c.vo, vo),
-    ):
-        if value is not None:
-            query = query.where(column == value)
+    of_events = ((events.c.deployment, deployment), (events.c.subject, subject))
+    query = query.where(*equalities((*of_events, (deployments.c.owner, owner), (deployments.c.vo, vo))))
     return tuple(event_from_row(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
+
+
+def list_audit_entries(
+    connection: Connection, wanted: AuditFilter, limit: int = 100, before: int | None = None
+) -> tuple[tuple[AuditRecord, ...], int | None]:
+    """Up to `limit` entries with numbers below `before`, the newest first; and, if there are more, the `before` of the next page.
+
+    Times are translated to event numbers first, which grow with them, so that only the requested events are read.
+    """
+    owner = func.coalesce(deployments.c.owner, clusters.c.owner, "")
+    vo = func.coalesce(deployments.c.vo, clusters.c.vo, "")
+    query = (
+        select(events, owner.label("owner"), vo.label("vo"))
+        .outerjoin(deployments, deployments.c.uuid == events.c.deployment)
+        .outerjoin(clusters, clusters.c.uuid == events.c.subject)
+    )
+    members = ((events.c.by, wanted.by), (events.c.subject, wanted.subject), (owner, wanted.owner), (vo, wanted.vo))
+    query = query.where(*equalities((column, value or None) for column, value in members))
+    number = events.c.number
+    if wanted.since is not None:
+        first = select(func.min(number)).where(events.c.at >= wanted.since)
+        query = query.where(number >= (connection.execute(first).scalar() or NONE))
+    if wanted.until is not None:
+        last = select(func.max(number)).where(events.c.at <= wanted.until)
+        query = query.where(number <= (connection.execute(last).scalar() or 0))
+    if before is not None:
+        query = query.where(number < before)
+    rows = connection.execute(query.order_by(number.desc()).limit(limit + 1)).all()
+    entries = tuple(
+        AuditRecord(event=event_from_row(row), by=row.by, owner=row.owner, vo=row.vo) for row in rows[:limit]
+    )
+    return entries, entries[-1].event.number if len(rows) > limit and entries else None
 
 
 def event_from_row(row: Row[Any]) -> SiteEvent:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, u
 from deployer.errors import DeploymentNotFound, MachineNotFound
 from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, IncomingMigration
-from deployer.site.db.documents import DocumentTable, equalities, prefix_condition
+from deployer.site.db.documents import DocumentTable, filter_conditions, prefix_condition
 from deployer.site.db.nodes import get_node, migration_address
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
 from deployer.site.model.principal import Principal
@@ -140,8 +140,8 @@ def list_deployments(
 
     A filter's `states` and `node` mean: of which any machine is so.
     """
-    conditions = equalities(deployments, which, "owner", "vo", "image_id", "cluster")
-    if of_machines := [*equalities(machines, which, "node"), *_in_states(which)]:
+    conditions = filter_conditions(deployments, which, "owner", "vo", "image_id", "cluster")
+    if of_machines := [*filter_conditions(machines, which, "node"), *_in_states(which)]:
         conditions.append(deployments.c.uuid.in_(select(machines.c.deployment).where(*of_machines)))
     if which.deployment is not None:
         conditions.append(deployments.c.uuid == which.deployment)
@@ -152,7 +152,7 @@ def list_machines(
     connection: Connection, which: ListFilter = ListFilter(), limit: int = 100, after: str | None = None
 ) -> tuple[tuple[SiteMachine, ...], str | None]:
     """Up to `limit` machines, last admitted first; and, if there are more, what to go on from."""
-    conditions = equalities(machines, which, "owner", "vo", "image_id", "cluster", "node", "deployment")
+    conditions = filter_conditions(machines, which, "owner", "vo", "image_id", "cluster", "node", "deployment")
     return MACHINES.page(connection, [*conditions, *_in_states(which)], limit, after)
 
 

@@ -1,3 +1,1 @@
-"""Transactions over the site's database: units of work, the scripts that change several tables, and who is woken after a
-commit.
-"""
+"""Transactions over the site's database: units of work, changes of several tables, and notification after a commit."""

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.engine import SiteDatabase
-from deployer.site.db.events import last_event
+from deployer.site.db.events import last_event, list_audit_entries
 from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import LOCAL_OPERATOR
 from deployer.site.model.records import AuditFilter, AuditRecord, NodeState
