@@ -155,8 +155,8 @@ class CatalogAuthorizer:
 
     def find_content(self, short: bytes) -> Address | None:
         """The content whose swarm has that short info-hash. A restricted content has no public swarm, and vice versa."""
-        for again in (False, True):
-            if again and not self._reload_swarms():
+        for reloaded in (False, True):
+            if reloaded and not self._reload_swarms():
                 return None
             if (address := self._public_swarms.get(short)) is not None:
                 return None if self.is_restricted(address) else address

@@ -64,7 +64,7 @@ class AccessRule:
     sites: frozenset[str] = frozenset()
     vos: frozenset[str] = frozenset()
 
-    def admits(self, site: RegisteredSite) -> bool:
+    def allows(self, site: RegisteredSite) -> bool:
         """Whether a site may read."""
         return site.name in self.sites or bool(site.vos & self.vos)
 
@@ -89,7 +89,7 @@ class AccessRules:
         if found is None:
             return True
         known = self.sites.get(site)
-        return known is not None and found[1].admits(known)
+        return known is not None and found[1].allows(known)
 
 
 def format_credential(site: str, secret: str) -> str:

@@ -72,7 +72,7 @@ def read_source(source: str) -> bytes:
 
 
 def open_list(
-    message: bytes, known: Subscriptions, order: ImportRequest, rules: X509Rules, now: datetime
+    message: bytes, known: Subscriptions, request: ImportRequest, rules: X509Rules, now: datetime
 ) -> tuple[ImageList, Subscription]:
     """The verified list in a message, and the subscription that follows from it; nothing is stored yet.
 
@@ -87,22 +87,22 @@ def open_list(
         raise Unverified(f"the image list does not verify: {exc}") from exc
     found = read_list(parts.text)
     by = ListEndorser(signer.subject, signer.issuer)
-    held = known.get(found.identifier)
-    if held is None:
-        if order.endorser is None:
+    subscription = known.get(found.identifier)
+    if subscription is None:
+        if request.endorser is None:
             raise Unverified(
                 f"the list {found.identifier} ({found.title}) is new here; name its trusted endorser with --endorser-dn "
                 "and --endorser-ca. What a list says about its own endorser is not trusted"
             )
-        held = Subscription(identifier=found.identifier, dn=order.endorser.dn, ca=order.endorser.ca)
-    check_list(found, message, by, held, now)
-    chosen = choose_images(found, held, order.images, every=order.every)
-    return found, held.model_copy(
+        subscription = Subscription(identifier=found.identifier, dn=request.endorser.dn, ca=request.endorser.ca)
+    check_list(found, message, by, subscription, now)
+    chosen = choose_images(found, subscription, request.images, every=request.every)
+    return found, subscription.model_copy(
         update={
             "version": found.version,
             "digest": hashlib.sha256(message).hexdigest(),
             "accepted": now.replace(microsecond=0),
-            "images": tuple(sorted({*held.images, *chosen})),
+            "images": tuple(sorted({*subscription.images, *chosen})),
         }
     )
 
@@ -111,7 +111,7 @@ def import_image(
     found: ImageList,
     listed: ListedImage,
     target: Path,
-    order: ImportRequest,
+    request: ImportRequest,
     now: datetime,
     bars: ProgressBars = no_progress_bars,
 ) -> BuiltImage:
@@ -121,7 +121,7 @@ def import_image(
         found: the list, verified.
         listed: the image in it.
         target: the image directory to make; absent or empty.
-        order: what the site imports.
+        request: what the site imports.
         now: the time.
         bars: shows the progress of each step.
 
@@ -135,16 +135,16 @@ def import_image(
         raise Stale(
             f"the endorsement of {listed.title} {listed.version} expired on {listed.expires:%Y-%m-%d %H:%M} UTC"
         )
-    if listed.size > order.max_bytes:
-        raise TooLarge(f"{listed.title} {listed.version} has {listed.size} bytes; the limit is {order.max_bytes}")
-    named = FORMATS.get(listed.format.lower()) if listed.format else order.format
+    if listed.size > request.max_bytes:
+        raise TooLarge(f"{listed.title} {listed.version} has {listed.size} bytes; the limit is {request.max_bytes}")
+    named = FORMATS.get(listed.format.lower()) if listed.format else request.format
     if named is None:
         problem = f"has the format {listed.format[:40]!r}" if listed.format else "has no format in its list"
         raise DiskRefused(
             f"{listed.title} {listed.version} {problem}; formats are never guessed: give --format, one of "
             f"{', '.join(FORMATS)}"
         )
-    identity = image_identity(found, listed, order.vo)
+    identity = image_identity(found, listed, request.vo)
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if listed.size > free:
@@ -153,7 +153,7 @@ def import_image(
         disk = Path(scratch) / "disk"
         with bars(f"downloading {listed.title}", listed.size) as advance:
             _fetch(listed, disk, advance)
-        return import_disk(disk, named, identity, target, ImportOptions(max_size=order.max_bytes), bars)
+        return import_disk(disk, named, identity, target, ImportOptions(max_size=request.max_bytes), bars)
 
 
 def image_identity(found: ImageList, listed: ListedImage, vo: str) -> ImageIdentity:

@@ -23,7 +23,7 @@ CONNECTIONS = 16
 TIMEOUT = httpx2.Timeout(30.0, connect=5.0, pool=None)
 """Seconds without data. Requests that may take longer add `patience`."""
 
-RETRIES = RetryPolicy(attempts=7, base=0.2, most=6.4, floor=0.5)
+RETRIES = RetryPolicy(attempts=7, base=0.2, max_pause=6.4, floor=0.5)
 """Of a request that was cut: 6 to 12 seconds in all, long enough for a catalog to be started again."""
 
 BaseTransport = httpx2.BaseTransport

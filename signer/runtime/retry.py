@@ -19,30 +19,30 @@ class RetryPolicy:
 
     Attributes:
         attempts: in all, at least 1.
-        base, most: seconds: the longest first pause, and the longest of all; doubling in between.
+        base, max_pause: seconds: the longest first pause, and the longest of all; doubling in between.
         floor: the fixed part of a pause, from 0 (full jitter) to 1 (no jitter).
     """
 
     attempts: int
     base: float
-    most: float
+    max_pause: float
     floor: float = 0.0
 
-    def again(self, attempt: int) -> bool:
+    def has_next(self, attempt: int) -> bool:
         """Whether there is another attempt after this one, which counts from 1."""
         return attempt < self.attempts
 
-    def pause(self, attempt: int, chance: float | None = None, least: float = 0.0) -> float:
+    def pause(self, attempt: int, chance: float | None = None, min_pause: float = 0.0) -> float:
         """Return the seconds to wait after an attempt.
 
         Args:
             attempt: counts from 1.
             chance: uniform in [0, 1); by default drawn at random.
-            least: the pause that the other side asked for; at most `most`.
+            min_pause: the pause that the other side asked for; at most `max_pause`.
         """
-        longest = min(self.most, self.base * 2.0 ** min(attempt - 1, 64))
+        longest = min(self.max_pause, self.base * 2.0 ** min(attempt - 1, 64))
         drawn = random.random() if chance is None else chance  # noqa: S311 - no secret
-        return max(longest * (self.floor + (1 - self.floor) * drawn), min(least, self.most))
+        return max(longest * (self.floor + (1 - self.floor) * drawn), min(min_pause, self.max_pause))
 
     def pauses(self) -> Iterator[float | None]:
         """Yield for each attempt the seconds to wait if it fails; None for the last."""

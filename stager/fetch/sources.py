@@ -39,7 +39,7 @@ class ContentSource(ABC):
         return None
 
 
-RETRIES = RetryPolicy(attempts=6, base=0.1, most=1.6, floor=0.5)
+RETRIES = RetryPolicy(attempts=6, base=0.1, max_pause=1.6, floor=0.5)
 """Of a transfer that breaks again and again with less than GAIN bytes in between."""
 
 GAIN = 64 << 10
@@ -72,7 +72,7 @@ class ResumingSource(ContentSource):
                 return
             cuts = 1 if position - mark >= GAIN else cuts + 1
             mark = position
-            if not RETRIES.again(cuts):
+            if not RETRIES.has_next(cuts):
                 raise SourceUnavailable(f"{reason}; partial data of {address} kept: stage again to resume")
             self._sleep(RETRIES.pause(cuts))
 

@@ -20,7 +20,7 @@ BREATH = 0.5
 AT_ONCE = 20
 """Contents that are announced between two such queries: a node that restarts may have a thousand to announce."""
 
-RETRIES = RetryPolicy(attempts=sys.maxsize, base=2.0, most=30.0, floor=0.5)
+RETRIES = RetryPolicy(attempts=sys.maxsize, base=2.0, max_pause=30.0, floor=0.5)
 """Of a tracker that did not answer, without a limit."""
 
 MIN_INTERVAL = 1.0

@@ -39,7 +39,7 @@ ROLE_SECONDS = 3600
 MAX_REASON = 500
 """Characters of AWS's own text in a message."""
 
-RETRIES = RetryPolicy(attempts=12, base=0.2, most=20.0)
+RETRIES = RetryPolicy(attempts=12, base=0.2, max_pause=20.0)
 """Of one request. With 5 % of all requests failing, one in 10^15 fails twelve times, after a minute and a half at most, half
 of it on average: long enough for the "not found" answers about a snapshot that was just started."""
 
@@ -200,7 +200,7 @@ class AwsClient:
                 failed, may, cause = AwsUnreachable(message), True, exc
             except botocore.exceptions.BotoCoreError as exc:
                 raise AwsFailed(f"{service} {operation}: {self._clean(str(exc))}") from exc
-            if not (may and self._patience.again(attempt)):
+            if not (may and self._patience.has_next(attempt)):
                 raise failed from cause
             self._sleep(self._patience.pause(attempt, self._chance(), least))
 

@@ -84,7 +84,7 @@ class Agent:
         self._guard.close()
         for thread in self._threads[1:]:  # the first may wait for the site
             if thread.is_alive():
-                thread.join(RETRIES.most)
+                thread.join(RETRIES.max_pause)
 
     def _changed(self) -> None:
         self._wake.set()

@@ -58,7 +58,7 @@ TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 MAX_EVENT = 2 << 20
 """Bytes of an event in a stream: the longest holds a MiB of a console, in base64."""
 
-RETRIES = RetryPolicy(attempts=4, base=0.4, most=6.4, floor=0.5)
+RETRIES = RetryPolicy(attempts=4, base=0.4, max_pause=6.4, floor=0.5)
 """For a request that may be repeated, and for a broken stream."""
 
 STREAM_SILENCE = 60.0

@@ -2,8 +2,8 @@
 
 from signer.runtime.retry import RetryPolicy
 
-FULL = RetryPolicy(attempts=5, base=1.0, most=10.0)
-HALF = RetryPolicy(attempts=5, base=1.0, most=10.0, floor=0.5)
+FULL = RetryPolicy(attempts=5, base=1.0, max_pause=10.0)
+HALF = RetryPolicy(attempts=5, base=1.0, max_pause=10.0, floor=0.5)
 
 
 def test_pauses_double_up_to_the_longest() -> None:
@@ -25,9 +25,9 @@ def test_those_that_failed_together_do_not_come_back_together() -> None:
 
 
 def test_every_attempt_has_a_pause_but_the_last() -> None:
-    assert [FULL.again(n) for n in (1, 4, 5)] == [True, True, False]
+    assert [FULL.has_next(n) for n in (1, 4, 5)] == [True, True, False]
     pauses = list(HALF.pauses())
     assert len(pauses) == 5
     assert pauses[-1] is None
     assert None not in pauses[:-1]
-    assert list(RetryPolicy(attempts=1, base=1.0, most=1.0).pauses()) == [None]
+    assert list(RetryPolicy(attempts=1, base=1.0, max_pause=1.0).pauses()) == [None]

@@ -19,7 +19,7 @@ from signer.runtime.retry import RetryPolicy
 ROOT = Path(__file__).resolve().parents[3]
 REGION = "eu-west-1"
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
-QUICK = RetryPolicy(attempts=12, base=0.01, most=0.2)
+QUICK = RetryPolicy(attempts=12, base=0.01, max_pause=0.2)
 """For tests: the same number of attempts, and short pauses."""
 
 

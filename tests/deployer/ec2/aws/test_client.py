@@ -15,7 +15,7 @@ from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsUnreachable
 from signer.runtime.retry import RetryPolicy
 from tests.support.aws.fake_aws import QUICK, REGION, SECRET, AwsWorld
 
-SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
+SHORT = RetryPolicy(attempts=3, base=0.001, max_pause=0.002)
 
 
 def test_a_list_has_all_its_pages(world: AwsWorld, profile: str) -> None:
@@ -60,7 +60,10 @@ def test_who_is_not_there_is_said() -> None:
 def test_an_answer_that_takes_too_long_is_given_up(world: AwsWorld) -> None:
     world.faults(rate=1.0, kinds=["slow"], slow=2.0)
     aws = AwsClient(
-        world.access(), endpoint=world.url, patience=RetryPolicy(attempts=2, base=0.01, most=0.01), read_timeout=0.2
+        world.access(),
+        endpoint=world.url,
+        patience=RetryPolicy(attempts=2, base=0.01, max_pause=0.01),
+        read_timeout=0.2,
     )
     with pytest.raises(AwsUnreachable, match="incomplete answer"):
         aws.ec2("describe_regions")
@@ -71,7 +74,7 @@ def test_what_is_missing_is_said_and_may_be_waited_for(world: AwsWorld, profile:
     aws = AwsClient(
         world.access(profile),
         endpoint=world.url,
-        patience=RetryPolicy(attempts=3, base=0.2, most=20.0),
+        patience=RetryPolicy(attempts=3, base=0.2, max_pause=20.0),
         sleep=waited.append,
     )
     with pytest.raises(AwsMissing, match=r"InvalidSnapshot\.NotFound") as raised:

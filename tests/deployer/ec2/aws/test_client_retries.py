@@ -9,7 +9,7 @@ from deployer.ec2.errors import AwsFailed, AwsThrottled, AwsUnreachable
 from signer.runtime.retry import RetryPolicy
 from tests.support.aws.fake_aws import AwsWorld
 
-SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
+SHORT = RetryPolicy(attempts=3, base=0.001, max_pause=0.002)
 
 
 @pytest.mark.parametrize("kind", ["throttle", "error", "done-error", "cut", "no-answer", "cut-request"])
@@ -36,7 +36,7 @@ def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kin
     aws = AwsClient(
         world.access(),
         endpoint=world.url,
-        patience=RetryPolicy(attempts=3, base=0.2, most=20.0),
+        patience=RetryPolicy(attempts=3, base=0.2, max_pause=20.0),
         sleep=waited.append,
         chance=lambda: 0.5,
     )
