@@ -1,6 +1,6 @@
 """Tests of catalog.api. Modules without a file of their own here, and where they are tested:
 
-- `bodies`, `contents`, `images`: tests/catalog/api/test_app.py.
+- `contents`, `images`: tests/catalog/api/test_app.py.
 - `candidates`: tests/catalog/publication/test_candidates.py.
 - `clusters`: tests/catalog/publication/test_clusters.py.
 - `flat_images`: tests/catalog/content/test_flat_image.py.
