@@ -16,6 +16,7 @@ from catalog.schema.problems import MAX_PROBLEM, read_problem
 from signer.documents import parse
 from signer.errors import DocumentError
 from signer.runtime.retry import RetryPolicy
+from signer.runtime.tls import trust_for
 
 CONNECTIONS = 16
 """Connections to one catalog, at most: several concurrent ranges in each direction."""
@@ -71,6 +72,7 @@ class Connection:
             raise Misused(f"{url!r} is not a valid URL of a catalog; give it as http://HOST:PORT")
         self._http = httpx2.Client(
             transport=transport,
+            verify=trust_for(self.url),
             timeout=TIMEOUT,
             limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             headers={"Accept-Encoding": "identity", "User-Agent": "partita"} | _authorization(credential),

@@ -30,6 +30,7 @@ from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse, read_json
 from signer.runtime.closing import Closable
+from signer.runtime.tls import trust_for
 
 TIMEOUT = httpx2.Timeout(90.0, connect=5.0)
 """Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
@@ -52,7 +53,9 @@ class NodeClient(Closable):
         self.socket = place
         self._reached = False
         self._http = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
+            transport=httpx2.HTTPTransport(uds=str(place), verify=trust_for("")),
+            base_url="http://node",
+            timeout=TIMEOUT,
         )
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from catalog.swarm.tracker_protocol import (
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 from signer.runtime.closing import Closable
+from signer.runtime.tls import trust_for
 from stager.errors import TrackerRefuses, TrackerUnavailable
 from stager.swarm.grants import CredentialsProvider, public_credentials
 
@@ -54,7 +55,7 @@ class TrackerClient(Closable):
     ) -> None:
         self.url, self._site, self._peer_id, self._credentials = url.rstrip("/"), site, peer_id, credentials
         # The environment's proxies are for the world outside; a node's catalog is where its settings say.
-        self._http = httpx2.Client(timeout=timeout, trust_env=False)
+        self._http = httpx2.Client(verify=trust_for(self.url), timeout=timeout, trust_env=False)
 
     def close(self) -> None:
         """Close the connections."""

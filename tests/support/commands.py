@@ -42,13 +42,20 @@ PATIENCE = 120.0
 """Seconds after which a command is ended."""
 
 
+def start(output: Path, errors: Path, *arguments: object) -> Any:
+    """Start a command line of Partita in this process's environment and directory; returns its `multiprocessing` process."""
+    words = [str(argument) for argument in arguments]
+    process = PROCESSES.Process(target=_run, args=(words, output, errors, dict(os.environ), Path.cwd()))
+    process.start()
+    return process
+
+
 def partita(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a command line of Partita in this process's environment and directory; `python -m partita` does the same."""
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory(prefix="command-") as place:
         output, errors = Path(place) / "output", Path(place) / "errors"
-        process = PROCESSES.Process(target=_run, args=(words, output, errors, dict(os.environ), Path.cwd()))
-        process.start()
+        process = start(output, errors, *words)
         process.join(PATIENCE)
         if process.exitcode is None:
             process.kill()

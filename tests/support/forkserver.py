@@ -22,6 +22,8 @@ OF_TESTS = (
     "tests.support.aws.site_with_pool",
     "tests.support.site.store_worker",
     "tests.support.site.service_process",
+    "tests.support.stager.swarm_node",
+    "tests.support.stager.swarm_origin",
     "tests.journeys.images.test_staging_kills",
 )
 LATE = (

@@ -70,7 +70,7 @@ class Host:
         self.namespace = f"{network.tag}{name}"
         self._network = network
         self._port = f"v{name}"
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Any] = []
 
     def run(self, *command: str) -> str:
         """Run a command here to its end; returns what it printed."""
@@ -79,8 +79,12 @@ class Host:
     def popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
         """Start a process here; it is ended with the network at the latest."""
         process = subprocess.Popen(["nsenter", f"--net=/run/netns/{self.namespace}", "--", *command], **options)
-        self._processes.append(process)
+        self.adopt(process)
         return process
+
+    def adopt(self, process: Any) -> None:
+        """End a process that runs here with the network at the latest; it is one of `subprocess.Popen`, or like those."""
+        self._processes.append(process)
 
     @property
     def entering(self) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ class SiteClient(Closable):
         self.place = str(endpoint.socket) if endpoint.socket else endpoint.url.rstrip("/")
         self._endpoint, self._sleep, self._clock = endpoint, sleep, clock
         headers = {"User-Agent": "partita"} | ({"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {})
-        transport = httpx2.HTTPTransport(uds=str(endpoint.socket)) if endpoint.socket else None
+        transport = httpx2.HTTPTransport(uds=str(endpoint.socket), verify=endpoint.tls()) if endpoint.socket else None
         base = "http://site" if endpoint.socket else self.place
         try:
             self._http = httpx2.Client(

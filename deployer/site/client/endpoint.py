@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.errors import Misused
+from signer.runtime.tls import trust_for
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SiteEndpoint:
     def tls(self) -> ssl.SSLContext | bool:
         """The TLS context for a connection; Misused if the CA or the certificate cannot be used."""
         if self.socket is not None or not self.url.startswith("https:"):
-            return True
+            return trust_for("")
         try:
             context = ssl.create_default_context(cadata=self.ca)
         except ssl.SSLError as exc:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -25,6 +26,7 @@ from catalog.image.reference import Reference
 from catalog.swarm.announce_keys import KEY_LIFE
 from catalog.swarm.bencode import bdecode
 from catalog.swarm.torrent import short_hash
+from signer.runtime.tls import trust_for
 from tests.support import factories
 from tests.support.catalog.service_process import Service, Vo
 from tests.support.commands import partita
@@ -58,7 +60,8 @@ class World:
     def get(self, role: str, path: str, method: str = "GET") -> httpx2.Response:
         text = read_credential(self.credentials[role])
         headers = {"Authorization": f"Bearer {text}"} if text else {}
-        return httpx2.request(method, self.service.url + path, headers=headers, trust_env=False, timeout=60)
+        how: dict[str, Any] = {"verify": trust_for(self.service.url), "trust_env": False, "timeout": 60}
+        return httpx2.request(method, self.service.url + path, headers=headers, **how)
 
     def run(self, *arguments: str, ok: bool = True) -> str:
         done = partita("--set", f"catalog.directory={self.service.directory}", *arguments)

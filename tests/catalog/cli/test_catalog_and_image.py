@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typer.testing import Result
 import partita
 from catalog.errors import CatalogError, Conflict, ContentMismatch, Misused, NotEntitled, NotFound, Unavailable
 from signer.errors import KeyUnusable, SettingsError
+from tests.support import commands
 from tests.support.catalog.service_process import Vo
 from tests.support.commands import CliRunner
 from tests.support.factories import bundle
@@ -66,24 +66,22 @@ def desk(tmp_path: Path, star: Vo) -> Desk:
 @pytest.fixture
 def url(desk: Desk) -> Iterator[str]:
     """A service started by its command, and ended as an operator ends it."""
-    ready = desk.root / "ready"
-    command = [
-        sys.executable, "-m", "partita", "--set", "catalog.tuf_bits=6", "catalog", "serve",
-        "--directory", str(desk.root / "catalog"),
-        "--listen", "127.0.0.1:0", "--ready-file", str(ready), "--json",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ready, output, errors = (desk.root / name for name in ("ready", "output", "errors"))
+    process = commands.start(
+        output, errors, "--set", "catalog.tuf_bits=6", "catalog", "serve", "--directory", desk.root / "catalog",
+        "--listen", "127.0.0.1:0", "--ready-file", ready, "--json",
+    )  # fmt: skip
     try:
         while not ready.exists():
-            assert process.poll() is None, process.communicate()
+            assert process.is_alive(), errors.read_text()
             time.sleep(0.02)
         yield ready.read_text().strip()
     finally:
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    assert json.loads(out)["url"] == ready.read_text().strip()
-    assert "Traceback" not in err
+        process.terminate()
+        process.join(30)
+    assert process.exitcode == 0, errors.read_text()
+    assert json.loads(output.read_text())["url"] == ready.read_text().strip()
+    assert "Traceback" not in errors.read_text()
 
 
 def test_the_journey_of_an_image(desk: Desk, url: str) -> None:

@@ -19,7 +19,9 @@ import pytest
 from catalog.content.indexing import index_file
 from catalog.swarm.announce_keys import AnnounceKeys, KeyHolder
 from catalog.swarm.torrent import short_hash, torrent_file
+from tests.support.forked_process import ForkedProcess
 from tests.support.network_namespaces import Host, Network, inside, unavailable
+from tests.support.stager import swarm_node, swarm_origin
 from tests.support.stager.swarm_origin import SECRET
 
 MIB = 1 << 20
@@ -33,15 +35,13 @@ serial = pytest.mark.serial
 class Node:
     """A node's process on its host, and what it says."""
 
-    def __init__(self, host: Host, job: dict[str, Any]) -> None:
+    def __init__(self, host: Host, log: Path, job: dict[str, Any]) -> None:
         self.host, self.path = host, Path(job["path"])
-        command = [sys.executable, "-m", "tests.support.stager.swarm_node", json.dumps(job)]
-        self.process = host.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = ForkedProcess(host, log, swarm_node.main, json.dumps(job))
         self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        assert self.process.stdout
         for line in self.process.stdout:
             self._said.put(json.loads(line))
         self._said.put({"ended": self.process.wait()})
@@ -53,14 +53,14 @@ class Node:
     def ready(self) -> "Node":
         """Wait until it takes part."""
         said = self.hears()
-        assert "ready" in said, said
+        assert "ready" in said, (said, self.process.log.read_text())
         self.port = said["ready"]
         return self
 
     def done(self) -> dict[str, Any]:
         """Wait until it has everything; where the bytes came from."""
         said = self.hears()
-        assert "done" in said, said
+        assert "done" in said, (said, self.process.log.read_text())
         return dict(said["brought"])
 
     def progress(self, size: int) -> float:
@@ -90,13 +90,13 @@ class World:
         self.url = f"http://{self.host.ip}:7070"
         self.origin = self._serve()
 
-    def _serve(self) -> "subprocess.Popen[bytes]":
-        ready = self.directory / "ready"
-        command = [sys.executable, "-m", "tests.support.stager.swarm_origin", f"{self.host.ip}:7070", str(ready)]
-        process = self.host.popen([*command, str(self.content)])
+    def _serve(self) -> ForkedProcess:
+        ready, log = self.directory / "ready", self.directory / "origin.log"
+        arguments = (f"{self.host.ip}:7070", str(ready), str(self.content))
+        process = ForkedProcess(self.host, log, swarm_origin.main, *arguments)
         deadline = time.monotonic() + PATIENCE
         while not ready.exists():
-            assert process.poll() is None
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return process
@@ -111,7 +111,7 @@ class World:
             "layer": str(self.directory / "layer"),
             "listen": f"{host.ip}:0",
         } | job
-        return Node(host, job)
+        return Node(host, self.directory / f"{name}.log", job)
 
     def seed(self, name: str, **job: Any) -> Node:
         """A node that has everything."""
