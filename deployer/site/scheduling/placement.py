@@ -191,7 +191,7 @@ def omission(node: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
         return "not taking machines", node.problem or "it takes no machines now"
     if node.architecture != ask.architecture and (node.architecture or node.kind != EC2):
         other = f"the image is for {ask.architecture}"
-        return other, f"it runs {node.architecture or 'nothing that it has told of'}, and {other}"
+        return other, f"it runs {node.architecture or 'an unknown architecture'}, and {other}"
     for name, value in sorted(ask.options.labels.items()):
         if node.labels.get(name) != value:
             has = f"says {node.labels[name]}" if name in node.labels else "is not set there"
