@@ -26,7 +26,7 @@ class SaveDetails(Document):
     Attributes:
         number: which one.
         reason: why it failed, or has not got on.
-        image_id, title: what it is in the catalog, once it is.
+        image_id, title: of the candidate in the catalog, once there is one.
         changed: labels of the partitions that hold other content than its parent's.
         done, total: bytes of content that the catalog has, and of all.
     """

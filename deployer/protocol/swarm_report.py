@@ -1,4 +1,4 @@
-"""Who feeds whom: what nodes report of their swarms, and what that means when all nodes are known. Pure.
+"""Transfers between nodes: the reports of nodes about their swarms, and the feeds that follow when all nodes are known. Pure.
 
 A node says what it calls itself to its peers, and what those call themselves that feed it. Only a site knows all nodes, and
 so it can tell which is which, wherever they connect from and through whatever address translation. A peer may lie about
@@ -56,7 +56,7 @@ class Feed(Document):
 
     Attributes:
         to: the node.
-        kind: where it came from: a node of the site, its catalog, a peer that is no node of the site, or several peers.
+        kind: where it came from: a node of the site, its catalog, a peer that is not a node of the site, or several peers.
         source: the node, where it is one.
         name: of the source, for people; of a peer elsewhere its address.
         content, image, arriving: as `ContentFeed`.
@@ -76,7 +76,7 @@ class Feed(Document):
 
 
 def list_feeds(reports: Mapping[str, SwarmReport], names: Mapping[str, str]) -> tuple[Feed, ...]:
-    """Who feeds whom: what is arriving first, and of that the fastest.
+    """The feeds of all nodes: those of arriving contents first, and of these the fastest.
 
     Args:
         reports: by the nodes' UUIDs, of those that are heard of.

@@ -103,7 +103,7 @@ class MachineRecord(MachineProperties):
 
     @property
     def holder(self) -> str:
-        """Who holds the leases on this machine's contents."""
+        """The holder of the leases on this machine's contents."""
         return holder_of(self.uuid)
 
 

@@ -1,9 +1,9 @@
-"""A site's agent on a node: learns what machines there should be, sees to it, and reports what there is.
+"""A site's agent on a node: fetches the desired state, reconciles the node's machines with it, and reports the result.
 
-Three threads: one waits for what the site wants, one compares that with the node's records and hands out what is to be
-done, one reports. What is done is done by a bounded number of others, one job per machine at a time. Nothing that matters
-is kept here: whatever dies, at whatever instant, the next comparison finds what is left to do. While the site is away
-machines go on, and end at their time; the keeper sees to that.
+Three threads: one waits for the desired state, one compares it with the node's records and submits the actions that are
+left, one reports. A bounded number of workers carries the actions out, one job per machine at a time. No state that
+matters is kept here: after a crash at any instant, the next comparison finds what is left to do. While the site is
+unreachable, machines keep running and expire at their time; the supervisor ends them.
 """
 
 import logging

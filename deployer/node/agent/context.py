@@ -32,13 +32,13 @@ class AgentContext:
     """Safe to use from several threads.
 
     Attributes:
-        site: the identity of the site that is worked for; its machines are told from others by it.
+        site: the identity of the site; the records of its machines name it.
         keeper, verbs, make: of the node.
         facts: how the node is now.
         clock: seconds that only grow.
-        offers: sees to saves; without it none is done.
-        fence: the site's lease on its machines; one that is not kept if not given.
-        moving: moves machines between nodes; None where none of them does.
+        offers: saves machines for the site; None where machines are not saved.
+        fence: the site's lease on its machines; by default one that is not written to a file.
+        moving: migrates machines between nodes; None where machines do not migrate.
     """
 
     site: str

@@ -1,6 +1,6 @@
-"""Carry out the actions that a site's wishes need: bounded workers, one job per machine at a time, with retries.
+"""Execution of the actions that lead to a site's desired state: bounded workers, one job per machine at a time, with retries.
 
-Nothing that matters is kept here: whatever dies, at whatever instant, the next comparison finds what is left to do.
+No state that matters is kept here: after a crash at any instant, the next comparison finds what is left to do.
 """
 
 import logging
@@ -22,7 +22,7 @@ from deployer.records.machine_store import MachineRecord
 from signer.errors import EXIT_UNAVAILABLE, PartitaError
 
 MAKES, VERBS = 4, 8
-"""Machines that are made, and to which other things are done, side by side. Staging shares one network, booting one disk."""
+"""Machines made, and other actions carried out, at a time. Staging shares one network, booting one disk."""
 
 
 log = logging.getLogger("partita.node")
@@ -56,16 +56,16 @@ class _Later:
 
 
 class _NotYet(Exception):
-    """It will be done by itself."""
+    """The action will be carried out without the executor."""
 
 
 class ActionExecutor:
-    """The hands of one site's agent. Safe to use from several threads; one of them hands out.
+    """Carries out the actions of one site's agent. Safe to use from several threads; one of them submits actions.
 
     Args:
         context: of the node.
-        changed: called when something came to an end.
-        news: called when something got on.
+        changed: called when an action has ended.
+        news: called when an action has made progress.
     """
 
     def __init__(self, context: AgentContext, changed: Callable[[], None], news: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ class ActionExecutor:
                 job.cancelled.set()
 
     def close(self) -> None:
-        """Cancel what is being made, and wait until what is under way has come to an end."""
+        """Cancel machines that are being made, and wait until the actions under way have ended."""
         self.cancel()
         self._makers.shutdown(cancel_futures=True)
         self._hands.shutdown(cancel_futures=True)

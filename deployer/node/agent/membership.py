@@ -1,7 +1,7 @@
-"""Whom a node works for: looks whether it has joined a site, sets an agent to work, and keeps its certificate fresh.
+"""A node's membership of a site: checks whether it has joined one, starts an agent for it, and renews its certificate.
 
 `partita node join` may come while the service runs, a certificate may be renewed: the files in DIR/site are looked at
-again and again, and what works for a site is begun anew when one of them changes.
+regularly, and the agent is restarted when one of them changes.
 """
 
 import logging
@@ -61,12 +61,12 @@ class MembershipService:
 
     @property
     def problem(self) -> str | None:
-        """Why it cannot work for its site, or does not hear from it."""
+        """Why the node cannot work for its site, or does not reach it."""
         working = self._working
         return self._problem or (working[0].problem if working else "") or None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class MembershipService:
             client.close()
 
     def _renew(self, client: NodeSiteClient, found: SiteMembership) -> None:
-        """Have a fresh certificate for the same key when the present one's time is running out."""
+        """Renew the certificate, for the same key, when a third of its validity is left."""
         place = found.directory / CERTIFICATE_FILE
         with suppress(Misused, FileNotFoundError):
             now = self._now()

@@ -1,4 +1,4 @@
-"""What a node has to do so that its machines are as its site wants them. Pure: two lists in, actions out.
+"""The actions that bring a node's machines to the state that its site desires. Pure: two lists in, actions out.
 
 The state of a machine says what is, `DesiredStatus` what should be; only the difference is acted upon, so an action that was done
 already, or half, is never done twice. One thing cannot be seen from the two: whether a machine that is stopped was stopped
@@ -65,7 +65,7 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]
         yield _do(ActionKind.END, machine, machine.reason or "its site ended it")
         return
     if record.incoming is not None:
-        # Of another move than that which the site speaks of it is no more than a copy.
+        # If it came by another migration than the one in the desired state, it is only a copy.
         adopted = record.incoming == machine.migrated
         yield _do(ActionKind.ADOPT, machine) if adopted else _do(ActionKind.END, machine, UNKNOWN)
         return

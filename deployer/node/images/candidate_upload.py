@@ -73,7 +73,7 @@ class _Job:
 
 
 class CandidateUploader:
-    """Sees to the saves that one site wants. Safe to use from several threads; one of them looks.
+    """Saves machines as one site desires. Safe to use from several threads; one of them calls `look`.
 
     Args:
         place: SAVES; it is this one's alone.

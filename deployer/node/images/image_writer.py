@@ -220,7 +220,7 @@ def _files(source: Overlay) -> Iterator[Path]:
 
 
 class MachineSaver:
-    """Safe to use from several threads.
+    """Saves the machines of one node. Safe to use from several threads.
 
     Args:
         settings: of the node; its credential is read at each offer.
@@ -248,7 +248,7 @@ class MachineSaver:
         )
 
     def offering(self) -> CandidateUploader:
-        """What sees to the saves that a site wants."""
+        """Make the uploader that saves machines as a site desires."""
 
         def read(uuid: str, target: Path, version: str) -> None:
             self._save(uuid, target, version, whole=False)

@@ -114,7 +114,7 @@ class ConsoleReader:
             if record.site != self._identity:
                 return ConsoleResponse(id=ask.id)
             file = self._keeper.store.console(ask.machine)
-            state = record.state  # before the file: what is written after the end of a machine is none
+            state = record.state  # read before the file: after its end a machine writes nothing
             if ask.after is None:
                 start, data = read_console_end(file, ask.most)
             else:

@@ -48,7 +48,7 @@ def new_record(
     """The record of a machine that begins on this node.
 
     Args:
-        machine: what it is.
+        machine: its properties.
         assigned: what a site has settled about it; None for a local order.
         now: the present, in whole seconds.
         values: the other members, and those that differ from what the site has settled.

@@ -55,7 +55,7 @@ class RevocationWatcher:
         self._lock = threading.Lock()
 
     def known(self) -> RevocationState:
-        """What is known, without asking anybody; PolicyUnusable if the block list cannot be read."""
+        """The revocations that are known, without a request to the catalog; PolicyUnusable if the block list cannot be read."""
         return RevocationState(self._store.pairs(), BlockList.load(self._blocked))
 
     def current(self) -> RevocationState:

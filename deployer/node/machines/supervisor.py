@@ -321,7 +321,7 @@ class MachineSupervisor:
             try:
                 self._look(record, now)
             except (BackendFailed, OSError) as exc:
-                # One machine that cannot be looked after is no reason to neglect the others; the next tick tries again.
+                # A failure with one machine does not affect the others; the next tick retries.
                 log.warning("machine %s: %s", record.uuid, exc)
 
     def _look(self, record: MachineRecord, now: datetime) -> None:

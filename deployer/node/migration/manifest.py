@@ -63,7 +63,7 @@ class MigrationManifest(Document):
     Attributes:
         number: of the move.
         state: "suspended", with its memory, or "stopped".
-        image_id: what it is a machine of.
+        image_id: of the image that it was made of.
         name: in lists.
         created: when it was made, at its first node.
         memory, cores: that it has now.

@@ -63,7 +63,7 @@ class MigrationSource:
         """Lock a machine for a node, and write down what that gets.
 
         Raises:
-            MachineConflict: it does not rest, or is no more than a copy here.
+            MachineConflict: it is neither suspended nor stopped, or is only a copy here.
             OSError: its files cannot be read.
         """
         keeper = self._keeper

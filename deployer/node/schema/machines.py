@@ -41,7 +41,7 @@ class SavedImage(Document):
 
     Attributes:
         directory: of the image.
-        image_id, title: what it is.
+        image_id, title: of the new image.
         parent: the image that the machine was made of.
         changed: labels of the partitions that hold other content than the parent's.
         written: bytes of them.

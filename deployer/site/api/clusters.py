@@ -179,7 +179,7 @@ def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction)
     """The cluster with a name, for a principal who wants to do something to it; their own come before others'.
 
     Raises:
-        ClusterNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        ClusterNotFound: it does not exist, or they may not see it. Forbidden: they may not do that to it.
         Misused: it means several.
     """
     missing = ClusterNotFound(f"no such cluster at this site: {name[:80]!r}")

@@ -180,7 +180,7 @@ def permitted_deployment(site: Site, who: Principal, text: str, action: SiteActi
     """The deployment with a UUID or its beginning, for a principal who wants to do something to it.
 
     Raises:
-        DeploymentNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        DeploymentNotFound: it does not exist, or they may not see it. Forbidden: they may not do that to it.
     """
     missing = DeploymentNotFound(f"no such deployment at this site: {text[:80]!r}")
     try:

@@ -174,7 +174,7 @@ def permitted_machine(site: Site, who: Principal, name: str, action: SiteAction)
     """The machine with a name, for a principal who wants to do something to it; their own come before others'.
 
     Raises:
-        MachineNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        MachineNotFound: it does not exist, or they may not see it. Forbidden: they may not do that to it.
         Misused: it means several.
     """
     store, access = site.store, site.access

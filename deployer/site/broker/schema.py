@@ -21,7 +21,7 @@ class ContextRequest(Document):
         machine: its UUID.
         secret: from its seed.
         nonce: made by the guest from its own randomness; with it the same request may be sent again when the answer
-            was lost. Without one there is no second try.
+            was lost. Without one the request cannot be repeated.
     """
 
     machine: Uuid

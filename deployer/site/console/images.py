@@ -31,7 +31,7 @@ _AMOUNT = Query(max_length=20)
 
 @dataclass(frozen=True)
 class ImageListing:
-    """An image in the list with the policy's decision on one machine of it, or why there is none."""
+    """An image in the list with the policy's decision on one machine of it, or the reason why it could not be made."""
 
     entry: ImageEntry
     checks: tuple[EndorsementCheck, ...] = ()
