@@ -50,7 +50,7 @@ class NoCapacity(DeployerError, code="no-room", status=409, exit_code=EXIT_UNAVA
 
 
 class OverQuota(DeployerError, code="over-quota", status=403, exit_code=EXIT_REFUSED):
-    """Who asks would hold more than the site grants; the message says which quota, what is held, and what was asked."""
+    """The requester would hold more than the site grants; the message says which quota, what is held, and what was asked."""
 
 
 class DeploymentNotFound(DeployerError, code="deployment-not-found", status=404):
@@ -74,7 +74,7 @@ class SiteUnavailable(DeployerError, code="site-unavailable", status=503, exit_c
 
 
 class NotAuthenticated(DeployerError, code="not-authenticated", status=401, exit_code=EXIT_REFUSED):
-    """Nobody knows who asks. What is said of it helps no guesser: the reason is in the service's log alone.
+    """The requester is not authenticated. The message gives no hints to attackers: the reason is in the service's log alone.
 
     Attributes:
         challenge: what the answer's WWW-Authenticate says (RFC 6750, section 3).
@@ -97,7 +97,7 @@ class Forbidden(DeployerError, code="forbidden", status=403, exit_code=EXIT_REFU
 
 
 class TooManyRequests(DeployerError, code="too-many-requests", status=429, exit_code=EXIT_UNAVAILABLE):
-    """Somebody asks more often than a site answers.
+    """A requester sends more requests than the site allows.
 
     Attributes:
         retry_after: whole seconds after which the next request is answered.
@@ -148,7 +148,7 @@ class MigrationFailed(DeployerError, code="migration-failed", status=409):
 
 
 class Cancelled(DeployerError, code="cancelled", status=499):
-    """Whoever asked for a deployment went away; what was begun has been undone."""
+    """The requester of a deployment has disconnected; all steps so far were undone."""
 
 
 class CannotBoot(DeployerError, code="ec2-cannot-boot", status=422, exit_code=EXIT_REFUSED):
@@ -156,8 +156,8 @@ class CannotBoot(DeployerError, code="ec2-cannot-boot", status=422, exit_code=EX
 
 
 class NoAccount(DeployerError, code="ec2-no-account", status=403, exit_code=EXIT_REFUSED):
-    """Nobody has given the requester an account at EC2, or there is none of that name."""
+    """No rule gives the requester an account at EC2, or no account has that name."""
 
 
 class OverBudget(DeployerError, code="ec2-over-budget", status=403, exit_code=EXIT_REFUSED):
-    """What was asked for would cost more than the account may spend, or nobody knows what it would cost."""
+    """What was asked for would cost more than the account may spend, or its cost is not known."""

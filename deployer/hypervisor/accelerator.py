@@ -89,10 +89,10 @@ def emulator_path(architecture: str) -> Path:
 def emulator_version(qemu: Path) -> str:
     """The emulator's name and version, such as "QEMU emulator version 7.2.22"; empty if it does not answer."""
     try:
-        said = subprocess.run([str(qemu), "--version"], capture_output=True, text=True, timeout=DEADLINE, check=True)
+        answer = subprocess.run([str(qemu), "--version"], capture_output=True, text=True, timeout=DEADLINE, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return re.sub(r" \(.*", "", said.stdout.partition("\n")[0])
+    return re.sub(r" \(.*", "", answer.stdout.partition("\n")[0])
 
 
 def processor_digest(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

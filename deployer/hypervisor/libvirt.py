@@ -48,7 +48,7 @@ def _libvirt(log: Path | None = None) -> Any:
             try:
                 import libvirt
             finally:
-                if ours:  # it is for this process alone; children would find a log that is none of theirs
+                if ours:  # it is for this process alone; child processes must not write to this log
                     del os.environ["LIBVIRT_LOG_OUTPUTS"]
             # Errors come as exceptions; the default handler would print each of them as well.
             libvirt.registerErrorHandler(lambda _context, _error: None, None)

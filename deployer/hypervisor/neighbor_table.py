@@ -75,12 +75,12 @@ def parse_datagram(datagram: bytes, found: list[tuple[bool, str, str]]) -> bool:
         if length < _HEADER.size or at + length > len(datagram):
             raise struct.error(f"a message of {length} bytes in {len(datagram) - at}")
         if kind == _NEW_NEIGHBOUR:
-            found += _told(datagram[at + _HEADER.size : at + length])
+            found += _entries(datagram[at + _HEADER.size : at + length])
         at += _aligned(length)
     return True
 
 
-def _told(message: bytes) -> Iterator[tuple[bool, str, str]]:
+def _entries(message: bytes) -> Iterator[tuple[bool, str, str]]:
     family, _, _, _, state, _, _ = _NEIGHBOUR.unpack_from(message)
     if family not in {socket.AF_INET, socket.AF_INET6} or not state & _BELIEVED:
         return

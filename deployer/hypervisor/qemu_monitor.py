@@ -66,7 +66,7 @@ class QemuMonitor:
         self._do("blockdev-del", {"node-name": null})
 
     def _put(self, overlay: str, backing: str) -> None:
-        """Another node below an overlay; all that `domain_xml` says of the overlay is said again, else it would be lost."""
+        """Put another node below an overlay; all options that `domain_xml` sets for the overlay are repeated, else they would be lost."""
         options = {
             "driver": "qcow2",
             "node-name": f"libvirt-{overlay}-format",

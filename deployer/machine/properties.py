@@ -56,7 +56,7 @@ class MachineOptions(Document):
     Attributes:
         blanks: extra disks, made on the node, after those of the image.
         verify: right before boot, look at a sample of the cached contents, or hash them in full again.
-        description: what people want to know of the machine, in a line.
+        description: for people, in one line.
     """
 
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()

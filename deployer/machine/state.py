@@ -42,7 +42,7 @@ class MachineEvent(StrEnum):
 
 _LIVE: Final = frozenset({MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED})
 _AT_REST: Final = frozenset({MachineState.STOPPED, MachineState.SUSPENDED})
-_MOVES: Final[dict[MachineEvent, tuple[frozenset[MachineState], MachineState]]] = {
+_TRANSITIONS: Final[dict[MachineEvent, tuple[frozenset[MachineState], MachineState]]] = {
     MachineEvent.ACCEPTED: (frozenset({MachineState.PENDING}), MachineState.STAGING),
     MachineEvent.STAGED: (frozenset({MachineState.STAGING}), MachineState.BOOTING),
     MachineEvent.STARTED: (_AT_REST | {MachineState.BOOTING}, MachineState.RUNNING),
@@ -64,5 +64,5 @@ _MOVES: Final[dict[MachineEvent, tuple[frozenset[MachineState], MachineState]]] 
 def next_state(state: MachineState, happening: MachineEvent) -> MachineState:
     """The state that follows. What cannot happen in a state leaves it as it is: events of the hypervisor come late,
     twice, or after the machine was ended from another side."""
-    begins, follows = _MOVES[happening]
+    begins, follows = _TRANSITIONS[happening]
     return follows if state in begins else state

@@ -83,7 +83,7 @@ def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str
     """Subject and issuer of a certificate, and an `[[anchor]]` for its holder, to append to a policy file.
 
     Raises:
-        PolicyUnusable: it is no certificate, or something in it is not of the form that a policy accepts.
+        PolicyUnusable: it is not a certificate, or something in it is not of the form that a policy accepts.
     """
     try:
         found = read_certificate(certificate)
@@ -114,12 +114,12 @@ def load_anchor_key(anchor: TrustedKey, place: str, key_file: Callable[[str], by
         key_file: reads a file that an anchor names; None where no policy file stands behind it.
 
     Raises:
-        PolicyUnusable: it is none, or cannot be read.
+        PolicyUnusable: the key is not valid, or cannot be read.
     """
     if anchor.scheme == "openpgp":
-        return _held(anchor.key, f"{place}.key", key_file, _armored)
+        return _checked_key(anchor.key, f"{place}.key", key_file, _armored)
     place += ".certificate"
-    text = _held(anchor.key, place, key_file, lambda text, _: text)
+    text = _checked_key(anchor.key, place, key_file, lambda text, _: text)
     try:
         found = read_certificate(text.encode("ascii", "replace"))
     except KeyUnusable as exc:
@@ -131,7 +131,9 @@ def load_anchor_key(anchor: TrustedKey, place: str, key_file: Callable[[str], by
     return found.pem().decode("ascii")
 
 
-def _held(text: str, place: str, key_file: Callable[[str], bytes] | None, check: Callable[[str, str], str]) -> str:
+def _checked_key(
+    text: str, place: str, key_file: Callable[[str], bytes] | None, check: Callable[[str, str], str]
+) -> str:
     """A key's text as it stands in the policy or in the file that it names, checked."""
     if text.lstrip().startswith("-----BEGIN"):
         return check(text, place)

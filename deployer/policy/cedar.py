@@ -1,4 +1,4 @@
-"""Cedar: rules that TOML cannot say, in files beside the policy. The only door to the engine (cedarpy).
+"""Cedar: rules that TOML cannot express, in files beside the policy. The only door to the engine (cedarpy).
 
 A set of files is usable only as a whole: every rule has an `@id`, names nothing that the schema does not know, and at
 least one of them permits. Two things of the engine are guarded against here. A rule that fails to evaluate is skipped by
@@ -115,12 +115,12 @@ class CedarRules:
                 reason = f"{rule.file} does not forbid it by this rule"
                 judged.append(RuleResult(name=PREFIX + rule.name, passed=True, reason=reason))
         if errors:
-            said = "; ".join(f"{name}: {why}" if name else why for name, why in sorted(errors.items()))
+            message = "; ".join(f"{name}: {why}" if name else why for name, why in sorted(errors.items()))
             judged.append(
                 RuleResult(
                     name=PREFIX + ERRORS,
                     passed=False,
-                    reason=f"rules could not be evaluated, and what cannot be evaluated refuses: {said}",
+                    reason=f"rules could not be evaluated, and what cannot be evaluated refuses: {message}",
                     change="the site mends the rule: it asks with `has` before it reads what may be absent",
                 )
             )
@@ -142,18 +142,18 @@ class CedarRules:
     ) -> tuple[set[str], dict[str, str]]:
         """The ids of the rules that apply, and what went wrong, by id (empty: the question itself)."""
         try:
-            said = cedarpy.is_authorized(question, policies, facts, self._schema)
+            answer = cedarpy.is_authorized(question, policies, facts, self._schema)
         except ValueError as exc:
             return set(), {"": str(exc)[:500]}
         names = {f"policy{number}": rule.name for number, rule in enumerate(rules)}
         errors = {}
-        for error in said.diagnostics.errors:
+        for error in answer.diagnostics.errors:
             found = _POLICY.search(error)
             name = names.get(found[0], "") if found else ""
             errors[name] = _POLICY.sub(lambda match: names.get(match[0], match[0]), error)[:500]
-        if said.decision is cedarpy.Decision.NoDecision and not errors:
+        if answer.decision is cedarpy.Decision.NoDecision and not errors:
             errors[""] = "the engine came to no decision"
-        return {names[reason] for reason in said.diagnostics.reasons if reason in names}, errors
+        return {names[reason] for reason in answer.diagnostics.reasons if reason in names}, errors
 
 
 def _failed(rule: CedarRule, reason: str) -> RuleResult:
@@ -182,8 +182,8 @@ def _read(name: str, data: bytes) -> list[CedarRule]:
     checked = cedarpy.validate_policies(text, SCHEMA)
     if not checked.validation_passed:
         errors = [_POLICY.sub(lambda match: ids.get(match[0], match[0]), str(error.error)) for error in checked.errors]
-        said = _one_line("; ".join(errors) or "does not fit the schema")
-        raise PolicyUnusable(f"{name}: {said}{_hint(said)}")
+        message = _one_line("; ".join(errors) or "does not fit the schema")
+        raise PolicyUnusable(f"{name}: {message}{_hint(message)}")
     return rules
 
 
@@ -204,10 +204,10 @@ def _rule(file: str, number: int, policy: dict[str, Any]) -> CedarRule:
     return CedarRule(name, policy["effect"], file, text, notes.get("reason") or "", notes.get("change") or "")
 
 
-def _hint(said: str) -> str:
+def _hint(message: str) -> str:
     """What an attribute is called now that rules of before 2026-12 spoke of."""
     names = (("memory", "maxMemory"), ("cores", "maxCores"))
-    now = [new for old, new in names if f"attribute `{old}` on entity type `Resources`" in said]
+    now = [new for old, new in names if f"attribute `{old}` on entity type `Resources`" in message]
     return f"; how far a machine may grow is called {' and '.join(now)}" if now else ""
 
 

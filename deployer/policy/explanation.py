@@ -37,15 +37,15 @@ class DecisionExplanation:
         if self.decision.accepted:
             return f"{title} may run here: all {len(self.decision.rules)} rules pass."
         because = "; ".join(rule.reason for rule in self.decision.failed)
-        said = f"{title} may not run here: {because}."
+        text = f"{title} may not run here: {because}."
         if self.changes:
-            said += f" It would {'come nearer' if self.unresolved else 'be accepted'} if {enumerate_texts([change.text for change in self.changes])}."
+            text += f" It would {'come nearer' if self.unresolved else 'be accepted'} if {enumerate_texts([change.text for change in self.changes])}."
         if self.unresolved:
-            said += " What no change of the request itself helps against: " + "; ".join(
+            text += " What no change of the request itself helps against: " + "; ".join(
                 f"{rule.reason} ({rule.change})" if rule.change else rule.reason for rule in self.unresolved
             )
-            said += "."
-        return escape_unprintable(said)
+            text += "."
+        return escape_unprintable(text)
 
     def as_json(self) -> dict[str, object]:
         """For programs."""

@@ -231,8 +231,8 @@ class Policy(PolicyFile):
         """How certificates are judged; None where neither the policy nor an anchor speaks of any."""
         if self.x509 is None and all(anchor.scheme == "openpgp" for anchor in self.anchor):
             return None
-        said = self.x509 or CertificateRules()
-        return X509Rules(Path(said.directory), said.crls)
+        rules = self.x509 or CertificateRules()
+        return X509Rules(Path(rules.directory), rules.crls)
 
     def partition_rules(self, manifest: Manifest) -> tuple[PartitionRule, ...]:
         """The rules about single partitions that an image falls under."""

@@ -95,7 +95,7 @@ class PolicyStore:
 
     Args:
         path: the policy's file.
-        loaded: told of each set that comes into force, with its digest, before it decides anything.
+        loaded: called with each set that comes into force, before it decides anything.
         sleep: waits for so many seconds.
     """
 

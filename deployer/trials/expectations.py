@@ -1,4 +1,4 @@
-"""A site's own expected decisions: made-up requests, each with what the policy should say, kept and reviewed beside it.
+"""A site's own expected decisions: made-up requests, each with the expected outcome, kept and reviewed beside the policy.
 
 A case needs no image and no key: it says who vouches, and the policy's other rules decide about an image of that name. (That
 signatures are verified is not for a site to test.) policies/README.md explains the file.
@@ -168,10 +168,10 @@ def run_cases(rules: RuleSet, cases: Sequence[ExpectedCase], now: datetime) -> l
 
 
 def _result(case: ExpectedCase, decision: Decision) -> CaseResult:
-    said = "accepted" if decision.accepted else "refused"
+    outcome = "accepted" if decision.accepted else "refused"
     reasons = "; ".join(f"{rule.name}: {rule.reason}" for rule in decision.failed)
-    if said != case.expect:
-        return CaseResult(case, decision, f"it is {said}, not {case.expect}" + (f" ({reasons})" if reasons else ""))
+    if outcome != case.expect:
+        return CaseResult(case, decision, f"it is {outcome}, not {case.expect}" + (f" ({reasons})" if reasons else ""))
     failed = {rule.name for rule in decision.failed}
     if case.because is not None and failed != set(case.because):
         return CaseResult(

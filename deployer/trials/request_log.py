@@ -61,7 +61,7 @@ def encode_revocations(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[EncodedSta
 
 
 class PolicyOutcome(Document):
-    """What a policy said: its digest, and the names of the rules that refuse."""
+    """The outcome of a policy: its digest, and the names of the rules that refuse."""
 
     policy: str
     accepted: bool
@@ -87,8 +87,8 @@ class RequestRecord(Document):
         endorsements: all that the catalog sent.
         revocations: all that the node had seen; None where they were too many to be kept with each request.
         blocks: the site's block list.
-        outcome: what the policy in force said.
-        shadow: what the policy in its shadow said.
+        outcome: of the policy in force.
+        shadow: the outcome of the policy in its shadow.
     """
 
     number: Annotated[int, Field(ge=1)]

@@ -237,8 +237,8 @@ class AwsClient:
         meta = exc.response.get("ResponseMetadata", {})
         status = int(meta.get("HTTPStatusCode", 0))
         detail = exc.response.get("Reason")  # the EBS direct APIs have one code for all invalid requests
-        said = reason if fault not in _UNSIGNED else ""
-        message = f"{service} {operation}: {fault or f'status {status}'}: {self._clean(said)}".rstrip(": ")
+        text = reason if fault not in _UNSIGNED else ""
+        message = f"{service} {operation}: {fault or f'status {status}'}: {self._clean(text)}".rstrip(": ")
         if fault in _THROTTLED or status == 429 or (status == 503 and fault not in _TRANSIENT):
             wanted = meta.get("HTTPHeaders", {}).get("retry-after", "")
             return AwsThrottled(message, fault), float(wanted) if wanted.isdigit() else 0.0, True

@@ -83,12 +83,14 @@ def _loaded(root: Sequence[KernelDrivers]) -> DriverVerdict:
     bad = [kernel for kernel in root if kernel.lacks()]
     if not bad:
         return DriverVerdict("yes")
-    said = "; ".join(f"{one.version} has no driver for {_named(one.lacks())}" for one in bad)
+    lacking = "; ".join(f"{one.version} has no driver for {_named(one.lacks())}" for one in bad)
     if len(bad) < len(root):
-        return DriverVerdict("unknown", f"{said}; its other kernels have all of them, and which one boots is not known")
+        return DriverVerdict(
+            "unknown", f"{lacking}; its other kernels have all of them, and which one boots is not known"
+        )
     if not all(kernel.listed for kernel in bad):
-        return DriverVerdict("unknown", f"{said} among its modules, and it does not list its built-in drivers")
-    return DriverVerdict("no", said)
+        return DriverVerdict("unknown", f"{lacking} among its modules, and it does not list its built-in drivers")
+    return DriverVerdict("no", lacking)
 
 
 def _direct(root: Sequence[KernelDrivers], early: KernelDrivers | None) -> DriverVerdict:

@@ -107,7 +107,7 @@ def parse_instance(described: Mapping[str, Any]) -> Instance:
     )
 
 
-def machine_state(instance: Instance, want: DesiredStatus) -> MachineState:
+def machine_state(instance: Instance, desired: DesiredStatus) -> MachineState:
     """Our state of an instance. EC2 has one state of rest, so that of a stopped instance follows from the desired status."""
     match instance.state:
         case "pending":
@@ -115,7 +115,7 @@ def machine_state(instance: Instance, want: DesiredStatus) -> MachineState:
         case "running" | "stopping":
             return MachineState.RUNNING
         case "stopped":
-            return _STOPPED.get(want, MachineState.STOPPED)
+            return _STOPPED.get(desired, MachineState.STOPPED)
         case _:
             return MachineState.ENDED
 

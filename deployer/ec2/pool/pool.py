@@ -98,7 +98,7 @@ class Ec2Pool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="ec2-make")
         self._making: dict[str, _Making] = {}
         self._failures: dict[str, _Failure] = {}
-        self._told: dict[str, ObservedMachine] = {}
+        self._reported: dict[str, ObservedMachine] = {}
         self._brought: dict[str, dict[str, int]] = {}
         self._changed = threading.Event()
         self._revision = -1
@@ -208,8 +208,8 @@ class Ec2Pool:
 
     def _ended(self, entry: MachineEntry, now: datetime, reason: str) -> None:
         until = min(entry.expires, now)
-        told = entry.reason or reason
-        self._books.put_machine(entry.model_copy(update={"ended": True, "expires": until, "reason": told}))
+        reason_of_end = entry.reason or reason
+        self._books.put_machine(entry.model_copy(update={"ended": True, "expires": until, "reason": reason_of_end}))
 
     def _came_to(self, uuid: str, future: "Future[Instance]") -> None:
         if future.cancelled():
@@ -298,7 +298,7 @@ class Ec2Pool:
         now = self._clock()
         books = {entry.machine: entry for entry in self._books.machines()}
         found = {machine.uuid: self._observed(machine, instances, books, now) for machine in desired.machines}
-        self._told = {uuid: seen for uuid, seen in found.items() if seen is not None}
+        self._reported = {uuid: seen for uuid, seen in found.items() if seen is not None}
         return NodeReport(
             revision=max(desired.revision, self._revision),
             architecture="",
@@ -306,7 +306,7 @@ class Ec2Pool:
             capacity=Capacity(cores=self._account.cores, memory=self._account.memory, disk=self._account.disk),
             labels={"account": self._account.name, "region": self._account.region},
             cached=tuple(sorted({address for entry in self._books.images() for address in entry.addresses})),
-            machines=tuple(self._told.values()),
+            machines=tuple(self._reported.values()),
             complete=complete,
         )
 
@@ -334,7 +334,7 @@ class Ec2Pool:
             return None
         brought = _staging(making.progress) if making is not None else self._brought.get(machine.uuid, {})
         seen = seen.model_copy(update=brought)
-        before = self._told.get(machine.uuid)
+        before = self._reported.get(machine.uuid)
         if before is not None and (before.state, before.reason) == (seen.state, seen.reason):
             seen = seen.model_copy(update={"changed": before.changed})
         return seen

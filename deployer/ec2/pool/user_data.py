@@ -182,8 +182,8 @@ def boot_hook(machine: DesiredMachine, volumes: Sequence[Volume]) -> str:
 def _agent(parameters: bytes, agent: bytes) -> bytes:
     """The context agent with the file that a seed would hold: EC2 has no seed. It runs once."""
     first, _, rest = agent.partition(b"\n")
-    told = base64.b64encode(parameters).decode()
-    return first + _AGENT.replace("{parameters}", told).encode() + rest
+    encoded = base64.b64encode(parameters).decode()
+    return first + _AGENT.replace("{parameters}", encoded).encode() + rest
 
 
 def blanks_script(lines: Sequence[str]) -> str:

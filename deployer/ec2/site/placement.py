@@ -125,28 +125,28 @@ def burst_placer(
     except PartitaError as exc:
         offered = exc
 
-    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
+    def placed(nodes: Sequence[NodeCapacity], placement_request: PlacementRequest) -> Placement:
         if isinstance(offered, PartitaError):
-            return _without(place, rooms, ask, offered)
-        mine = [_only(room, offered.account) for room in rooms]
-        chosen = place(mine, ask)
-        pools = {room.uuid for room in mine if room.kind == EC2}
+            return _without(place, nodes, placement_request, offered)
+        mine = [_only(node, offered.account) for node in nodes]
+        chosen = place(mine, placement_request)
+        pools = {node.uuid for node in mine if node.kind == EC2}
         count = sum(node in pools for node in chosen.nodes)
         if not count:
             return chosen
         try:
             more = offered.usd(count)
-            there = [room for room in rooms if room.kind == EC2 and room.labels.get(ACCOUNT) == offered.account.name]
-            promised = promised_charges([one for room in there for one in room.promised])
+            there = [node for node in nodes if node.kind == EC2 and node.labels.get(ACCOUNT) == offered.account.name]
+            promised = promised_charges([one for node in there for one in node.promised])
             before = known.committed(offered.account, promised)
             check_within(offered.account.name, offered.account.cap, before, before + more)
         except OverBudget as exc:
-            return _without(place, mine, ask, exc)
+            return _without(place, mine, placement_request, exc)
         machines = "1 machine" if count == 1 else f"{count} machines"
-        said = f"{machines} at EC2 as {offered.type.name} with {offered.gib} GiB are estimated at {more} USD until their end."
+        sentence = f"{machines} at EC2 as {offered.type.name} with {offered.gib} GiB are estimated at {more} USD until their end."
         promise = CostReservation(instance_type=offered.type.name, gib=offered.gib)
         promises = {node: promise for node in chosen.nodes if node in pools}
-        return replace(chosen, sentences=(*chosen.sentences, said), promises=promises)
+        return replace(chosen, sentences=(*chosen.sentences, sentence), promises=promises)
 
     return placed
 
@@ -163,26 +163,30 @@ def placer_without_accounts(place: Placer, request: DeploymentRequest) -> Placer
     """A placer of a site without accounts: on its own nodes, whatever pools it had before."""
     if request.placement_options.where == "local":
         return place
-    return lambda rooms, ask: _without(place, rooms, ask, NoAccount("the site has no accounts at EC2 now"))
+    return lambda nodes, placement_request: _without(
+        place, nodes, placement_request, NoAccount("the site has no accounts at EC2 now")
+    )
 
 
-def _only(room: NodeCapacity, account: Account) -> NodeCapacity:
+def _only(node: NodeCapacity, account: Account) -> NodeCapacity:
     """A node, not ready if it is the pool of another account than the requester's."""
-    if room.kind != EC2 or room.labels.get(ACCOUNT) == account.name:
-        return room
-    return replace(room, ready=False, problem="the site's rules give the requester another account")
+    if node.kind != EC2 or node.labels.get(ACCOUNT) == account.name:
+        return node
+    return replace(node, ready=False, problem="the site's rules give the requester another account")
 
 
-def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest, why: PartitaError) -> Placement:
+def _without(
+    place: Placer, nodes: Sequence[NodeCapacity], placement_request: PlacementRequest, why: PartitaError
+) -> Placement:
     """Place on the site's own nodes alone; if they have no room, say why EC2 is left out.
 
     Raises:
         The error `why`, if the request is for EC2 alone.
     """
-    if ask.options.where == "ec2":
+    if placement_request.options.where == "ec2":
         raise why
-    left = [replace(room, ready=False, problem=str(why)) if room.kind == EC2 else room for room in rooms]
+    left = [replace(node, ready=False, problem=str(why)) if node.kind == EC2 else node for node in nodes]
     try:
-        return place(left, ask)
+        return place(left, placement_request)
     except NoCapacity as exc:
         raise NoCapacity(f"{exc}; and EC2 is left out: {why}") from exc

@@ -35,7 +35,7 @@ class BufferPool:
     @contextmanager
     def one(self) -> Iterator[bytearray]:
         """Lend a buffer with arbitrary bytes while the block runs; waits until one is free."""
-        with self.room():
+        with self.counted():
             with self._given:
                 buffer = self._free.pop() if self._free else bytearray(BLOCK_SIZE)
             try:
@@ -45,7 +45,7 @@ class BufferPool:
                     self._free.append(buffer)
 
     @contextmanager
-    def room(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
         """Count a block that has its own memory as a buffer while the `with` block runs."""
         with self._given:
             self._given.wait_for(lambda: self._taken < self.most)

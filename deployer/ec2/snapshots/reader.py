@@ -49,10 +49,10 @@ def read_snapshot(
     """
     listed = aws.ebs_list("list_snapshot_blocks", "Blocks", SnapshotId=snapshot_id, MaxResults=BATCH)
 
-    held = buffers or BufferPool()
+    pool_of_buffers = buffers or BufferPool()
 
     def one(index: int, token: str) -> None:
-        with held.room():
+        with pool_of_buffers.counted():
             answer = aws.ebs("get_snapshot_block", SnapshotId=snapshot_id, BlockIndex=index, BlockToken=token)
             data: bytes = answer["BlockData"]
             if (
