@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import partita
+
 OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations"
 EXPOSURE = {"catalog": 1.5, "site": 1.5, "node": 9.0}
 """The most that `systemd-analyze security` may find: 0 is a closed box, 10 a service as root without any restriction."""
@@ -41,7 +43,5 @@ def test_units_run_commands_that_there_are(name: str) -> None:
     (line,) = re.findall(
         r"^ExecStart=\S+/partita (.*)$", (OPERATIONS / f"partita-{name}.service").read_text(), re.MULTILINE
     )
-    ended = subprocess.run(
-        [sys.executable, "-m", "partita", *line.split(), "--help"], capture_output=True, text=True, check=False
-    )
+    ended = partita(*line.split(), "--help")
     assert ended.returncode == 0, ended.stderr

@@ -29,6 +29,7 @@ from stager.swarm.swarm import Swarm, SwarmOptions
 from stager.swarm.tracker_client import TrackerClient
 from tests.support import factories
 from tests.support.catalog.service_process import Service, Vo
+from tests.support.commands import partita
 
 SIZE = 17 << 20
 
@@ -57,11 +58,11 @@ class World:
         self.port = 0
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False)
+        return partita(*self.settings(), *arguments)
 
-    def command(self, *arguments: str) -> list[str]:
+    def settings(self) -> list[str]:
         sets = [f"catalog.directory={self.service.directory}", f"catalog.url={self.service.url}"]
-        return [sys.executable, "-m", "partita", *(word for one in sets for word in ("--set", one)), *arguments]
+        return [word for one in sets for word in ("--set", one)]
 
     def credential(self, site: str) -> str:
         return read_credential(self.root / f"{site}.credential")
@@ -85,7 +86,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with service.client() as client:
             transfer.publish_image(client, public)
         seeding = subprocess.Popen(
-            made.command("catalog", "seed", "--listen", "127.0.0.1:0", "--json"), stdout=subprocess.PIPE
+            [sys.executable, "-m", "partita", *made.settings(), "catalog", "seed", "--listen", "127.0.0.1:0", "--json"],
+            stdout=subprocess.PIPE,
         )
         try:
             assert seeding.stdout is not None
@@ -136,9 +138,7 @@ def test_torrents_are_of_public_partitions(
 
 def test_not_even_who_may_read_it_gets_a_torrent_of_a_restricted_partition(world: World, tmp_path: Path) -> None:
     credential = f"catalog.credential={world.root / 'lyon.credential'}"
-    command = world.command("image", "torrent", "star/secret", "part1", "-o", str(tmp_path / "x.torrent"))
-    command[3:3] = ["--set", credential]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = world.run("--set", credential, "image", "torrent", "star/secret", "part1", "-o", str(tmp_path / "x.torrent"))
     assert done.returncode == 3
     assert "is restricted" in done.stderr
     assert not (tmp_path / "x.torrent").exists()

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.guest
 @pytest.fixture
 def run(node: NodeProcess) -> Callable[..., Result]:
     """Runs a command against the node; its own errors come out."""
+    return commands_of(node)
+
+
+def commands_of(node: NodeProcess) -> Callable[..., Result]:
+    """The same for any node."""
 
     def command(*arguments: str) -> Result:
         sets = ["--set", f"node.directory={node.directory / 'n'}"]
@@ -104,9 +109,9 @@ def test_user_data_and_keys_come_from_files(run: Callable[..., Result], tmp_path
         (("machine", "destroy", "x", "--all"), "name the machines"),
     ],
 )
-def test_commands_that_make_no_sense(run: Callable[..., Result], arguments: tuple[str, ...], says: str) -> None:
+def test_commands_that_make_no_sense(quiet: NodeProcess, arguments: tuple[str, ...], says: str) -> None:
     with pytest.raises(Misused, match=says):
-        run(*arguments)
+        commands_of(quiet)(*arguments)
 
 
 def test_status_says_what_machines_run_on(run: Callable[..., Result], node: NodeProcess) -> None:

@@ -1,8 +1,6 @@
 """`partita site rights`: what an operator is told of a rights file, and of what somebody may do by it."""
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import partita
 from deployer.site.auth.grants import SiteAction, SiteGrants
 from deployer.site.auth.issuers import Issuers
 from tests.deployer.site.auth.test_tokens import KEY, STAR
+from tests.support import commands
 from tests.support.commands import CliRunner
 from tests.support.grid_ca import utc_now
 from tests.support.site.token_issuer import Signer
@@ -66,13 +65,7 @@ def test_a_file_that_cannot_be_used_is_an_error_of_the_command(tmp_path: Path, t
     file = tmp_path / "rights.toml"
     if text is not None:
         file.write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "partita", "site", "rights", "check", str(file)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = commands.partita("site", "rights", "check", file)
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,7 +1,5 @@
 """A node that looks for revocations: what it keeps, and what it does to machines that run."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +20,7 @@ from signer.statements.revocation import RevokedObject
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from tests.support.catalog.service_process import now
+from tests.support.commands import partita
 from tests.support.node.boot_sector_guest import SAID, boot_sector_image
 from tests.support.node.community import Community
 from tests.support.node.policy_site import ADMIN, Site
@@ -149,18 +148,9 @@ def test_the_block_list_works_without_a_network(
     )
     machine = node.deploy().machines[0]
     node.said(machine.uuid, SAID[0], 60)
-    command = [
-        sys.executable,
-        "-m",
-        "partita",
-        "--set",
-        f"deploy.socket={node.socket}",
-        "site",
-        "exposure",
-        "star/hello",
-    ]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert machine.name in listed
+    listed = partita("--set", f"deploy.socket={node.socket}", "site", "exposure", "star/hello")
+    listed.check_returncode()
+    assert machine.name in listed.stdout
     blocked.write_text('images = ["star/hello@1.*"]\n')
     wait_for(lambda: node.state(machine.uuid) is MachineState.ENDED, 60)
     with pytest.raises(Refused, match="block list"):
