@@ -1,4 +1,4 @@
-"""A node's service as commands see it: the same values and the same errors, over its Unix socket. The only door to httpx2."""
+"""A client of a node's service for commands: the node's values and errors, over its Unix socket. The only door to httpx2."""
 
 import socket
 import time
@@ -59,11 +59,11 @@ class NodeClient(Closable):
         )
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._http.close()
 
     def status(self) -> NodeStatus:
-        """How the node is doing; NodeUnavailable if it does not answer."""
+        """The node's status; NodeUnavailable if it does not answer."""
         return self._get(NodeStatus, "GET", "status")
 
     def decide(self, order: MachineOrder) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class NodeClient(Closable):
         )
 
     def unpin(self, image: str) -> UnpinResult:
-        """Let go of an image that was pinned."""
+        """Unpin an image."""
         return self._get(UnpinResult, "DELETE", f"pins/{_part(image)}")
 
     def machines(self) -> list[MachineRecord]:
@@ -156,11 +156,11 @@ class NodeClient(Closable):
         return self._get(MachineRecord, "POST", f"machines/{_part(name)}/do/{verb}", timeout=LONG)
 
     def resize(self, name: str, sized: ResizeRequest) -> MachineRecord:
-        """Give a machine other amounts, within its maximum."""
+        """Resize a machine within its maximum."""
         return self._get(MachineRecord, "POST", f"machines/{_part(name)}/resize", content=canonical(sized))
 
     def extend(self, name: str, lifetime: int) -> MachineRecord:
-        """Let a machine live so many seconds from now."""
+        """Set the remaining lifetime of a machine, in seconds from now."""
         return self._get(
             MachineRecord, "POST", f"machines/{_part(name)}/extend", content=canonical(ExtendRequest(lifetime=lifetime))
         )

@@ -1,4 +1,4 @@
-"""The node as a process: takes its directory over, listens on its socket, says when it is ready, and ends cleanly."""
+"""The node's process: takes over its directory, listens on its socket, reports when it is ready, and ends cleanly."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def serve_node(
     *,
     end_machines: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Machines go on after that, unless they are to be ended too.
+    """Serve until SIGTERM or SIGINT. Machines keep running after that, unless they are to be ended too.
 
     Args:
         settings, deploy: of the node.

@@ -1,4 +1,4 @@
-"""What a node tells Prometheus: its machines, its cache, and whether anything keeps machines from starting."""
+"""A node's metrics for Prometheus: its machines, its cache, and whether anything keeps machines from starting."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from stager.cache.cache import Cache
 
 
 def figures(status: NodeStatus, cache: Cache) -> Iterator[MetricFamily]:
-    """The figures of a node, as they are now."""
+    """The present metrics of a node."""
     machines = dict.fromkeys((state.value for state in MachineState), 0.0) | status.machines
     yield labelled_metric("node_machines", "Machines that the node keeps, by state.", "state", machines)
     yield labelled_metric(

@@ -1,4 +1,4 @@
-"""What is to be done so that a machine becomes as its site wants it: one vocabulary for nodes and for pools at EC2."""
+"""Actions that bring a machine to the state that its site desires: one vocabulary for nodes and for pools at EC2."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from deployer.protocol.desired_state import DesiredMachine, IncomingMigration
 
 
 class ActionKind(StrEnum):
-    """What can be done to a machine."""
+    """The kinds of actions on a machine."""
 
     MAKE = "make"
     """There is no such machine, and there should be one."""
@@ -49,7 +49,7 @@ MIGRATION = frozenset({ActionKind.GIVE, ActionKind.RETAIN, ActionKind.TAKE, Acti
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to be done to one machine.
+    """One action on one machine.
 
     Attributes:
         kind: what.

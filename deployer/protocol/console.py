@@ -1,4 +1,4 @@
-"""A guest console as nodes, sites and commands speak of it."""
+"""A guest's console: what nodes, sites and commands share about it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a requester asks a site for: an image on N machines, for how long, and what is wished of their place."""
+"""An order to a site: an image on N machines, for how long, and options for their placement."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""An order for machines of an image, at a node or at a site: what every order says, wherever it goes."""
+"""An order for machines of an image: the members of every order, at a node or at a site."""
 
 from dataclasses import dataclass
 from typing import Annotated

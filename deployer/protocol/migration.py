@@ -1,4 +1,4 @@
-"""What is said about a machine that moves from one node to another: values that nodes and their site share."""
+"""Values about a machine that migrates from one node to another, which nodes and their site share."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""That a machine should be saved, and what has come of it: values that its site and its node say to each other."""
+"""The save of a machine: the site's request and the node's status of it."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""What earlier releases wrote into a node's directory, read as what it means today. Pure; nothing is ever guessed.
+"""Reading of the records that earlier releases wrote into a node's directory. Pure; missing values are never guessed.
 
 A record says by which format it was written; one that says nothing is of format 1. To change the format: raise FORMAT,
 add a step to `read_record`, and put a file of the old kind beside the test.

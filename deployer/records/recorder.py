@@ -1,6 +1,6 @@
-"""What a node leaves behind of what it decides and does: the audit log, receipts, and the last requests with their facts.
+"""Records of a node's decisions and deployments: the audit log, receipts, and the last requests with their facts.
 
-Nothing is done that cannot be put on record: a decision, then a deployment, are in the log before they take effect.
+An action that cannot be recorded is not carried out: a decision, then a deployment, are in the log before they take effect.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""A site's lease on the machines that a node has of it: when the site is not heard, they stop in time.
+"""A site's lease on its machines at a node: without contact to the site, the node stops them in time.
 
 A site that starts a machine anew elsewhere has to be sure that the old one does not run. It cannot ask a node that it does
 not hear; so the node promises beforehand (Gray and Cheriton, "Leases", SOSP 1989). It counts from when it *sent* the last
@@ -29,16 +29,16 @@ from signer.errors import PartitaError
 from signer.runtime import files
 
 GUARD_EVERY: Final = 0.5
-"""Seconds between two looks at whether the lease is over."""
+"""Seconds between two checks whether the lease has expired."""
 
 TRIES_IN_A_LEASE: Final = 10
-"""How often a report is tried at least before a lease ends, however often it failed."""
+"""Attempts to report that a lease allows at least, however many of them fail."""
 
 REPORTS_IN_A_LEASE: Final = 4
-"""How often a node reports at least while a lease lasts."""
+"""Reports of a node during a lease, at least."""
 
 HANDS: Final = 8
-"""Machines that are stopped side by side: one whose emulator hangs does not keep others running."""
+"""Machines that are stopped at a time: one whose emulator hangs does not keep others running."""
 
 LEASE_FILE: Final = "lease"
 """The file in DIR/site of a node."""
@@ -59,10 +59,10 @@ def boot_id() -> str:
 
 
 class NodeLease:
-    """The lease, as a node has it. Safe to use from several threads.
+    """The lease at a node. Safe to use from several threads.
 
     Args:
-        file: where it is kept for the next service; None for one that is not to be kept.
+        file: it is written here for the next start of the service; None for a lease that is not kept.
         clock: seconds that go on while the computer sleeps, the same for all services since it was started.
         boot: see `boot_id`.
 
@@ -99,12 +99,12 @@ class NodeLease:
         return self.patience * TRIES_IN_A_LEASE / REPORTS_IN_A_LEASE
 
     def heard(self, sent: float, said: int | None, answer: ReportResponse | None) -> None:
-        """A report was answered.
+        """Record that a report was answered.
 
         Args:
             sent: when it was sent, by `now`.
             said: `NodeReport.lease` of it.
-            answer: the site's; None of one that tells nothing.
+            answer: of the site; None where it has no content.
         """
         with self._lock:
             self._said, self._told = said, answer.lease if answer else None
@@ -114,7 +114,7 @@ class NodeLease:
             self._write()
 
     def over(self) -> bool:
-        """Whether the lease has run out; from then on it is frozen."""
+        """Whether the lease has expired; from then on the node is frozen."""
         with self._lock:
             term = self._term()
             if term is None or self.now() - self._sent < term:
@@ -123,7 +123,7 @@ class NodeLease:
             return True
 
     def confirmed(self, asked: float) -> bool:
-        """The site said what it wants, having been asked then (by `now`); whether the node may go on after having been frozen."""
+        """Record that a desired state requested at that time (by `now`) arrived; returns whether that ends the freeze."""
         with self._lock:
             term = self._term()
             holds = term is None or self.now() - self._sent < term
@@ -159,13 +159,13 @@ class NodeLease:
 
 
 class LeaseGuard:
-    """Stops what runs when the lease is over.
+    """Stops the site's machines when the lease has expired.
 
     Args:
         fence: the lease.
         keeper: of the node's machines.
         records: of the site's machines on the node.
-        cancel: breaks off what is being made.
+        cancel: cancels machines that are being made.
     """
 
     def __init__(
@@ -181,16 +181,16 @@ class LeaseGuard:
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="fence")
 
     def run(self, ended: threading.Event) -> None:
-        """Look until it has ended."""
+        """Check regularly until `ended` is set."""
         while not ended.wait(GUARD_EVERY):
             self.look()
 
     def close(self) -> None:
-        """Wait until what is under way has come to an end."""
+        """Wait until the operations under way have ended."""
         self._hands.shutdown(cancel_futures=True)
 
     def look(self) -> None:
-        """Stop what runs and may not; again at each look, since something may have been about to start."""
+        """Stop machines that may not run; repeated at each check, since one may have been about to start."""
         before = self._fence.frozen
         if not self._fence.over():
             return

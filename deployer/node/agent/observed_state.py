@@ -19,10 +19,10 @@ class LiveFacts:
 
     Attributes:
         begun: since when a machine that has no record yet is known.
-        trouble: why something that the site wants has not been done yet.
+        trouble: why an action that the desired state needs is still pending.
         progress: bytes staged so far and in all, while a machine is made.
         addresses: as the hypervisor or the guest's agent reports them.
-        saving: how far saves are that are not over.
+        saving: the progress of saves under way.
     """
 
     begun: Mapping[str, datetime] = field(default_factory=dict)

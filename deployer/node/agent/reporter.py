@@ -1,4 +1,4 @@
-"""What a node tells its site: its facts, its machines, what trouble there is; at every change, and now and then anyway."""
+"""Reports of a node to its site: its facts, its machines and their problems; after every change, and at regular intervals."""
 
 import logging
 import threading
@@ -21,19 +21,19 @@ from stager.content.transfer_stats import TransferProgress
 from stager.staging import Stager
 
 REPORT_EVERY = 10.0
-"""Seconds between two reports when nothing changes: a site takes a node that is silent for minutes for lost."""
+"""Seconds between two reports when nothing changes: a site considers a node lost after minutes without one."""
 
 LOOK_EVERY = 1.0
 """Seconds between two checks for something to report, without a notice of a change."""
 
 FACTS_EVERY = 5.0
-"""Seconds between two looks at what the node has room for, what it caches, and its machines' addresses."""
+"""Seconds between two queries of the node's capacity, its cached contents, and its machines' addresses."""
 
 TELL_EVERY = 0.2
-"""Seconds between two reports at the least: what happens at once is told at once."""
+"""Shortest time between two reports, in seconds: changes at about the same time are reported together."""
 
 WITHOUT_ADDRESSES: Final = frozenset({"none", "user"})
-"""Kinds of networks in which a guest has no address that means anything to others."""
+"""Kinds of networks in which other machines cannot use a guest's address."""
 
 MAX_REPORTED = 16
 """Contents in a report: those that are arriving, then those that came last. A report stays within some kilobytes."""
@@ -42,14 +42,14 @@ log = logging.getLogger("partita.node")
 
 
 class Reporter:
-    """Report to one site, from one thread.
+    """Sends reports to one site, from one thread.
 
     Args:
         context: of the node.
-        send: says it to the site; raises SiteUnavailable.
-        executor: knows what is under way.
+        send: sends a report to the site; raises SiteUnavailable.
+        executor: of the actions; has their progress and failures.
         records: of the site's machines.
-        desired: what the site wants as far as it is acted on; None before it was heard.
+        desired: the desired state that is acted on; None before the first one arrived.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Reporter:
         self._begun: dict[str, datetime] = {}
 
     def expect(self, desired: DesiredState) -> None:
-        """From now on machines of this state that have no record yet are known, and since when."""
+        """Remember since when machines of a desired state that have no record yet are known."""
         now = self._keeper.now()
         self._begun = {machine.uuid: self._begun.get(machine.uuid, now) for machine in desired.machines}
 
     def run(self, news: threading.Event, ended: threading.Event) -> None:
-        """Report until it has ended: soon after there are news, and every ten seconds."""
+        """Report until `ended` is set: soon after `news` is set, and every ten seconds."""
         last, sent, known = None, 0.0, 0.0
         tries = 0
         facts = self._facts()
