@@ -14,11 +14,9 @@ from typing import Self
 from catalog.errors import Malformed, NotFound
 from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
+from signer.openpgp.packets import MAX_SIGNATURE
 from signer.runtime import files
-
-MAX_STATEMENT = 64 << 10
-MAX_SIGNATURE = 64 << 10
-"""Bytes. A detached signature has a few hundred; it never contains key material."""
+from signer.statements.endorsement import MAX_STATEMENT
 
 
 @dataclass(frozen=True)

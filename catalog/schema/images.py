@@ -13,9 +13,10 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from catalog.errors import Malformed, RangeRefused
 from catalog.image.address import LEAF, Address
-from catalog.image.bundle import MAX_SIGNATURE, MAX_STATEMENT
 from catalog.image.manifest import MAX_MANIFEST, ImageId, TitledDocument, Vo
 from signer.documents import Document, check_base64, example
+from signer.openpgp.packets import MAX_SIGNATURE
+from signer.statements.endorsement import MAX_STATEMENT
 from signer.verification.endorsements import MAX_ENDORSEMENTS
 
 UPLOAD_PART = 8 << 20

@@ -7,9 +7,11 @@ import pytest
 from catalog.content.indexing import index_file
 from catalog.errors import Malformed, NotFound
 from catalog.image.address import Address
-from catalog.image.bundle import MAX_SIGNATURE, MAX_STATEMENT, Bundle
+from catalog.image.bundle import Bundle
 from catalog.image.manifest import MAX_MANIFEST
 from signer.errors import DocumentError
+from signer.openpgp.packets import MAX_SIGNATURE
+from signer.statements.endorsement import MAX_STATEMENT
 from tests.support import factories
 
 
