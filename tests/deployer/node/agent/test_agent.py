@@ -75,7 +75,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Everything that waits waits a tenth as long."""
-    monkeypatch.setattr(backoff, "RETRIES", replace(backoff.RETRIES, base=0.1, most=1.0))
+    monkeypatch.setattr(backoff, "RETRIES", replace(backoff.RETRIES, base=0.1, max_pause=1.0))
     monkeypatch.setattr(agents, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(reporting, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(reporting, "TELL_EVERY", 0.01)
