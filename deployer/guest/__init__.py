@@ -1,1 +1,1 @@
-"""The data for a guest's first boot: the NoCloud seed and the context agent. Does not know how it is booted."""
+"""The data for a guest's first boot, shared by nodes and EC2: NoCloud seed and context agent. Does not know how it boots."""

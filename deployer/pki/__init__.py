@@ -1,1 +1,1 @@
-"""The certificate authority of a site, and the TLS peer of a connection. Does not know who may do what."""
+"""The site's CA and the TLS peer of a connection, shared by sites and nodes. Does not know who may do what."""
