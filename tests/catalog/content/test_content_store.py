@@ -80,10 +80,10 @@ def test_other_content_does_not_enter(tmp_path: Path) -> None:
 class Store:
     """A store that the test owns: opened and abandoned as often as it likes, as if the service had died."""
 
-    def __init__(self, root: Path, star: Vo) -> None:
+    def __init__(self, root: Path, star: Vo, made: Bundle | None = None) -> None:
         self.directory, self.star = root / "catalog", star
         self.settings = CatalogSettings(directory=self.directory, tuf_bits=6)
-        self.made = star.endorse(bundle(root / "image", partitions=1, size=2 * MIB))
+        self.made = made or star.endorse(bundle(root / "image", partitions=1, size=2 * MIB))
         self.address = self.made.manifest.contents()[0]
         with self.opened() as (publishing, _), publishing.database.writing() as connection:
             registry.register_vo(connection, "star", now())
@@ -285,10 +285,10 @@ def test_a_check_finds_one_altered_bit_and_changes_nothing(store: Store) -> None
 
 def test_a_service_dies_at_every_sync_and_loses_nothing(tmp_path: Path, star: Vo) -> None:
     """Publishing fails at its n-th sync, for every n; then a new service finishes it, and nothing lies around."""
-    fired = 0
+    fired, made = 0, star.endorse(bundle(tmp_path / "image", partitions=1, size=2 * MIB))
     while True:
         root = tmp_path / str(fired)
-        store = Store(root, star)
+        store = Store(root, star, made)
         left = fired
 
         def sync(descriptor: int) -> None:
