@@ -10,10 +10,8 @@ from tests.support.aws.site_with_pool import Images, catalog_of_images
 
 @pytest.fixture(scope="session")
 def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsWorld]:
-    """The processes."""
-    with aws_world(tmp_path_factory.mktemp("aws")) as world, pytest.MonkeyPatch.context() as patch:
-        for name, value in world.variables().items():
-            patch.setenv(name, value)
+    """The processes. Each package of tests that imports this has its own, so `world` sets the environment."""
+    with aws_world(tmp_path_factory.mktemp("aws")) as world:
         yield world
 
 
@@ -21,7 +19,10 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsWorld]
 def world(shared_world: AwsWorld) -> Iterator[AwsWorld]:
     """Nothing goes wrong at the beginning of a test."""
     shared_world.faults()
-    yield shared_world
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in shared_world.variables().items():
+            patch.setenv(name, value)
+        yield shared_world
     shared_world.faults()
 
 

@@ -151,7 +151,7 @@ def test_a_machine_grows_within_what_it_was_granted(node: NodeProcess, community
         record = client.resize(uuid, ResizeRequest(memory=48 * MIB, cores=2))
         assert (record.memory, record.cores) == (48 * MIB, 2)
         for sized in (ResizeRequest(memory=65 * MIB), ResizeRequest(cores=3)):
-            with pytest.raises(Misused, match="was granted 64 MiB and 2 cores"):
+            with pytest.raises(Misused, match="may have at most 64 MiB and 2 cores"):
                 client.resize(uuid, sized)
         client.do(uuid, "stop")
         assert client.resize(uuid, ResizeRequest(cores=1)).cores == 1  # from its next boot on

@@ -15,7 +15,6 @@ from click.testing import Result
 from catalog.errors import Conflict, Misused
 from deployer.errors import (
     ClusterNotFound,
-    DeployerError,
     Forbidden,
     MachineConflict,
     MachineNotFound,
@@ -367,7 +366,7 @@ def test_the_life_of_a_cluster_in_commands(
         assert "moon" in run("cluster", "list").stdout
         assert run("cluster", "destroy", "moon", "--reason", "done").stdout == "moon: ended\n"
     assert "done" in run("cluster", "list", "--all").stdout
-    with pytest.raises(DeployerError, match="timeout"):
+    with pytest.raises(Misused, match="timeout"):
         run("cluster", "deploy", str(file), "--timeout", "soon")
 
 
