@@ -5,6 +5,7 @@ import json
 from catalog.image.address import Address
 from deployer.cli.node.staging import format_staging
 from deployer.node.schema.staging import ContentStatus, StagingStatus
+from stager.content.transfer_stats import TransferStage
 
 MIB = 1 << 20
 
@@ -12,7 +13,7 @@ MIB = 1 << 20
 def test_a_status_reads_well() -> None:
     address = Address.of(b"content")
     arriving = ContentStatus(
-        address=address, image="star/worker@1.0", stage="swarming", size=8 * MIB, have=2 * MIB, from_cache=MIB,
+        address=address, image="star/worker@1.0", stage=TransferStage.SWARMING, size=8 * MIB, have=2 * MIB, from_cache=MIB,
         from_peers=MIB, from_origin=0, rate=MIB, left=6, peers=3,
     )  # fmt: skip
     status = StagingStatus(
