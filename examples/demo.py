@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.rule import Rule
 
 from examples.demo_cluster import BRIDGE, cluster, network, order, run_in_own_network, site
-from examples.guest import kernel_tree, write_recipe
+from examples.guest import write_recipe
+from examples.guest_system import kernel_tree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = CHECKOUT / "build" / "guest-packages"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.demo import PACKAGES, DemoError, console, policy, wait_for
-from examples.guest import GuestError, kernel_tree
+from examples.guest_system import GuestError, kernel_tree
 from examples.star.build import write_recipes
 from examples.star.hosts import Hosts, hosts
 

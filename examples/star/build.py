@@ -17,7 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from examples.guest import GuestError, initramfs, kernel_tree, recipe_text
+from examples.guest import recipe_text
+from examples.guest_system import GuestError, initramfs, kernel_tree
 
 SUITE = "bookworm"
 PACKAGES = (

@@ -1,11 +1,8 @@
 """The guest's agent: the very script, run in small roots by the shells and tools that guests have, against a real broker."""
 
-import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,11 +18,10 @@ from deployer.site.db.machines import get_deployment, get_machine
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
-from tests.deployer.guest.test_nocloud_seed import public_key
+from tests.support.guest_root import KEY, WATCHING, Root, ended, watcher
 from tests.support.node.service_process import wait_for
 from tests.support.site.context_broker import Guest, World, site
 
-KEY = public_key(comment="root@guest")
 BLOB = " ".join(KEY.split(" ")[:2])
 
 KINDS = ["busybox", "dash and curl", "bash and curl, TLS", "python, TLS"]
@@ -78,72 +74,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS, indirect=True)
 def world(kind: str, request: pytest.FixtureRequest) -> World:
     """The site that a kind of guest speaks with."""
     return request.getfixturevalue("secure" if "TLS" in kind else "plain")[0]  # type: ignore[no-any-return]
-
-
-class Root:
-    """A guest's file system, as far as the agent sees it."""
-
-    def __init__(
-        self, place: Path, context: BrokerAccess, uuid: str, busybox: Path | None, shell: str = "dash"
-    ) -> None:
-        self.place, self._busybox, self._shell = place, busybox, shell
-        self.scripts = place / "etc/partita/context.d"
-        self.scripts.mkdir(parents=True)
-        (place / "etc/ssh").mkdir()
-        (place / "etc/ssh/ssh_host_ed25519_key.pub").write_text(KEY + "\n")
-        (place / "etc/hosts").write_text("127.0.0.1 localhost\n")
-        self.seed(context, uuid)
-
-    def seed(self, context: BrokerAccess | None, uuid: str) -> None:
-        """Put a seed in."""
-        place = self.place / "seed"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        for name, data in seed_extras(context, uuid)[0].items():
-            (place / name).write_bytes(data)
-
-    def script(self, name: str, text: str) -> None:
-        """Put a script where the agent runs it."""
-        (self.scripts / name).parent.mkdir(exist_ok=True)
-        (self.scripts / name).write_text(f"#!/bin/sh\n{text}\n")
-        (self.scripts / name).chmod(0o755)
-
-    def start(self, *words: str, wait: int = 60, agent: bytes | None = None) -> "subprocess.Popen[str]":
-        """Start the agent, from the seed as a guest does."""
-        shell: list[str | Path] = [self._shell]
-        path = os.environ["PATH"]
-        if self._busybox is not None:
-            shell, path = [self._busybox / "sh"], str(self._busybox)
-        script = self.place / "agent"
-        script.write_bytes(agent or seed_extras(BrokerAccess(url="http://x", secret="x" * 20), "x")[0][AGENT])
-        environment = {
-            "PATH": path,
-            "PARTITA_ROOT": str(self.place),
-            "PARTITA_SEED": str(self.place / "seed"),
-            "PARTITA_WAIT": str(wait),
-        }
-        return subprocess.Popen(
-            [*shell, script, *words],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, *words: str, wait: int = 60) -> tuple[int, str]:
-        """Run it to its end; the code, and what it said."""
-        return ended(self.start(*words, wait=wait))
-
-    def text(self, path: str) -> str:
-        """What is in a file."""
-        return (self.place / path).read_text()
-
-
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """The code, and what it said."""
-    said, _ = process.communicate(timeout=120)
-    return process.returncode, said
 
 
 @pytest.fixture
@@ -379,24 +309,6 @@ for host in $PARTITA_JOINED; do cat "$PARTITA_DATA/$host/slots" >> "$PARTITA_ROO
 [ ! -e "$PARTITA_ROOT/broken" ] || { rm "$PARTITA_ROOT/broken"; echo "no such queue"; exit 1; }
 """
 
-WATCHING = {
-    "name": "star",
-    "roles": {
-        "head": {"image": "star/head@1.0", "provides": ["batch"], "watches": ["work"]},
-        "worker": {"image": "star/worker@1.0", "count": 2, "quorum": 1, "requires": ["batch"], "provides": ["work"]},
-    },
-}
-
-
-@contextmanager
-def _watcher(root: Root) -> Iterator[Path]:
-    """The watcher that a guest's agent leaves in the background is ended with the test; its log."""
-    place = root.place / "var/lib/partita"
-    try:
-        yield place / "watch.log"
-    finally:
-        os.kill(int((place / "watch/pid").read_text()), signal.SIGKILL)
-
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
@@ -420,7 +332,7 @@ def test_a_head_that_is_ready_is_told_of_workers_that_come_and_go(
         wait_for(lambda: (root.place / "seen").exists() and len(root.text("seen").splitlines()) >= count, 60)
         return root.text("seen").splitlines()
 
-    with _watcher(root) as log:
+    with watcher(root) as log:
         for machine in workers:
             worker = make(machine)
             worker.script("20-data", 'echo "slots of $PARTITA_HOSTNAME" | "$PARTITA_CONTEXT" put slots')

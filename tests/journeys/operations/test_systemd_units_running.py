@@ -10,7 +10,8 @@ import pytest
 
 from examples.demo import PACKAGES as GUEST_PACKAGES
 from examples.demo import Demo, policy
-from examples.guest import kernel_tree, write_recipe
+from examples.guest import write_recipe
+from examples.guest_system import kernel_tree
 from tests.support.systemd_container import CHECKOUT, INTERPRETER, PATIENCE, Container, installed
 
 UNITS = {"partita-catalog": 30, "partita-site": 30, "partita-node": 60}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from examples.guest import initramfs, kernel_tree
+from examples.guest_system import initramfs, kernel_tree
 
 PACKAGES = Path(__file__).resolve().parents[3] / "build" / "guest-packages"
 

@@ -17,7 +17,7 @@ from deployer.ec2.images.boot_disk import FIRST_OFFSET, boot_layout, build_head,
 from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.errors import CannotBoot
-from examples.guest import kernel_tree
+from examples.guest_system import kernel_tree
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.snapshot_reader import write_snapshot
 

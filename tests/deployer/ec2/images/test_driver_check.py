@@ -21,7 +21,7 @@ from deployer.ec2.images.driver_check import DriverVerdict, KernelDrivers, check
 from deployer.ec2.images.image_upload import MachineProgress
 from deployer.ec2.model.boot_mapping import map_boot
 from deployer.machine.state import MachineState
-from examples.guest import initramfs, kernel_tree
+from examples.guest_system import initramfs, kernel_tree
 from signer.documents import validate
 from tests.deployer.ec2.images.test_boot_disk import PACKAGES
 from tests.support.aws.fake_aws import AwsWorld

@@ -30,10 +30,10 @@ from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_node
 from deployer.site.store.reports import store_report
 from signer.documents import validate
-from tests.deployer.site.operations.test_admission import PARTS
 from tests.support.aws.account_values import ACCOUNT as BURST
 from tests.support.aws.account_values import TYPES
 from tests.support.factories import manifest
+from tests.support.site.admission_desk import PARTS
 from tests.support.site.values import ALICE, GIB, NOW, World, capable, observed, proposal, together, world
 
 HOUR = Prices(per_hour={"t3.small": "1.00"}, storage="0")

@@ -3,8 +3,7 @@
 import base64
 import hashlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +12,6 @@ from pydantic import ValidationError
 
 from catalog.errors import Conflict, Misused, NotFound
 from catalog.errors import Misused as CatalogMisused
-from catalog.image.address import Address
-from catalog.image.manifest import Manifest
-from catalog.image.reference import Reference
 from deployer.errors import MachineConflict, NoCapacity, OverQuota, Refused, UserDataRefused
 from deployer.machine.spec import hostname_base
 from deployer.machine.state import MachineState
@@ -49,48 +45,8 @@ from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.signers import KeySigner
 from tests.support.factories import manifest
 from tests.support.node.service_process import policy
-from tests.support.site.values import ALICE, BOB, GIB, MIB, World, capable, cluster_of, observed, world
-
-PARTS = [Address.parse(f"{number:064x}-{size}") for number, size in ((1, MIB), (2, 4 * MIB), (3, 8 * MIB))]
-WORKER = manifest(PARTS)
-FOREIGN = manifest(PARTS, vo="rogue", name="worker")
-EVERYTHING = sum(address.size for address in PARTS)
-
-
-@dataclass
-class Shelf:
-    """The port to the catalog: images with their endorsements, in memory."""
-
-    held: dict[str, tuple[Manifest, list[tuple[bytes, bytes]]]] = field(default_factory=dict)
-
-    def add(self, image: Manifest, *pairs: tuple[bytes, bytes]) -> None:
-        """Publish an image."""
-        self.held[image.image_id] = (image, list(pairs))
-
-    def resolve(self, reference: Reference) -> str:
-        """The image ID, of a name the last published one's."""
-        for image_id, (image, _) in reversed(self.held.items()):
-            named = (reference.vo, reference.name) == (image.vo, image.name)
-            if image_id == reference.image_id or (named and reference.version in {None, image.version}):
-                return image_id
-        raise NotFound(f"there is no image {reference}")
-
-    def manifest(self, image_id: str) -> Manifest:
-        """The manifest."""
-        return self.held[image_id][0]
-
-    def endorsements(self, image_id: str) -> Sequence[tuple[bytes, bytes]]:
-        """The endorsements."""
-        return self.held[image_id][1]
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A policy that trusts star, and endorsements by star and by rogue."""
-
-    rules: RuleSet
-    worker: tuple[bytes, bytes]
-    foreign: tuple[bytes, bytes]
+from tests.support.site.admission_desk import EVERYTHING, FOREIGN, PARTS, WORKER, Desk, Shelf, Signed
+from tests.support.site.values import ALICE, BOB, GIB, MIB, capable, cluster_of, observed, world
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +67,6 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
         endorse(KeySigner(keyring, star), WORKER.image_id, WORKER.title, now),
         endorse(KeySigner(keyring, rogue), FOREIGN.image_id, FOREIGN.title, now),
     )
-
-
-@dataclass
-class Desk:
-    """An `AdmissionService` over a store with two nodes; `blocks` and `quota` are what the site says now."""
-
-    site: World
-    shelf: Shelf
-    admitting: AdmissionService
-    nodes: tuple[str, str]
-    quota: Quota = UNLIMITED
-    blocks: BlockList = field(default_factory=BlockList)
 
 
 @pytest.fixture

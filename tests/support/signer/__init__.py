@@ -1,0 +1,1 @@
+"""Statements by certificates, genuine and forged."""
