@@ -164,7 +164,7 @@ def uefi(site: Site) -> MachineSpec:
     spec = site.machine()
     loader, template = find_firmware("x86_64")
     boot = UefiBoot(loader=loader, template=template, variables=spec.console.parent / "uefi-variables.fd")
-    return spec.model_copy(update={"boot": boot, "memory": 128 * MIB})
+    return spec.model_copy(update={"boot": boot, "memory": 128 * MIB, "max_memory": 128 * MIB})
 
 
 def test_uefi_gives_each_machine_variables_of_its_own(site: Site) -> None:

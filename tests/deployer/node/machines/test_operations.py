@@ -161,7 +161,7 @@ def test_a_machine_grows_within_what_it_was_granted(node: NodeProcess, community
             client.resize(uuid, ResizeRequest(cores=2))
     with pytest.raises(Refused, match=r"limits\.memory"):
         node.deploy(max_memory=2 << 30)
-    with pytest.raises(Misused, match="cannot begin with more"):
+    with pytest.raises(Misused, match="ask for a larger maximum, or let it begin smaller"):
         node.deploy(memory=64 * MIB, max_memory=32 * MIB)
 
 
