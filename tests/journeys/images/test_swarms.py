@@ -331,10 +331,10 @@ def test_a_stock_client_joins_a_public_swarm_with_the_derived_torrent(world: Cal
     while not handle.status().is_seeding:
         assert time.monotonic() < deadline, handle.status().state
         time.sleep(0.05)
-    # libtorrent is a seed when all hashes were right; the last blocks may still be on their way to the file.
+    # libtorrent is a seed when all hashes were right; all blocks, and so the file, may still be on their way to the disk.
     handle.flush_cache()
     stored = swarm.directory / "stock" / swarm.address.root.hex()
-    while stored.read_bytes() != swarm.data:
+    while not stored.exists() or stored.read_bytes() != swarm.data:
         assert time.monotonic() < deadline, "what the stock client stored is not the partition"
         time.sleep(0.05)
 
