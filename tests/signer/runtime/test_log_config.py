@@ -14,7 +14,8 @@ def _as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:] = handlers
+    root.setLevel(level)  # not the attribute: loggers remember what they are enabled for until a level is set
 
 
 def test_a_line_is_one_object_whatever_is_said(capsys: pytest.CaptureFixture[str]) -> None:
