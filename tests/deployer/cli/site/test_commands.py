@@ -90,7 +90,7 @@ def test_an_operator_runs_a_site(site: SiteProcess, command: Callable[..., Resul
     done = asked("site", "audit", "--by", "local operator")
     drained = next(one for one in done if one["event"]["what"] == "draining")
     assert (drained["by"], drained["event"]["reason"]) == ("local operator", "new disks (by operator)")
-    assert "the site" in command("site", "audit", "--since", "2020-01-01T00:00:00Z", "-n", "5").stdout
+    assert "the site" in command("site", "audit", "--since", "2020-01-01T00:00:00Z", "-n", "500").stdout
     assert asked("site", "audit", "--until", "2020-01-01T00:00:00Z") == []
     refused(command("site", "audit", "--since", "yesterday"), Misused)
 
@@ -118,10 +118,8 @@ def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Calla
     refused(command("deployment", "create", "star/hello", "--description", "two\nlines"), DocumentError)
     assert asked("site", "machine", "change", grows["uuid"], "--memory", "512MiB")["memory"] == 512 << 20
     refused(command("deployment", "create", "star/hello", "--memory", "64MiB", "--max-memory", "32MiB"), Misused)
-    assert {one["uuid"] for one in asked("deployment", "list")} == {
-        ordered["deployment"]["uuid"],
-        other["deployment"]["uuid"],
-    }
+    listed = {one["uuid"] for one in asked("deployment", "list")}
+    assert listed >= {ordered["deployment"]["uuid"], other["deployment"]["uuid"]}
     uuid = ordered["deployment"]["uuid"]
     assert "h-1" in command("deployment", "show", uuid[:13]).stdout
     assert "paper gets" in command("deployment", "explain", uuid).stdout
