@@ -96,7 +96,7 @@ def _rules(workdir: Path, keyring: Keyring, keys: list[str]) -> RuleSet:
     (workdir / "policy.toml").write_text(text)
     cedar = ['@id("all") permit(principal, action, resource);']
     cedar += [
-        f'@id("rule-{number}") forbid(principal, action, resource) when {{ context.resources.memory > {1 << 40} && '
+        f'@id("rule-{number}") forbid(principal, action, resource) when {{ context.resources.maxMemory > {1 << 40} && '
         f'resource.endorsers.contains("{keys[number % ENDORSERS]}") && resource.labels.contains("part{number}") }};'
         for number in range(RULES - 1)
     ]
