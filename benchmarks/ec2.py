@@ -83,7 +83,7 @@ def _latency(workdir: Path) -> dict[str, Any]:
     with path.open("wb") as file:
         for _ in range(MANY):
             file.write(secrets.token_bytes(BLOCK_SIZE))
-    ours, theirs, cpu, rss = [], [], [], []
+    ours, theirs, cpu, rss = list[float](), list[float](), [], []
     for _ in range(ROUNDS):
         for workers, blocks, rates in ((1, ONE, theirs), (WORKERS, MANY, ours)):
             rate, spent, peak = _upload(path, blocks * BLOCK_SIZE, workers, LATENCY, workdir)

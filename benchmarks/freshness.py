@@ -80,13 +80,13 @@ class _Catalog:
         self.directory = directory
         settings = CatalogSettings(directory=directory / "catalog", listen="127.0.0.1:0")
         self._database = open_database(settings.directory)
-        self._freshness = TufRepository(settings.directory / "tuf")
+        self._repository = TufRepository(settings.directory / "tuf")
         self._template = factories.manifest(ADDRESSES).canonical()
         with self._database.writing() as connection:
             registry.register_vo(connection, "star", _now())
             rows = [self._row(f"0.{index}") for index in range(number)]
             connection.execute(images.insert(), rows)
-            self._freshness.make(connection, _now(), bits=settings.tuf_bits)
+            self._repository.create(connection, _now(), bits=settings.tuf_bits)
         ready = directory / "ready"
         self._service = multiprocessing.get_context("spawn").Process(target=_serve, args=(settings, ready), daemon=True)
         self._service.start()
@@ -95,7 +95,7 @@ class _Catalog:
             if time.monotonic() > until or not self._service.is_alive():
                 raise RuntimeError("the catalog did not start")
             time.sleep(0.05)
-        root = self._freshness.root_file.read_bytes()
+        root = self._repository.root_file.read_bytes()
         url = ready.read_text().strip()
         self._site = TrustedCatalog(directory / "site", lambda: root, [url], lambda: datetime.now(UTC))
 
@@ -105,7 +105,7 @@ class _Catalog:
         begun = time.monotonic()
         with self._database.writing() as connection:
             registry.add_image(connection, Manifest.parse(row["manifest"]), _now())
-            self._freshness.image(connection, row["image_id"], _now())
+            self._repository.list_image(connection, row["image_id"], _now())
         published = time.monotonic() - begun
         begun = time.monotonic()
         image_id = self._site.resolve(Reference.parse("star/worker"))

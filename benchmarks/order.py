@@ -78,11 +78,11 @@ def _measure(site: SiteClient, node: NodeProcess, image: Bundle, bare: Path, rou
     for number in range(rounds + 1):
         began = time.perf_counter()
         machine = site.create(ORDER, str(uuid.uuid4())).machines[0].uuid
-        _until(lambda machine=machine: site.machine(machine).state.value, "running")
+        _until(lambda machine=machine: site.machine(machine).state.value, "running")  # type: ignore[misc]
         took = time.perf_counter() - began
         spec = _record(node, machine).spec
         site.do(machine, "destroy")
-        _until(lambda machine=machine: site.machine(machine).state.value, "ended")
+        _until(lambda machine=machine: site.machine(machine).state.value, "ended")  # type: ignore[misc]
         assert spec is not None
         bare_took = _start(backend, again(spec, image, bare))
         if number:

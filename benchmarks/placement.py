@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from deployer.machine.shape import MachineShape
 from deployer.protocol.deployment_request import PlacementOptions
 from deployer.site.scheduling.placement import NodeCapacity, PlacementRequest, place_machines
 
@@ -17,6 +18,7 @@ NODES, MACHINES, CONTENTS, HELD = 1000, 1000, 30, 200
 RUNS, PEER_RUNS = 9, 3
 TARGET_S = 1.0
 GIB = 1 << 30
+SHAPE = MachineShape(memory=4 * GIB, max_memory=4 * GIB, cores=2, max_cores=2)
 
 
 def run(_workdir: Path) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def run(_workdir: Path) -> dict[str, Any]:
 
 def _row(rooms: list[NodeCapacity], strategy: Literal["pack", "spread"]) -> dict[str, Any]:
     addresses = {f"{number:064x}-{GIB}": GIB for number in range(CONTENTS)}
-    ask = PlacementRequest(MACHINES, 2, 4 * GIB, 20 * GIB, "x86_64", addresses, PlacementOptions(strategy=strategy))
+    ask = PlacementRequest(MACHINES, SHAPE, 20 * GIB, "x86_64", addresses, PlacementOptions(strategy=strategy))
     ours, theirs, cpu = [], [], []
     for _ in range(RUNS):
         began, worked = time.perf_counter(), time.thread_time()
@@ -77,13 +79,13 @@ def _greedy(rooms: list[NodeCapacity], ask: PlacementRequest) -> list[str]:
     chosen = list[str]()
     spread = ask.options.strategy == "spread"
     given = dict.fromkeys(left, 0)
+    wanted = (ask.shape.max_cores, ask.shape.max_memory, ask.disk)
     for _ in range(ask.count):
         best: tuple[int, int, int, str, str] | None = None
         for room in rooms:
-            cores, memory, disk = left[room.uuid]
-            if cores < ask.cores or memory < ask.memory or disk < ask.disk:
+            fits = min(free // amount for free, amount in zip(left[room.uuid], wanted, strict=True))
+            if not fits:
                 continue
-            fits = min(cores // ask.cores, memory // ask.memory, disk // ask.disk)
             key = (
                 given[room.uuid] if spread else 0,
                 -held[room.uuid],
@@ -97,6 +99,6 @@ def _greedy(rooms: list[NodeCapacity], ask: PlacementRequest) -> list[str]:
         uuid = best[-1]
         chosen.append(uuid)
         given[uuid] += 1
-        for index, amount in enumerate((ask.cores, ask.memory, ask.disk)):
+        for index, amount in enumerate(wanted):
             left[uuid][index] -= amount
     return chosen

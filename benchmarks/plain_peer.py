@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import libtorrent as lt
 
@@ -42,11 +43,13 @@ TUNED = {
 def main(text: str) -> None:
     """Take part until the input ends."""
     job = json.loads(text)
-    session = lt.session({**QUIET, "listen_interfaces": job["listen"], **job["settings"]})
+    settings: Any = {**QUIET, "listen_interfaces": job["listen"], **job["settings"]}
+    session = lt.session(settings)
     params = lt.load_torrent_buffer(Path(job["torrent"]).read_bytes())
     params.save_path, params.renamed_files = job["directory"], {0: job["name"]}
     params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
     params.flags |= lt.torrent_flags.no_verify_files
+    assert params.ti is not None
     params.have_pieces = [job["seed"]] * params.ti.num_pieces()
     print(session.listen_port(), flush=True)
     time.sleep(max(0.0, job["start"] - time.time()))

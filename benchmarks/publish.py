@@ -21,9 +21,9 @@ RUN = 16 << 20
 ROUNDS = 5
 
 _OURS = """
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 def job(path):
-    measure(path)
+    index_file(path)
 """
 _LIBTORRENT = """
 import libtorrent

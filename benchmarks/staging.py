@@ -14,6 +14,7 @@ from catalog.client.client import CatalogClient
 from catalog.content.indexing import index_file
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk
 from stager.cache.cache import Cache
 from stager.fetch.sources import HttpSource
 from stager.staging import Stager
@@ -79,7 +80,7 @@ def image(root: Path, size: int) -> Bundle:
         fresh.rename(root / "blobs" / str(address))
         addresses.append(address)
     blankless = factories.manifest(addresses)
-    disks = tuple(disk for disk in blankless.disks if disk.partition.blank is None)
+    disks = tuple(disk for disk in blankless.disks if isinstance(disk, BareDisk) and disk.partition.blank is None)
     return Bundle.create(root, blankless.model_copy(update={"disks": disks}))
 
 

@@ -121,8 +121,8 @@ def _modules(kernel: Path) -> list[tuple[str, bytes]]:
     by_name = {Path(path).name.split(".")[0].replace("-", "_"): path for path in needs}
     order: dict[str, None] = {}
     for name in MODULES:
-        if path := by_name.get(name):
-            for dependency in [*reversed(needs[path]), path]:
+        if found := by_name.get(name):
+            for dependency in [*reversed(needs[found]), found]:
                 order[dependency] = None
     return [(Path(path).name.removesuffix(".xz").removesuffix(".zst"), _decompressed(root / path)) for path in order]
 

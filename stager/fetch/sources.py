@@ -17,6 +17,7 @@ from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable
 
 if TYPE_CHECKING:
+    from catalog.client.client import CatalogClient
     from catalog.client.trusted import TrustedCatalog
 
 
@@ -119,7 +120,7 @@ def load_piece_map(source: ContentSource, address: Address) -> PieceMap:
 class HttpSource(ContentSource):
     """A catalog, over HTTP ranges."""
 
-    def __init__(self, client: "TrustedCatalog") -> None:
+    def __init__(self, client: "CatalogClient | TrustedCatalog") -> None:
         self._client = client
         self._multi_range = True
 
