@@ -95,6 +95,8 @@ def test_commands_of_a_document(document: Path, tmp_path_factory: pytest.TempPat
             code = process.wait(200)
         finally:
             _end_services(place)
+            if (agent := place / ".gnupg").exists():
+                subprocess.run(["gpgconf", "--homedir", agent, "--kill", "all"], check=True)
     shutil.rmtree(place / "catalog", ignore_errors=True)
     assert code == 0, log.read_text()[-4000:]
 
