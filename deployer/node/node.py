@@ -245,7 +245,8 @@ class Node:
 
     def _work_for(self, site: NodeSiteClient, member: SiteMembership) -> Agent:
         """What works for the site that the node belongs to."""
-        fence, moving = NodeLease(self.settings.directory / "site" / LEASE_FILE, boot=boot_id()), self._moving(member)
+        fence = NodeLease(self.settings.directory / "site" / LEASE_FILE, boot=boot_id())
+        migration = self._migration(member)
         context = AgentContext(
             site=member.identity,
             keeper=self.keeper,
@@ -254,11 +255,11 @@ class Node:
             facts=partial(self._facts, member.identity),
             offers=self.saver.offering(),
             fence=fence,
-            moving=moving,
+            migration=migration,
         )
         return Agent(site, context)
 
-    def _moving(self, member: SiteMembership) -> MigrationRunner:
+    def _migration(self, member: SiteMembership) -> MigrationRunner:
         """What brings machines from other nodes of the site, and gives them away."""
         keeper, stager, images, receipts = self.keeper, self.stager, self.images, self._records.receipts
         policy = lambda: self._policies.current().digest  # noqa: E731 - one of five

@@ -69,7 +69,7 @@ class DesiredMachine(MachineProperties, FirstBootData):
         vendor_data: cloud-config that the site adds to the seed, base64, or None.
         save: it should be saved, and has not been reported to be.
         outgoing: the node that it is given to; it rests meanwhile.
-        migrated: the number of the move that brought it here: it has a life already, and is never made anew.
+        migrated: the number of the migration that brought it here: it has a life already, and is never made anew.
     """
 
     uuid: Uuid
@@ -92,7 +92,7 @@ class IncomingMigration(Document):
     """A machine that is to be brought here from another node, and is that node's until the site says otherwise.
 
     Attributes:
-        number: of the move.
+        number: of the migration.
         source: the node that has it.
         url: where that node gives it.
         machine: as it is wanted there.
@@ -237,7 +237,7 @@ class NodeStatus(Document):
         swarm: who feeds it; None from a node that has nothing to tell.
         lease: seconds after which, hearing nothing of the site, the node lets none of its machines run: what it was told
             last. None: it promises nothing.
-        migration_support: what it says of moving; None where it knows nothing of that.
+        migration_support: where and how it migrates machines; None if it does not.
     """
 
     architecture: str

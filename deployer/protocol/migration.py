@@ -8,7 +8,7 @@ from deployer.machine.spec import Uuid
 from signer.documents import Document
 
 MigrationNumber = Annotated[int, Field(ge=1)]
-"""Of a machine's move: each attempt has a greater one, so that messages about earlier attempts are told apart."""
+"""Of a machine's migration: each attempt has a greater one, so that messages about earlier attempts are told apart."""
 
 
 class Platform(Document):
@@ -63,7 +63,7 @@ class MigrationProgress(Document):
     """How far a node has come with a machine that is being brought to it.
 
     Attributes:
-        number: of the move.
+        number: of the migration.
         ready: all of it is here, was verified, and would run.
         failed: why it will not come to that, or empty.
         done, total: bytes of its own files so far, and in all.

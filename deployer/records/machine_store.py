@@ -62,7 +62,7 @@ class MachineRecord(MachineProperties):
         desired: how its site last wanted it, as far as that was acted upon.
         saved: what came of the last save that its site wanted.
         outgoing: the node that it is being given to; it rests until its site says otherwise.
-        incoming: the move by which it was brought here, while its site has not said that it is this node's.
+        incoming: the migration by which it was brought here, while its site has not said that it is this node's.
         origin: where it was before, if it was brought here.
     """
 
@@ -98,7 +98,7 @@ class MachineRecord(MachineProperties):
     def locked(self) -> str:
         """Why it may neither run nor lose its memory, as the end of a sentence; empty if it may."""
         if self.outgoing is not None:
-            return "is being moved to another node"
+            return "is migrating to another node"
         return "was brought here, and its site has not said yet that it stays" if self.incoming is not None else ""
 
     @property

@@ -105,7 +105,7 @@ class _Request(socketserver.BaseRequestHandler):
         if process.exitcode is None:
             process.kill()
             process.join()
-        with contextlib.suppress(BrokenPipeError):  # whoever asked was ended meanwhile
+        with contextlib.suppress(BrokenPipeError):  # the process that asked has ended meanwhile
             self.request.sendall(str(process.exitcode).encode())
 
 

@@ -42,7 +42,7 @@ class Agent:
 
     def __init__(self, site: NodeSiteClient, context: AgentContext) -> None:
         self._site, self._identity, self._keeper, self._clock = site, context.site, context.keeper, context.clock
-        self._moving, self._offers, self._fence = context.moving, context.offers, context.fence
+        self._migration, self._offers, self._fence = context.migration, context.offers, context.fence
         self.problem = ""
         """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
@@ -64,8 +64,8 @@ class Agent:
 
     def start(self) -> None:
         """Begin to work."""
-        if self._moving is not None:
-            self._moving.start()
+        if self._migration is not None:
+            self._migration.start()
         for thread in self._threads:
             thread.start()
 
@@ -75,8 +75,8 @@ class Agent:
         self._wake.set()
         self._news.set()
         self._keeper.off_change(self._changed)
-        if self._moving is not None:
-            self._moving.close()
+        if self._migration is not None:
+            self._migration.close()
         self._executor.close()
         self._serial.close()
         if self._offers is not None:
@@ -159,13 +159,13 @@ class Agent:
         busy = self._executor.busy()  # first: what is under way now may be settled in the records that are read next
         groups: dict[str, tuple[Action, ...]] = {}
         todo = plan_actions(desired, self.records())
-        for action in self._moving.undone(todo) if self._moving is not None else todo:
+        for action in self._migration.undone(todo) if self._migration is not None else todo:
             groups[action.machine] = (*groups.get(action.machine, ()), action)
         self._executor.hand_out(groups, busy)
         if self._offers is not None:
             self._offers.look(desired, self.records())
-        if self._moving is not None:
-            self._moving.tidy(desired, {*busy, *groups})
+        if self._migration is not None:
+            self._migration.tidy(desired, {*busy, *groups})
         for uuid, job in busy.items():
             if uuid not in groups and job.making and not _wanted(desired, uuid):
                 job.cancelled.set()  # it is not even begun, and it is no longer wanted

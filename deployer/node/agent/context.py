@@ -38,7 +38,7 @@ class AgentContext:
         clock: seconds that only grow.
         offers: saves machines for the site; None where machines are not saved.
         fence: the site's lease on its machines; by default one that is not written to a file.
-        moving: migrates machines between nodes; None where machines do not migrate.
+        migration: migrates machines between nodes; None where machines do not migrate.
     """
 
     site: str
@@ -49,4 +49,4 @@ class AgentContext:
     clock: Callable[[], float] = time.monotonic
     offers: CandidateUploader | None = None
     fence: NodeLease = field(default_factory=lambda: NodeLease(None))
-    moving: MigrationRunner | None = None
+    migration: MigrationRunner | None = None

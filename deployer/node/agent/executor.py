@@ -70,7 +70,7 @@ class ActionExecutor:
 
     def __init__(self, context: AgentContext, changed: Callable[[], None], news: Callable[[], None]) -> None:
         self._site, self._keeper, self._verbs, self._make = context.site, context.keeper, context.verbs, context.make
-        self._clock, self._moving, self._changed, self._news = context.clock, context.moving, changed, news
+        self._clock, self._migration, self._changed, self._news = context.clock, context.migration, changed, news
         self._jobs: dict[str, Job] = {}
         self._later: dict[str, _Later] = {}
         self._lock = threading.Lock()
@@ -170,8 +170,8 @@ class ActionExecutor:
                 self._end(keeper.store.get(uuid), action.reason)
             case ActionKind.FORGET:
                 keeper.forget(uuid)
-            case kind if kind in MIGRATION and self._moving is not None:
-                self._moving.do(action, job.cancelled, self._news)
+            case kind if kind in MIGRATION and self._migration is not None:
+                self._migration.do(action, job.cancelled, self._news)
             case kind if kind in _VERBS:
                 _VERBS[kind](verbs, uuid)
 

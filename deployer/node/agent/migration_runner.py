@@ -35,7 +35,7 @@ class _Try:
     """How far bringing a machine has come.
 
     Attributes:
-        number: of the move.
+        number: of the migration.
         since: when the last byte came, by the clock.
         done, total: bytes.
         failed: why it is given up, or empty.
@@ -84,14 +84,16 @@ class MigrationRunner:
             return
         try:
             if not is_server_certificate((self._membership.directory / CERTIFICATE_FILE).read_bytes()):
-                log.warning("this node gives no machines away until it has a certificate that says that it may listen")
+                log.warning(
+                    "this node migrates no machines to other nodes until it has a certificate that says that it may listen"
+                )
                 return
             context, authority = tls_context(self._membership)
             app = create_migration_app(self._giver, authority)
             reached = self._serving.enter_context(serve_migrations(app, open_migration_socket(self._where), context))
             self._reached = self._url or reached
         except (SiteUnavailable, OSError) as exc:
-            log.warning("this node gives no machines away: %s", exc)
+            log.warning("this node migrates no machines to other nodes: %s", exc)
 
     def close(self) -> None:
         """Stop serving machines to other nodes."""

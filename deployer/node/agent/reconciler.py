@@ -17,7 +17,7 @@ from deployer.records.machine_store import MachineRecord
 MAKING: Final = frozenset({MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING})
 LIVE: Final = frozenset({MachineState.RUNNING, MachineState.PAUSED})
 UNKNOWN: Final = "its site does not know it any more"
-MOVED: Final = "it was moved to another node"
+MIGRATED: Final = "it was migrated to another node"
 
 
 def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[Action, ...]:
@@ -49,7 +49,7 @@ def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[
         if record.state.final:
             found.append(Action(ActionKind.FORGET, record.uuid))
         else:
-            found.append(Action(ActionKind.END, record.uuid, MOVED if record.outgoing else UNKNOWN))
+            found.append(Action(ActionKind.END, record.uuid, MIGRATED if record.outgoing else UNKNOWN))
     return tuple(found)
 
 

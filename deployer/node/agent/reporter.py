@@ -62,7 +62,7 @@ class Reporter:
     ) -> None:
         self._send, self._executor, self._records, self._desired = send, executor, records, desired
         self._keeper, self._facts, self._clock = context.keeper, context.facts, context.clock
-        self._moving, self._offers, self._fence = context.moving, context.offers, context.fence
+        self._migration, self._offers, self._fence = context.migration, context.offers, context.fence
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._begun: dict[str, datetime] = {}
 
@@ -108,12 +108,12 @@ class Reporter:
         records = self._records()
         saving = self._offers.progress() if self._offers is not None else {}
         live = LiveFacts(self._begun, trouble, progress, self._addresses, saving)
-        support = self._moving.movable if self._moving else None
+        support = self._migration.movable if self._migration else None
         return NodeReport(
             **dict(facts) | {"lease": self._fence.said, "migration_support": support},
             revision=desired.revision,
             machines=observe_machines(desired, records, live, self._keeper.now()),
-            incoming=self._moving.arrivals(desired, records) if self._moving else None,
+            incoming=self._migration.arrivals(desired, records) if self._migration else None,
         )
 
     def _look_at_addresses(self) -> None:

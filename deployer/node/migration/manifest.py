@@ -61,7 +61,7 @@ class MigrationManifest(Document):
     """All that a node needs beside an image to go on with another node's machine.
 
     Attributes:
-        number: of the move.
+        number: of the migration.
         state: "suspended", with its memory, or "stopped".
         image_id: of the image that it was made of.
         name: in lists.

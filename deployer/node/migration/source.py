@@ -77,7 +77,7 @@ class MigrationSource:
             record = keeper.change(uuid, outgoing=giving)
             offer = self._describe(record, giving.number)
             files.write(self._place(uuid), canonical(offer))
-            log.info("machine %s is offered to node %s (move %d)", uuid, giving.to, giving.number)
+            log.info("machine %s is offered to node %s (migration %d)", uuid, giving.to, giving.number)
 
     def retain(self, uuid: str) -> None:
         """Let a machine that was to be given away be this node's own again."""

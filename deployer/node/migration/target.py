@@ -148,7 +148,7 @@ class MigrationTarget:
         return record
 
     def tidy(self, wanted: Collection[tuple[str, int]], busy: Collection[str]) -> None:
-        """Remove what was fetched of machines that are not wanted here, or not by that move (UUID, number) any more."""
+        """Remove what was fetched of machines that are not wanted here, or not by that migration (UUID, number) any more."""
         keep = {f"{uuid}.{number}" for uuid, number in wanted}
         if not self._root.is_dir():
             return
@@ -342,4 +342,6 @@ class _Progress:
     def _look(self) -> None:
         self._looked = self._done
         if shutil.disk_usage(self._place).free < LEAST_FREE:
-            raise MigrationFailed("this node's storage is full; make room on it, or move the machine elsewhere")
+            raise MigrationFailed(
+                "this node's storage is full; make room on it, or migrate the machine to another node"
+            )

@@ -203,14 +203,14 @@ def incoming_machines(connection: Connection, node: str) -> tuple[IncomingMigrat
     """The machines that are to be brought to a node from others that give them."""
     found = []
     for machine in migrating_machines(connection, node):
-        move = machine.migrating
-        if move is None or move.target != node:
+        migration = machine.migrating
+        if migration is None or migration.target != node:
             continue
-        url = migration_address(connection, move.source)
+        url = migration_address(connection, migration.source)
         if url:
             wanted = machine.desired_machine(get_deployment(connection, machine.deployment).request)
             bare = wanted.model_copy(update={"outgoing": None, "migrated": None})
-            found.append(IncomingMigration(number=move.number, source=move.source, url=url, machine=bare))
+            found.append(IncomingMigration(number=migration.number, source=migration.source, url=url, machine=bare))
     return tuple(found)
 
 

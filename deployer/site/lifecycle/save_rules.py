@@ -61,7 +61,7 @@ def request_save(machine: SiteMachine, version: str, key: str, reason: str, now:
             f"machine {machine.hostname} is being saved as version {under_way.version}; wait until that is done"
         )
     if machine.migrating is not None:
-        raise MachineConflict(f"machine {machine.hostname} is being moved; wait until it is where it should be")
+        raise MachineConflict(f"machine {machine.hostname} is migrating; wait until it has arrived")
     if AT_REST.get(machine.desired) is not machine.state:
         instead = "wait until it is so" if machine.desired in AT_REST else "pause, suspend or stop it first"
         raise MachineConflict(

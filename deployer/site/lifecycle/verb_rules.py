@@ -124,11 +124,11 @@ def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> 
 
 def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
     """One that is on its way to another node can be ended, and else waited for; to be reactivated there it goes already."""
-    move = machine.migrating
-    if move is not None and verb is Verb.REACTIVATE and move.desired is DesiredStatus.RUNNING:
+    migration = machine.migrating
+    if migration is not None and verb is Verb.REACTIVATE and migration.desired is DesiredStatus.RUNNING:
         return
     raise MachineConflict(
-        f"machine {machine.hostname} is being moved to another node and cannot be {_RULES[verb].done}; "
+        f"machine {machine.hostname} is migrating to another node and cannot be {_RULES[verb].done}; "
         "wait until it is there, or destroy it"
     )
 
@@ -176,7 +176,7 @@ def resize_machine(
     """
     _demand_life(machine, "resized")
     if machine.migrating is not None:
-        raise MachineConflict(f"machine {machine.hostname} is being moved to another node; resize it when it is there")
+        raise MachineConflict(f"machine {machine.hostname} is migrating to another node; resize it when it is there")
     memory, cores = memory or machine.memory, cores or machine.cores
     if memory % MEMORY_UNIT or memory < MIN_MEMORY or cores < 1:
         raise Misused("a machine has memory in whole MiB, at least 16MiB of it, and at least one core")

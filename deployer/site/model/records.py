@@ -139,7 +139,7 @@ class Migration(MachineMigration):
     """A migration as the site keeps it.
 
     Attributes:
-        number: grows with each attempt to move the machine.
+        number: grows with each attempt to migrate the machine.
         seen: whether the target has reported the machine since it is the target's.
     """
 
@@ -228,9 +228,9 @@ class SiteMachine(DeployedMachine):
 
     @property
     def migrating(self) -> Migration | None:
-        """The move that is under way; None once it is the target's, or it is to end."""
-        move = self.migration
-        return None if move is None or move.phase != "migrating" or self.ending else move
+        """The migration that is under way; None once the machine is the target's, or is to end."""
+        migration = self.migration
+        return None if migration is None or migration.phase != "migrating" or self.ending else migration
 
     @property
     def other_node(self) -> str | None:
@@ -241,14 +241,14 @@ class SiteMachine(DeployedMachine):
 
     def desired_machine(self, request: DeploymentRequest) -> DesiredMachine:
         """The machine as its node has to make it; fields of both documents that have one name mean the same but `reason`."""
-        save, move = self.saving, self.migrating
+        save, migration = self.saving, self.migrating
         same = {name: getattr(self, name) for name in DesiredMachine.model_fields if name in SiteMachine.model_fields}
         return DesiredMachine(
             **same | {"reason": self.desired_reason},
             user_data=request.user_data,
             public_keys=request.public_keys,
             save=DesiredSave(number=save.number, version=save.version) if save else None,
-            outgoing=OutgoingMigration(number=move.number, to=move.target) if move else None,
+            outgoing=OutgoingMigration(number=migration.number, to=migration.target) if migration else None,
         )
 
 

@@ -76,27 +76,27 @@ class MachineService:
             NoCapacity: no node, or not that one, can take it.
         """
         target = self.store.read(find_node, node).uuid if node else ""
-        return self._move(machine, target, DesiredStatus.RUNNING, reason_with_actor(who, reason))
+        return self._migrate(machine, target, DesiredStatus.RUNNING, reason_with_actor(who, reason))
 
-    def _move(self, machine: str, to: str, then: DesiredStatus, reason: str) -> SiteMachine:
+    def _migrate(self, machine: str, to: str, then: DesiredStatus, reason: str) -> SiteMachine:
         found = self.store.read(get_machine, machine)
-        move = found.migrating
-        if move is not None and (to in {"", move.target}) and move.desired is then:
+        under_way = found.migrating
+        if under_way is not None and (to in {"", under_way.target}) and under_way.desired is then:
             return found  # it is on its way
-        if move is not None:
-            raise MachineConflict(f"machine {found.hostname} is already being moved; wait until it has arrived")
+        if under_way is not None:
+            raise MachineConflict(f"machine {found.hostname} is already migrating; wait until it has arrived")
         if to and found.node == to and then is DesiredStatus.RUNNING:
             return self._apply(machine, Verb.REACTIVATE, reason)
         return self.store.write(migrate, machine, to, then, reason, place_machines)
 
     def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
-        """Move the resting machines of a node to other nodes, to rest there; those without room elsewhere stay."""
+        """Migrate the resting machines of a node to other nodes, to rest there; those that no other node can take stay."""
         which = ListFilter(node=node.uuid, states=(MachineState.SUSPENDED, MachineState.STOPPED))
-        moved = []
+        started = []
         for found in walk_pages(lambda after: self.store.read(list_machines, which, PAGE_SIZE, after)):
             with suppress(MachineConflict, NoCapacity):
-                moved.append(self._move(found.uuid, "", found.desired, reason_with_actor(who, reason)))
-        return tuple(moved)
+                started.append(self._migrate(found.uuid, "", found.desired, reason_with_actor(who, reason)))
+        return tuple(started)
 
     def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
         """End all machines of a deployment."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 LITTLE = 1 << 20
-"""Bytes below which a fetch is no measure of a rate."""
+"""Bytes: the rate of a smaller fetch says nothing about the link."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def add_cluster(work: UnitOfWork, owner: Principal, document: ClusterDocument, s
 def change_cluster(
     work: UnitOfWork, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = ""
 ) -> Cluster:
-    """Change a cluster's state, with an event unless `what` is empty; ClusterNotFound. Without a change there is no event."""
+    """Change a cluster's state, and write an event if it changed and `what` is not empty; ClusterNotFound."""
     before = store_clusters.get_cluster(work.connection, uuid)
     state = change(before)
     if state == before.state:

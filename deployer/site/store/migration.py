@@ -8,7 +8,7 @@ from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle import migration_rules as moving
+from deployer.site.lifecycle import migration_rules
 from deployer.site.model.records import SiteMachine, SiteNode
 from deployer.site.scheduling.node_capacity import cap_machines
 from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer, omission
@@ -32,14 +32,14 @@ def migrate(work: UnitOfWork, uuid: str, to: str, then: DesiredStatus, reason: s
         NoCapacity: no node may take it; gives the reason for each.
     """
     machine = store_machines.get_machine(work.connection, uuid)
-    moving.check_at_rest(machine)
+    migration_rules.check_at_rest(machine)
     assert machine.node is not None  # noqa: S101 - at rest somewhere
     nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
     source = nodes[machine.node]
-    if fault := moving.source_fault(machine, source):
+    if fault := migration_rules.source_fault(machine, source):
         raise MachineConflict(fault)
     chosen = _placed(work, place, machine, nodes, source, to)
-    change = moving.start_migration(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
+    change = migration_rules.start_migration(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
     work.change([machine], lambda _: change)
     return store_machines.get_machine(work.connection, uuid)
 
@@ -56,12 +56,12 @@ def _placed(
     try:
         return place(capacities, mine)
     except NoCapacity as exc:
-        raise NoCapacity(f"machine {machine.hostname} cannot be moved: {_why(capacities, mine, to)}") from exc
+        raise NoCapacity(f"machine {machine.hostname} cannot be migrated: {_why(capacities, mine, to)}") from exc
 
 
 def _fitting(capacity: NodeCapacity, machine: SiteMachine, source: SiteNode, target: SiteNode, to: str) -> NodeCapacity:
-    """A node's room as a machine that moves sees it: none where it cannot go on."""
-    fault = capacity.problem or moving.target_fault(machine, source, target)
+    """A node's capacity for a machine that migrates: none where it cannot go on."""
+    fault = capacity.problem or migration_rules.target_fault(machine, source, target)
     if to and capacity.uuid != to:
         fault = "another node was asked for"
     return replace(capacity, ready=capacity.ready and not fault, problem=fault)
@@ -81,14 +81,14 @@ MAX_NODES_SHOWN = 8
 
 
 def give_up_migrations(store: SiteStore) -> int:
-    """Give up the moves from and to nodes that are lost; returns how many changes that made."""
+    """Give up the migrations from and to nodes that are lost; returns how many changes that made."""
     return store.write(_give_up) if store.read(_lapsed) else 0
 
 
 def _abandonment(connection: Transaction) -> TransitionRule:
     """The rule that gives up the migrations from and to nodes that are lost or have left."""
     nodes = {node.uuid: node for node in store_nodes.list_nodes(connection, contents=False)}
-    return lambda machine: moving.abandon_on_node_loss(machine, nodes)
+    return lambda machine: migration_rules.abandon_on_node_loss(machine, nodes)
 
 
 def _lapsed(connection: Transaction) -> bool:

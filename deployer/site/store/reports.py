@@ -4,7 +4,7 @@ from deployer.protocol.desired_state import NodeReport
 from deployer.site.db import contexts as broker_store
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
-from deployer.site.lifecycle import migration_rules as moving
+from deployer.site.lifecycle import migration_rules
 from deployer.site.lifecycle import report_rules as absorbing
 from deployer.site.model.records import NodeState
 from deployer.site.store.changes import demand_member
@@ -32,7 +32,7 @@ def store_report(work: UnitOfWork, uuid: str, report: NodeReport) -> None:
     store_nodes.write_report(work.connection, node, report, state, work.now)
     if report.migration_support != node.migration_support:  # the targets of its migrations get the new address
         there = [machine.migrating for machine in store_machines.migrating_machines(work.connection)]
-        work.touched |= {move.target for move in there if move is not None and move.source == uuid}
+        work.touched |= {migration.target for migration in there if migration is not None and migration.source == uuid}
     if report.revision >= node.seen:
         _absorb_machines(work, uuid, report)
 
@@ -59,7 +59,7 @@ def _absorb_migrating(work: UnitOfWork, node: str, report: NodeReport) -> set[st
     there = store_machines.migrating_machines(work.connection, node)
     has = {machine.uuid for machine in report.machines if not machine.state.final}
     for machine in there:
-        change = moving.apply_migration_report(machine, node, report, has, work.now)
+        change = migration_rules.apply_migration_report(machine, node, report, has, work.now)
         if change is not None and change.machine.node != machine.node:
             broker_store.reassign_contact(work.connection, machine.uuid, node)
         work.change([machine], lambda _, change=change: change)  # type: ignore[misc]

@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def movers(make_site: Make, make_member: Member, community: Community) -> tuple[SiteProcess, NodeProcess, NodeProcess]:
-    """A site, and two nodes that give machines away."""
+    """A site, and two nodes that migrate machines to each other."""
     site = make_site(community.service.url, policy(community.star.anchor()), overcommit_cores=8.0)
     one, two = (make_member(site, name, migration_listen=f"127.0.0.1:{free_port()}") for name in ("one", "two"))
     site.wait(lambda client: sum(node.migration_support is not None for node in client.nodes()) == 2)

@@ -1,4 +1,4 @@
-"""What clients verify servers with: the CAs of the system where there is TLS, and nobody elsewhere."""
+"""What clients verify servers with: the CAs of the system where there is TLS, and none without TLS."""
 
 import ssl
 

@@ -90,7 +90,7 @@ def test_what_ran_out_goes_on_only_after_a_report_and_a_wish_asked_for_after_it(
     fence.heard(clock.at, None, told(10))
     clock.at = 120.0
     assert fence.over()
-    assert not fence.confirmed(119.0)  # the site answers, and may be giving our machines away
+    assert not fence.confirmed(119.0)  # the site answers, and may be migrating our machines to others
     asked = 121.0
     clock.at = 123.0
     fence.heard(122.0, 10, told(10))

@@ -106,7 +106,7 @@ TABLE: list[Todo] = [
         "it was given, and is another node's now",
         {},
         [record(A, outgoing=GIVING, **SUSPENDED)],
-        (ActionKind.END, "it was moved to another node"),
+        (ActionKind.END, "it was migrated to another node"),
     ),
 ]
 

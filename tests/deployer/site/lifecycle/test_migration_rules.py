@@ -130,7 +130,7 @@ def test_a_source_is_done_when_it_has_nothing_of_it_and_the_target_was_heard() -
 def test_what_may_be_done_to_a_machine_on_its_way(verb: Verb, allowed: bool) -> None:
     """It is ended, or waited for: everything else would race with the other node."""
     if not allowed:
-        with pytest.raises(MachineConflict, match="is being moved to another node"):
+        with pytest.raises(MachineConflict, match="is migrating to another node"):
             lifecycle.apply_verb(going(), verb, "", NOW)
         return
     change = lifecycle.apply_verb(going(), verb, "", NOW)
@@ -265,7 +265,7 @@ def test_a_node_that_is_lost_ends_the_move(pair: Pair, lost: str, state: NodeSta
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("the emulator is another", {"platform": HERE.model_copy(update={"emulator": "QEMU 9"})}, "its emulator is QEMU 9"),
     ("it runs machines on another accelerator", {"accelerator": "kvm"}, "it runs machines on kvm"),
-    ("it knows nothing of moves", {"migration_support": None}, "knows nothing of machines that move"),
+    ("it does not support migration", {"migration_support": None}, "does not support migration"),
     ("it is full", {"sizes": (0, 0, 0)}, "it has 0 of 1 cores free"),
     ("it says that it cannot", {"problem": "there is no policy"}, "there is no policy"),
 ]
@@ -291,12 +291,12 @@ def test_a_node_that_gives_nothing_away_says_so_plainly(pair: Pair) -> None:
     pair.world.report(
         pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), migration_support=None
     )
-    with pytest.raises(MachineConflict, match=r"gives no machines away; set deploy\.migration_listen"):
+    with pytest.raises(MachineConflict, match=r"migrates no machines to other nodes; set deploy\.migration_listen"):
         pair.go()
 
 
 def test_room_is_kept_where_it_goes(pair: Pair) -> None:
-    """Two machines never both get the last place of a node, one by being moved there and one by being ordered."""
+    """Two machines never both get the last place of a node, one by being migrated there and one by being ordered."""
     pair.go()
     most = pair.world.sizes[pair.target][0]
     with pytest.raises(NoCapacity):
