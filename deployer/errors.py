@@ -45,8 +45,8 @@ class MachineConflict(DeployerError, code="machine-conflict", status=409):
     """The machine is not in a state in which that can be done."""
 
 
-class NoCapacity(DeployerError, code="no-room", status=409, exit_code=EXIT_UNAVAILABLE):
-    """No node, or too few, have room for what was asked; the message says what is lacking."""
+class NoCapacity(DeployerError, code="no-capacity", status=409, exit_code=EXIT_UNAVAILABLE):
+    """No node, or too few, have capacity for what was asked; the message says what is lacking."""
 
 
 class OverQuota(DeployerError, code="over-quota", status=403, exit_code=EXIT_REFUSED):

@@ -76,7 +76,7 @@ def site_service(demo: "Demo", address: str = "127.0.0.1", broker: str = BROKER)
         broker: where its context broker does.
     """
     root = demo.root
-    demo.chapter("A site", "It takes orders, chooses nodes by their room, and tells them what should exist.")
+    demo.chapter("A site", "It takes orders, chooses nodes by their capacity, and tells them what should exist.")
     demo.settings["site"] = {
         "directory": str(root / "site"),
         "listen": f"{address}:0",
@@ -95,7 +95,9 @@ def site_service(demo: "Demo", address: str = "127.0.0.1", broker: str = BROKER)
 
 def order(demo: "Demo") -> None:
     """Order a cluster, and let it come up."""
-    demo.chapter("A cluster is ordered", "The site takes the room for all of it, and starts the head; we do not wait.")
+    demo.chapter(
+        "A cluster is ordered", "The site reserves the capacity for all of it, and starts the head; we do not wait."
+    )
     demo.shown("cluster", "deploy", str(DOCUMENT), "--no-wait")
 
 

@@ -48,9 +48,9 @@ def quota_bytes(settings: NodeSettings) -> int:
 
 def open_cache(settings: NodeSettings, clock: Callable[[], float]) -> Cache:
     """Open the node's cache; errors as :class:`stager.cache.cache.Cache`."""
-    room = quota_bytes(settings)
-    shares = {vo: int(part * room) for vo, part in settings.shares.items()}
-    return Cache(settings.cache, room, clock, grace=settings.trash_grace, shares=shares)
+    quota = quota_bytes(settings)
+    shares = {vo: int(part * quota) for vo, part in settings.shares.items()}
+    return Cache(settings.cache, quota, clock, grace=settings.trash_grace, shares=shares)
 
 
 def open_catalog(

@@ -28,6 +28,7 @@ UNKNOWN_ROUTE = "there is nothing at"
 
 _EARLIER_CODES = {
     "deployment-misused": "misused",
+    "no-room": "no-capacity",
     "site-conflict": "conflict",
     "blank-failed": "blank-unmade",
     "move-failed": "migration-failed",

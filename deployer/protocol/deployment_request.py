@@ -19,9 +19,9 @@ class PlacementOptions(Document):
 
     Attributes:
         strategy: "pack" fills nodes one after the other, "spread" takes the emptiest.
-        whole: all machines or none; else as many as there is room for, at least one.
+        whole: all machines or none; else as many as there is capacity for, at least one.
         labels: what a node must carry.
-        where: on the site's own nodes, on EC2, or there when the site has no room.
+        where: on the site's own nodes, on EC2, or there when the site has no capacity.
     """
 
     strategy: Literal["pack", "spread"] = "pack"

@@ -70,12 +70,12 @@ class UploadCache:
 
     def _take(self, manifest: Manifest) -> Cache:
         """The first cache that is not in use, with the service's contents of an image linked."""
-        room = quota_bytes(self._settings)
+        quota = quota_bytes(self._settings)
         for number in range(1, MOST + 1):
             root: Path = self._settings.directory / UPLOADS / str(number)
             try:
                 link_contents(self._settings.cache, root, manifest.contents())
-                return Cache(root, room, self._clock)
+                return Cache(root, quota, self._clock)
             except CacheBusy:
                 continue
         raise CacheBusy(

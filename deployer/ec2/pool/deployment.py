@@ -307,7 +307,7 @@ def charge_of(entry: MachineEntry) -> Charge:
 
 def _for_a_pool(rules: RuleSet) -> RuleSet:
     """A policy's rules for a pool, which is not one node: its limit of machines counts only if it is 0.
-    The account's room and its cap bound a pool."""
+    The account's capacity and its cap bound a pool."""
     limits = rules.policy.limits
     if not limits.machines:
         return rules

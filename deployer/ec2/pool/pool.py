@@ -77,7 +77,7 @@ class Ec2Pool:
     """The machines of one account. `look` is called by one thread.
 
     Args:
-        account: the account, with the room that its machines may take.
+        account: the account, with the capacity that its machines may take.
         machines, books: of the account.
         makes: makes the machines.
         clock: the present, UTC.

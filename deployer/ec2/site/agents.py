@@ -165,7 +165,7 @@ class AccountAgents:
     def follow(self, accounts: Accounts) -> None:
         """Run these accounts from now on, each with its present settings.
 
-        A new account is opened; caps, prices, types, networks and room of a known one are taken over. An account with another
+        A new account is opened; caps, prices, types, networks and capacity of a known one are taken over. An account with another
         region or other credentials may be another account, without its machines: that needs a restart. An account that is
         no longer listed gets no machines by `burst`, and its existing machines are still looked after.
         """

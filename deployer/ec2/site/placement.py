@@ -1,6 +1,6 @@
 """Placing machines at EC2: permission, account, type and cost are decided before a machine is admitted.
 
-A request may ask for EC2, or for it where the site's own nodes have no room. The requester's account is then considered: pools
+A request may ask for EC2, or for it where the site's own nodes have no capacity. The requester's account is then considered: pools
 of other accounts are left out, and so is the requester's own where the image cannot boot there, no type fits, or the cap would
 be passed. The placement reports each reason beside those of the site's own nodes (`deployer.site.scheduling.placement`). Type
 and volumes of an admitted machine are stored with it in the same transaction, and count against the cap from then on.
@@ -178,7 +178,7 @@ def _only(node: NodeCapacity, account: Account) -> NodeCapacity:
 def _without(
     place: Placer, nodes: Sequence[NodeCapacity], placement_request: PlacementRequest, why: PartitaError
 ) -> Placement:
-    """Place on the site's own nodes alone; if they have no room, say why EC2 is left out.
+    """Place on the site's own nodes alone; if they have no capacity, say why EC2 is left out.
 
     Raises:
         The error `why`, if the request is for EC2 alone.

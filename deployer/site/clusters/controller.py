@@ -4,8 +4,8 @@
 written down, then its steps are taken. Every step may be taken twice, so a service that is killed at any instant, or a
 second one beside it, does no harm.
 
-Admission takes the room for all members (or each role's quorum) before any of them starts: they are held, and their nodes
-know of them when those that they require are there. So a cluster that is accepted comes up whole as far as room goes,
+Admission reserves the capacity for all members (or each role's quorum) before any of them starts: they are held, and their nodes
+know of them when those that they require are there. So a cluster that is accepted comes up whole as far as capacity goes,
 and one that is refused leaves nothing.
 """
 
@@ -37,7 +37,7 @@ from signer.runtime.paging import walk_pages
 from stager.errors import StagerError
 
 RETRY = timedelta(seconds=30)
-"""How long after members could not be had they are asked for again: room comes with the end of other machines."""
+"""How long after members could not be had they are asked for again: capacity comes with the end of other machines."""
 
 AT_LEAST_EVERY = timedelta(seconds=5)
 """How often clusters are checked when nothing happened: what only time changes can wait that long."""
@@ -52,7 +52,7 @@ log = logging.getLogger("partita.site")
 
 
 Admit = Callable[[DeploymentRequest, Principal, str | None, ClusterMembership], AdmittedDeployment]
-"""`AdmissionService.admit`: by image, policy, rights, quotas and room; whatever refuses a request leaves nothing."""
+"""`AdmissionService.admit`: by image, policy, rights, quotas and capacity; whatever refuses a request leaves nothing."""
 
 
 @dataclass(eq=False)

@@ -22,7 +22,7 @@ from deployer.site.schema.clusters import ClusterDryRun, RoleDryRun
 
 @dataclass(frozen=True, slots=True)
 class _RolePlacement:
-    """A role's members: those that have room, where, and why there or why not."""
+    """A role's members: those that there is capacity for, where, and why there or why not."""
 
     nodes: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def _place_roles(
     place: Placer,
     usage: tuple[ResourceUsage, ResourceUsage],
 ) -> dict[str, _RolePlacement]:
-    """First all roles' members that are needed, as admission does; then, as far as there is room, the rest."""
+    """First all roles' members that are needed, as admission does; then, as far as there is capacity, the rest."""
     found: dict[str, _RolePlacement] = {}
     mine, together = usage
     for name in document.roles:

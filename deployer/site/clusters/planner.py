@@ -1,7 +1,7 @@
 """What is to be done next about a cluster: its document and its members as they are now, to steps. Decides, does nothing.
 
 The plan is made anew each time from what is there, so nothing has to be remembered between two looks but what cannot be
-seen: which members failed, which are being drained, and which roles had no room. The controller writes a plan's `state`
+seen: which members failed, which are being drained, and which roles had no capacity. The controller writes a plan's `state`
 down first and takes the steps then; a plan that was carried out by half, or twice, does no harm.
 """
 
@@ -32,7 +32,7 @@ from deployer.site.model.cluster import AdmissionRetry, Cluster, ClusterPhase, C
 from deployer.site.model.records import MachineTransition, SiteMachine
 
 ADMITTED_WITHIN = timedelta(minutes=5)
-"""How long taking room for all members may last. A cluster that is older was left by a service that ended meanwhile."""
+"""How long reserving capacity for all members may last. A cluster that is older was left by a service that ended meanwhile."""
 
 DRAINED_WITHIN = timedelta(seconds=90)
 """How long a guest may take to power off before it is ended: somewhat longer than a node itself waits for it."""
@@ -44,7 +44,7 @@ class OrderMembers:
 
     Attributes:
         slots: which.
-        whole: all of them or none; else as many as there is room for.
+        whole: all of them or none; else as many as there is capacity for.
         key: idempotency key, the same for the same need.
     """
 
@@ -104,7 +104,7 @@ def plan_cluster(cluster: Cluster, members: Sequence[SiteMachine], now: datetime
     if state.phase is ClusterPhase.ADMITTING:
         if now - state.changed < ADMITTED_WITHIN:
             return ClusterPlan(state)
-        return _give_up(state, living, now, "the site's service ended while room was taken for the members")
+        return _give_up(state, living, now, "the site's service ended while capacity was reserved for the members")
     if state.phase in {ClusterPhase.ENDED, ClusterPhase.ENDING} or (
         state.phase is ClusterPhase.FAILED and not state.was_ready
     ):
@@ -329,7 +329,7 @@ class MemberBatch:
 def batch_steps(
     steps: Sequence[ClusterStep], deployments: Mapping[str, str]
 ) -> Iterator[OrderMembers | MemberStep | MemberBatch]:
-    """Steps in order, those that end and release machines of one deployment together and first: they make room."""
+    """Steps in order, those that end and release machines of one deployment together and first: they free capacity."""
     batches = defaultdict[str, dict[str, MemberStep]](dict)
     others = list[ClusterStep]()
     for step in steps:

@@ -1,4 +1,4 @@
-"""A site's nodes and the room on them, in the database. Queries only.
+"""A site's nodes and their capacity, in the database. Queries only.
 
 Each function takes the connection of an open transaction (`database`) and gives plain values.
 """

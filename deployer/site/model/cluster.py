@@ -168,7 +168,7 @@ class ClusterDocument(Document):
 
     Attributes:
         name: begins its members' host names.
-        start: "all" members come up or none does; or each role's "quorum" is enough, and the rest follow as there is room.
+        start: "all" members come up or none does; or each role's "quorum" is enough, and the rest follow as there is capacity.
         lifetime: of the cluster; the site's default if not given.
         start_within: how long it may take to be of use; then it is given up, and all of it ended.
         roles: by name.
@@ -255,7 +255,7 @@ def read_cluster(path: Path) -> ClusterDocument:
 class ClusterPhase(StrEnum):
     """How far a cluster is.
 
-    `admitting`: room is being taken for its members, none has started. `starting`: not of use yet. `ready`: all members
+    `admitting`: capacity is being reserved for its members, none has started. `starting`: not of use yet. `ready`: all members
     are. `degraded`: each role's quorum is ready, or was, and something is lacking. `failed`: given up, the reason says
     why. `ending` and `ended`: on request, or because it has expired.
     """

@@ -90,7 +90,7 @@ class Quota:
 
     Attributes:
         shares: of the grants that let them deploy.
-        unlimited: the site's operator, who is bound by the room on the nodes alone.
+        unlimited: the site's operator, who is bound by the capacity of the nodes alone.
         reason: why there are no shares, in a sentence.
     """
 

@@ -234,7 +234,7 @@ class SiteMachine(DeployedMachine):
 
     @property
     def other_node(self) -> str | None:
-        """The other node that has, or may come to have, something of it: room is kept for it there."""
+        """The other node that has, or may come to have, something of it: capacity is kept for it there."""
         if self.migration is not None and self.migration.phase == "dropping":
             return self.migration.source
         return self.migrating.target if self.migrating else None

@@ -4,7 +4,7 @@
 2. The reference is resolved, and values that cannot be written into a seed are refused.
 3. Endorsements are verified and the site's policy decides. Its limit of machines is for one node: here all nodes together
    must stay within, and no node is given more. Every node verifies and decides again before a machine boots.
-4. Quotas and room on nodes are checked, and all is written, in one transaction of the store.
+4. Quotas and the capacity of nodes are checked, and all is written, in one transaction of the store.
 A dry run does 2 and 3, and reports the result that 4 would have now.
 """
 
@@ -81,7 +81,7 @@ class AdmissionService:
             Misused: the request is contradictory.
             Refused: by the policy, with the whole decision.
             OverQuota: the requester's machines would be too many or too large.
-            NoCapacity: no nodes have room for it now.
+            NoCapacity: no nodes have capacity for it now.
             Conflict: the key has been used for another request.
             Errors of catalog and signer: the image does not exist, or cannot be verified now.
         """

@@ -67,7 +67,7 @@ class MachineService:
 
         Args:
             machine: its UUID.
-            node: name or UUID of the node; empty for any node with room.
+            node: name or UUID of the node; empty for any node with capacity.
             who, reason: for the event.
 
         Raises:

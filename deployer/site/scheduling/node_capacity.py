@@ -67,7 +67,7 @@ def _problem(node: SiteNode) -> str:
 
 
 def cap_machines(node: NodeCapacity, most: int | None, cores: int) -> NodeCapacity:
-    """A room with no more than `most` machines in all, each of so many cores, as the policy's limit on one node has it."""
+    """A node's capacity with no more than `most` machines in all, each of so many cores, as the policy's limit on one node has it."""
     if most is None or node.kind == EC2:
         return node
     left = most - node.machines

@@ -1,4 +1,4 @@
-"""Where machines run: a pool of nodes with room, and a request, to a node for each machine and the reasons.
+"""Where machines run: a pool of nodes with capacity, and a request, to a node for each machine and the reasons.
 
 Pure, so that the same question has the same answer every time and can be explained later. Preference, in this order:
 
@@ -9,8 +9,8 @@ Pure, so that the same question has the same answer every time and can be explai
    request, by whichever of cores, memory and disk runs out first;
 5. the name.
 
-A request that is packed fills a node before it goes on to the next. What has no room on the site's own nodes goes to EC2
-where the request says so. Contents take nothing of a node's room for disks: the node's cache has a budget of its own.
+A request that is packed fills a node before it goes on to the next. What has no capacity on the site's own nodes goes to EC2
+where the request says so. Contents take nothing of a node's capacity for disks: the node's cache has a budget of its own.
 """
 
 import heapq
@@ -58,7 +58,7 @@ class NodeCapacity:
         labels: as its operator set them.
         cached: addresses of contents that are whole there.
         machines: that it has now.
-        kind: "libvirt", or "ec2" for a pool at EC2, whose room is what its cap leaves.
+        kind: "libvirt", or "ec2" for a pool at EC2, whose capacity is what its cap leaves.
         architecture: of its machines; empty at EC2: any.
         ready: whether it takes machines at all.
         problem: why it does not, if known, as the end of a sentence: "it is draining".
@@ -245,19 +245,19 @@ def _explain(
 ) -> Iterable[str]:
     total = sum(ask.addresses.values())
     if found < ask.count:
-        yield f"{found} of {ask.count} machines have room, and the request takes what there is."
+        yield f"There is capacity for {found} of {ask.count} machines, and the request takes what there is."
     if ask.options.where == "local-then-ec2":
         if found > at_home:
-            yield f"The site's own nodes have room for {at_home} of {ask.count} machines; the rest goes to EC2."
+            yield f"The site's own nodes have capacity for {at_home} of {ask.count} machines; the rest goes to EC2."
         else:
-            yield "The site's own nodes have room for all machines; none goes to EC2."
+            yield "The site's own nodes have capacity for all machines; none goes to EC2."
     for one, number in chosen[:MAX_NODES_EXPLAINED]:
         yield f"{one.node.name} gets {_machines(number)}: {_why(one, total, ask)}."
     if more := chosen[MAX_NODES_EXPLAINED:]:
         yield f"{len(more)} more nodes get {_machines(sum(number for _, number in more))}, for the same reasons."
     taken = {one.node.uuid for one, _ in chosen}
     enough = [
-        (one.node, "others come first", f"it has room for {_machines(one.fits)}, and others come first")
+        (one.node, "others come first", f"it has capacity for {_machines(one.fits)}, and others come first")
         for one in fitting
         if one.node.uuid not in taken
     ]
@@ -289,14 +289,14 @@ def _why(one: _Fitting, total: int, ask: PlacementRequest) -> str:
     else:
         holds = f"it holds no contents and fetches {format_size(total)}"
     order = "the fullest that fits" if ask.options.strategy == "pack" else "the emptiest"
-    return f"{holds}; among its like it is {order}, with room for {_machines(one.fits)}"
+    return f"{holds}; among its like it is {order}, with capacity for {_machines(one.fits)}"
 
 
 def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: PlacementRequest) -> str:
     """The sentence of a refusal: how many fit, what each machine takes, and the node that comes nearest."""
     where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.options.where]
-    message = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
-    # Nearest: of those that lack room only, the one that has the largest share of what it lacks most.
+    message = f"there is capacity for {found} of {_machines(ask.count)} of {ask.machine} {where}"
+    # Nearest: of those that lack capacity only, the one that has the largest share of what it lacks most.
     lacking = [node for node, kind, _ in left if kind.startswith("too little")]
     nearest = min(lacking, key=lambda node: (-_share(node, ask), node.name, node.uuid), default=None)
     if found:

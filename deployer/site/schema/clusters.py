@@ -74,7 +74,7 @@ class RoleStatus(Document):
     Attributes:
         count, quorum: members asked for, and how many of them the cluster needs to be of use.
         ready, running, present: members that are ready; that boot or run; that are neither failed nor on their way out.
-        reason: why members are not there and do not come now: there was no room at the last try, or they failed too often.
+        reason: why members are not there and do not come now: there was no capacity at the last try, or they failed too often.
     """
 
     count: int
@@ -140,9 +140,9 @@ class RoleDryRun(DecisionView):
 
     Attributes:
         accepted: whether the policy accepts it.
-        count, quorum: members, and how many of them have room taken for them at once or not at all.
-        placed, nodes: how many would have room now, and on which nodes (UUID) how many.
-        problem: the quota or the lack of room that would refuse it; empty if nothing does.
+        count, quorum: members, and for how many of them capacity is reserved at once or not at all.
+        placed, nodes: how many would have capacity now, and on which nodes (UUID) how many.
+        problem: the quota or the lack of capacity that would refuse it; empty if nothing does.
         begins, ready: seconds until its members are started, and until the last of them is ready; None: nothing is known.
     """
 
@@ -161,7 +161,7 @@ class ClusterDryRun(Document):
 
     Attributes:
         accepted: whether the policy accepts every role.
-        placed: whether all members, or each role's quorum, have room and are within quotas, all together.
+        placed: whether all members, or each role's quorum, have capacity and are within quotas, all together.
         problems: what else is in the way.
         order: roles that start together, one step after the other.
         fetch: for each node, the bytes that it would fetch for the whole.

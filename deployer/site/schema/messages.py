@@ -121,7 +121,7 @@ class VerbRequest(ReasonRequest):
 
     Attributes:
         node: where a machine that rests is to go on: a node's name or UUID. For `reactivate` alone.
-        elsewhere: the same, on another node than it is on, whichever has room and can. For `reactivate` alone.
+        elsewhere: the same, on another node than it is on, whichever has the capacity and can. For `reactivate` alone.
     """
 
     model_config = example(reason="its node is needed", node="worker07")
@@ -194,7 +194,7 @@ class DecisionView(Document):
     Attributes:
         image_id, title: what its reference meant then.
         decision: of the policy, rule by rule.
-        placement: why machines run where they do, or why there is no room.
+        placement: why machines run where they do, or why there is no capacity.
     """
 
     image_id: str
@@ -208,7 +208,7 @@ class DryRunResult(DecisionView):
 
     Attributes:
         accepted: whether the policy accepts it; where it does not, `decision` has the rules that refuse.
-        placed: whether there is room.
+        placed: whether there is capacity.
         fetch: for each node, the bytes of contents that it would have to fetch.
         seconds: until the machines run, by what earlier ones took; None where nothing is known.
     """

@@ -1,6 +1,6 @@
 """Admitting a request, and placing machines, within the one writing transaction. What can be decided elsewhere is.
 
-The room on nodes is counted, quotas are weighed and machines are written under the same lock, so no two requests are ever
+The capacity of nodes is counted, quotas are weighed and machines are written under the same lock, so no two requests are ever
 promised the same core, nor the same money of an account at EC2, and a request that is refused leaves nothing.
 """
 

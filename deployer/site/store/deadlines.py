@@ -79,7 +79,7 @@ def place_waiting(store: SiteStore, place: Placer) -> int:
 
 
 def _fitting(connection: Transaction, overcommit: Overcommit, place: Placer) -> set[str] | None:
-    """The deployments whose waiting machines would have room now; None if there is nothing to write, not even that."""
+    """The deployments whose waiting machines would have capacity now; None if there is nothing to write, not even that."""
     waiting = store_machines.unplaced_machines(connection)
     if not waiting:
         return None
@@ -95,7 +95,7 @@ def _fitting(connection: Transaction, overcommit: Overcommit, place: Placer) -> 
 
 
 def _place_waiting(work: UnitOfWork, place: Placer, fits: set[str]) -> int:
-    """Place waiting machines of those deployments, as far as there is room; returns how many were placed."""
+    """Place waiting machines of those deployments, as far as there is capacity; returns how many were placed."""
     placed = 0
     for machine in store_machines.unplaced_machines(work.connection):
         change = machine.transition(reason=WAITS)

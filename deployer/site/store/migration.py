@@ -1,4 +1,4 @@
-"""Moving a machine within a site's transactions: where it may go, by the room and by what nodes have in common; and what to give up."""
+"""Migrating a machine within a site's transactions: where it may go, by capacity and by what nodes have in common; and what to abandon."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -57,7 +57,7 @@ def test_what_the_site_has_no_room_for_goes_to_ec2(site: SiteProcess, world: Aws
     with site.client() as client:
         ordered = client.create(_order(count=2, where="local-then-ec2"), "k1")
         explained = " ".join(client.explain(ordered.deployment.uuid).placement)
-    assert "room for 1 of 2" in explained
+    assert "capacity for 1 of 2" in explained
     assert {one.node for one in ordered.machines} == {pool.uuid, own.joined.node}
     away = next(one for one in ordered.machines if one.node == pool.uuid)
     site.wait_state(away.uuid, "running", seconds=120)

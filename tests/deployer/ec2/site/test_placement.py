@@ -75,7 +75,7 @@ def test_what_has_no_room_at_home_goes_to_the_requesters_account(accounts: Accou
     found = placing(accounts, images, "local-then-ec2")
     assert found.nodes == ("home", "pool")
     said = " ".join(found.sentences)
-    assert "room for 1 of 2 machines; the rest goes to EC2" in said
+    assert "capacity for 1 of 2 machines; the rest goes to EC2" in said
     assert "pilots is left out: the site's rules give the requester another account" in said
     assert "1 machine at EC2 as t3.small with 3 GiB are estimated at 0.03 USD until their end" in said
 

@@ -28,7 +28,7 @@ def site(community: Community, people: People) -> Iterator[SiteProcess]:
 
 @pytest.fixture(scope="package")
 def node(site: SiteProcess) -> PaperNode:
-    """A node of that site, with room for 100 machines."""
+    """A node of that site, with capacity for 100 machines."""
     return PaperNode(site, "paper", cores=100, memory=200 << 30)
 
 

@@ -43,7 +43,7 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
 
 def test_a_cluster_without_room_is_refused_and_leaves_nothing(place: Place) -> None:
     """The node has four cores, the cluster wants five."""
-    with pytest.raises(NoCapacity, match="room for"):
+    with pytest.raises(NoCapacity, match="capacity for"):
         place.create(star(4))
     assert place.living() == {}
     assert place.told() == []
@@ -61,7 +61,7 @@ def test_a_quorum_starts_where_not_all_have_room(place: Place) -> None:
     place.settle()
     found = place.keeper.get(made.uuid)
     assert found.state.phase is ClusterPhase.DEGRADED
-    assert found.state.reason.startswith("worker has 3 of 5 ready (there is room for 0 of 2 machines")
+    assert found.state.reason.startswith("worker has 3 of 5 ready (there is capacity for 0 of 2 machines")
     assert len([one for one in place.world.told() if one == "waiting"]) == 1  # said once, tried every half minute
     place.world.join("second")
     second = next(one.uuid for one in place.world.store.read(list_nodes) if one.name == "second")

@@ -129,7 +129,7 @@ def test_what_does_not_fit_together_is_not_placed() -> None:
     assert not found.placed
     assert found.roles["worker"].placed == 3
     assert found.roles["portal"].placed == 0
-    assert "there is room for 0 of 1 machine" in found.roles["portal"].problem
+    assert "there is capacity for 0 of 1 machine" in found.roles["portal"].problem
     assert found.seconds is None
 
 

@@ -20,7 +20,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
 
 @pytest.fixture(scope="package")
 def inhabited(community: Community, people: People) -> Iterator[tuple[SiteProcess, PaperNode]]:
-    """A site with a policy and people, and its node, of paper, with room for 100 machines."""
+    """A site with a policy and people, and its node, of paper, with capacity for 100 machines."""
     text = policy(community.star.anchor(), machines=1000)
     rates = {"failure_rate": 1000.0, "address_rate": 10_000.0, "person_rate": 1000.0}
     with SiteProcess(community.service.url, text, **rates, **people.settings()) as found:

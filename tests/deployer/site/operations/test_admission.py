@@ -310,7 +310,7 @@ def test_a_dry_run_of_what_is_refused_says_why(desk: Desk) -> None:
         desk.site.store.write(set_node_state, node, NodeState.DRAINING, "")
     full = desk.admitting.try_out(asked(), ALICE)
     assert (full.accepted, full.placed, full.fetch) == (True, False, {})
-    assert "there is room for 0 of 1 machine" in full.placement[0]
+    assert "there is capacity for 0 of 1 machine" in full.placement[0]
 
 
 def test_an_estimate_comes_from_what_earlier_machines_took(desk: Desk) -> None:

@@ -139,14 +139,19 @@ def test_bytes_to_fetch_are_those_that_a_node_lacks() -> None:
 REFUSED = [
     ("no node", [], ask(), "no node has joined"),
     ("too small", [node("a", cores=4), node("b", cores=6)], ask(cores=8), "nearest is b with 6 cores, 16.0 GiB memory"),
-    ("all or none", [node("a", cores=2)], ask(3), "room for 2 of 3 machines of 1 core, 2.0 GiB memory and 10.0 GiB"),
+    (
+        "all or none",
+        [node("a", cores=2)],
+        ask(3),
+        "capacity for 2 of 3 machines of 1 core, 2.0 GiB memory and 10.0 GiB",
+    ),
     ("no label", [node("a"), node("b", labels={"gpu": "no"})], ask(labels={"gpu": "yes"}), r"2 nodes \(the label gpu"),
     ("none ready", [node("a", ready=False)], ask(), r"1 node \(not taking machines\)"),
     ("other architecture", [node("a", architecture="aarch64")], ask(), r"1 node \(the image is for x86_64\)"),
     ("only EC2", [node("pool", kind="ec2")], ask(), r"on the site's own nodes; left out: 1 node"),
     ("no EC2", [node("a")], ask(where="ec2"), r"on EC2; left out: 1 node \(the request is for EC2\)"),
     ("overdrawn", [node("a", cores=-3)], ask(), "nearest is a with 0 cores"),
-    ("none of it fits", [node("a", cores=0)], ask(2, whole=False), "room for 0 of 2 machines"),
+    ("none of it fits", [node("a", cores=0)], ask(2, whole=False), "capacity for 0 of 2 machines"),
 ]
 
 
@@ -171,7 +176,7 @@ def test_every_node_is_explained() -> None:
     found = place_machines(rooms, ask(2))
     assert told(found, "cached") == (
         "cached gets 1 machine: it holds 3.0 GiB of 4.0 GiB of the contents; "
-        "among its like it is the fullest that fits, with room for 1 machine."
+        "among its like it is the fullest that fits, with capacity for 1 machine."
     )
     assert "it holds no contents and fetches 4.0 GiB" in told(found, "empty")
     assert told(found, "draining") == "draining is left out: it is draining."
@@ -179,7 +184,7 @@ def test_every_node_is_explained() -> None:
     assert told(found, "full") == (
         "full is left out: it has 0 of 1 cores free and it has 1.0 GiB of 2.0 GiB memory free."
     )
-    assert told(found, "spare") == "spare is left out: it has room for 8 machines, and others come first."
+    assert told(found, "spare") == "spare is left out: it has capacity for 8 machines, and others come first."
     wanted = place_machines(rooms, ask(1, labels={"rack": "2"}))
     assert told(wanted, "empty") == "empty is left out: the label rack is not set there, and the request is for 2."
 
@@ -188,9 +193,9 @@ def test_the_way_to_ec2_is_explained() -> None:
     """Which machines go there, and why."""
     pool = node("pool", cores=100, memory=200, disk=2000, kind="ec2", architecture="")
     some = place_machines([pool, node("a", cores=2)], ask(3, where="local-then-ec2"))
-    assert "The site's own nodes have room for 2 of 3 machines; the rest goes to EC2." in some.sentences
+    assert "The site's own nodes have capacity for 2 of 3 machines; the rest goes to EC2." in some.sentences
     none = place_machines([pool, node("a")], ask(3, where="local-then-ec2"))
-    assert "The site's own nodes have room for all machines; none goes to EC2." in none.sentences
+    assert "The site's own nodes have capacity for all machines; none goes to EC2." in none.sentences
     with pytest.raises(NoCapacity, match=re.escape("here or on EC2")):
         place_machines([node("pool", cores=1, kind="ec2", architecture="")], ask(3, where="local-then-ec2"))
 

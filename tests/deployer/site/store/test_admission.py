@@ -249,7 +249,11 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
     together(run, 32)
     assert len(answers) == requests
     assert "admitted" in answers
-    assert {"there is room for 0 of"} <= set(answers) - {"admitted"} <= {f"there is room for {n} of" for n in range(3)}
+    assert (
+        {"there is capacity for 0 of"}
+        <= set(answers) - {"admitted"}
+        <= {f"there is capacity for {n} of" for n in range(3)}
+    )
     sold = dict.fromkeys(nodes, 0)
     after = None
     while True:
