@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from catalog.client.client import CandidateView, CatalogClient
 from catalog.content import indexing
-from catalog.errors import ContentMismatch, Misused, Unavailable
+from catalog.errors import ContentMismatch, Misused, NotFound, Unavailable
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
 from catalog.image.reference import Reference
@@ -67,7 +67,11 @@ def publish_image(
         Unavailable: the connection to the catalog was lost; run it again to continue.
     """
     publication = client.begin(bundle.manifest.canonical(), bundle.endorsements())
-    result = _send(client, bundle, publication, advance, part, connections)
+    try:
+        result = _send(client, bundle, publication, advance, part, connections)
+    except NotFound:  # another client has published the same image meanwhile, which ended this publication
+        publication = client.begin(bundle.manifest.canonical(), bundle.endorsements())
+        result = _send(client, bundle, publication, ignore_progress, part, connections)
     if publication.state == "pending":
         client.commit(result.image_id)
     return result

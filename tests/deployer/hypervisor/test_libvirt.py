@@ -68,9 +68,9 @@ class Site:
         return [happening for uuid_, happening, _ in self.told if uuid_ == name]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(warm: Path) -> Iterator[Site]:
-    """One per process: libvirt opens one embedded root in its life."""
+    """One per process: libvirt opens one embedded root in its life, and a process may get tests of this module twice."""
     root = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
     shutil.copytree(warm, root / "l" / "cache")
     site = Site(root)

@@ -12,7 +12,7 @@ from catalog.errors import Misused, Unavailable
 from catalog.web.metrics import RequestMetrics, expose_metrics, gauge
 from tests.support.catalog.service_process import Service
 from tests.support.node.community import Community
-from tests.support.node.service_process import NodeProcess
+from tests.support.node.service_process import NodeProcess, wait_for
 from tests.support.site.service_process import SiteProcess
 
 OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations"
@@ -40,10 +40,11 @@ def test_a_catalog_tells_what_it_holds(tmp_path: Path) -> None:
     with Service(tmp_path, metrics=listen) as service:
         with service.client() as client:
             assert list(client.images()) == []
-        text = scraped(listen)
+        counted = 'partita_http_requests_total{code="200",method="GET",route="/v1/images"} 1.0'
+        # A request is counted when its answer is complete, which its client may know first.
+        text = wait_for(lambda: text if counted in (text := scraped(listen)) else "")
     assert 'partita_catalog_records{kind="images"} 0.0' in text
     assert 'partita_catalog_metadata_expires_timestamp_seconds{role="root"} 1.' in text
-    assert 'partita_http_requests_total{code="200",method="GET",route="/v1/images"} 1.0' in text
 
 
 @pytest.mark.guest
