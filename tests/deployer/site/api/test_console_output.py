@@ -40,6 +40,8 @@ class Guests:
         self.node = LightNode(place_ / "machines")
         self.agent = self.node.agent(self.link)
         self.agent.start()
+        with site.client() as client:
+            wait_for(lambda: client.node("light").reported, 60)
         self.database = SiteDatabase(site.settings.database_url)
         self.store = SiteStore(self.database, utc_now, lambda: str(uuid.uuid4()), Overcommit())
 
@@ -51,8 +53,6 @@ class Guests:
 
     def machine(self) -> str:
         """A machine that runs; its UUID."""
-        with self.site.client() as client:
-            wait_for(lambda: client.node("light").reported, 60)
         values = proposal(cores=1, memory=16 << 20, disk=1 << 20)
         (made,) = self.store.write(admit_request, LOCAL_OPERATOR, None, values, place_machines)[1]
         self.site.wait_state(made.uuid, "running")
