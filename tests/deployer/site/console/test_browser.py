@@ -63,6 +63,8 @@ class World:
         with site.client() as client:
             order = validate(ClusterRequest, CLUSTER, "cluster")
             self.cluster = ClusterClient(client).create(order, str(uuid.uuid4())).uuid
+        node.step()
+        site.wait_state(self.machine.uuid, "running")
 
     def context(self, *, width: int = 1280, dark: bool = False, script: bool = True) -> BrowserContext:
         """A browser of somebody's own. What it complains about is kept in `said`."""
